@@ -1,0 +1,23 @@
+"""Fixtures shared by all tests."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """Return the folder with third-party models and data sets, or skip where there is none."""
+    folder = Path(os.environ.get("ONNXQ_ASSETS", REPOSITORY.parent / "shared"))
+    if not (folder / "models").is_dir():
+        pytest.skip("no assets folder: set ONNXQ_ASSETS to a folder with models/ and data/")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def models() -> Path:
+    """Return the repository's own small models."""
+    return REPOSITORY / "models"
