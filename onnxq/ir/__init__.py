@@ -1,0 +1,1 @@
+"""The graph: loading, editing, checking and printing it."""

@@ -1,0 +1,1 @@
+"""Finding, parsing, running and watching passes."""

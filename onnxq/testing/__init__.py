@@ -1,0 +1,1 @@
+"""Golden cases and numeric laws, for passes inside and outside this project."""

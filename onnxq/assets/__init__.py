@@ -1,0 +1,1 @@
+"""Files that ship with onnxq: the model that ``onnxq demo`` compiles."""

@@ -1,0 +1,171 @@
+"""Encodings: how the real values of one tensor become integers, and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.floating[Any]]
+IntArray = NDArray[np.integer[Any]]
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "int4": np.dtype(ml_dtypes.int4),
+    "uint4": np.dtype(ml_dtypes.uint4),
+    "int8": np.dtype(np.int8),
+    "uint8": np.dtype(np.uint8),
+    "int16": np.dtype(np.int16),
+    "uint16": np.dtype(np.uint16),
+    "int32": np.dtype(np.int32),
+}
+"""The integer types of QuantizeLinear and DequantizeLinear, by name."""
+
+
+def integer_limits(dtype: str) -> tuple[int, int]:
+    """Return the smallest and the largest integer of ``dtype``, a key of ``DTYPES``."""
+    info = ml_dtypes.iinfo(DTYPES[dtype])
+    return int(info.min), int(info.max)
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """Scale, zero point, dtype and axis of one quantized tensor.
+
+    ``q = clamp(round_half_even(x / scale) + zero_point)`` and ``x ≈ scale * (q - zero_point)``, as
+    ONNX's QuantizeLinear and DequantizeLinear define them.
+
+    Args:
+        scale: Shape () per tensor or (C,) per channel, float32, > 0; real units per integer step.
+        zero_point: The shape of ``scale``; int32; within the limits of ``dtype``.
+        dtype: A key of ``DTYPES``.
+        axis: The channel axis for scales of shape (C,); None per tensor.
+
+    Raises:
+        ValueError: Shapes, limits or signs do not fit together.
+
+    """
+
+    scale: NDArray[np.float32]
+    zero_point: NDArray[np.int32]
+    dtype: str = "uint8"
+    axis: int | None = None
+
+    def __post_init__(self) -> None:
+        """Make both arrays read-only and check that they fit."""
+        object.__setattr__(self, "scale", _frozen(self.scale, np.dtype(np.float32)))
+        object.__setattr__(self, "zero_point", _frozen(self.zero_point, np.dtype(np.int32)))
+        if self.dtype not in DTYPES:
+            raise ValueError(f"unknown dtype {self.dtype!r}; choose from {', '.join(DTYPES)}")
+        if self.scale.shape != self.zero_point.shape:
+            raise ValueError(f"scale has shape {self.scale.shape}, zero point {self.zero_point.shape}")
+        if self.scale.ndim != (self.axis is not None):
+            raise ValueError(f"axis {self.axis} does not fit a scale of shape {self.scale.shape}")
+        if not (np.isfinite(self.scale).all() and (self.scale > 0).all()):
+            raise ValueError("every scale must be finite and positive")
+        low, high = integer_limits(self.dtype)
+        if (self.zero_point < low).any() or (self.zero_point > high).any():
+            raise ValueError(f"a zero point lies outside {self.dtype}'s {low}..{high}")
+
+    def __eq__(self, other: object) -> bool:
+        """Compare by value, bit for bit."""
+        return isinstance(other, Encoding) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        """Agree with equality."""
+        return hash(self._key())
+
+    def _key(self) -> tuple[object, ...]:
+        return self.scale.tobytes(), self.zero_point.tobytes(), self.dtype, self.axis
+
+    @property
+    def low(self) -> NDArray[np.float32]:
+        """The smallest real value on the grid; the shape of ``scale``."""
+        return ((integer_limits(self.dtype)[0] - self.zero_point) * self.scale).astype(np.float32)
+
+    @property
+    def high(self) -> NDArray[np.float32]:
+        """The largest real value on the grid; the shape of ``scale``."""
+        return ((integer_limits(self.dtype)[1] - self.zero_point) * self.scale).astype(np.float32)
+
+    def quantize(self, values: FloatArray) -> IntArray:
+        """Return the integers of ``values``, any shape that has ``axis``."""
+        low, high = integer_limits(self.dtype)
+        steps = np.rint(values / self._spread(self.scale, values.ndim)) + self._spread(
+            self.zero_point, values.ndim
+        )
+        return np.clip(steps, low, high).astype(DTYPES[self.dtype])
+
+    def dequantize(self, integers: IntArray) -> NDArray[np.float32]:
+        """Return the real values of ``integers``, float32."""
+        steps = integers.astype(np.int64) - self._spread(self.zero_point, integers.ndim)
+        return (steps * self._spread(self.scale, integers.ndim)).astype(np.float32)
+
+    def error_bound(self, values: FloatArray) -> NDArray[np.float32]:
+        """Bound ``|dequantize(quantize(x)) - x|`` for each value: half a step plus what is cut off."""
+        scale = self._spread(self.scale, values.ndim)
+        below = self._spread(self.low, values.ndim) - values
+        above = values - self._spread(self.high, values.ndim)
+        bound: NDArray[np.float32] = (scale / 2 + np.maximum(np.maximum(below, above), 0)).astype(np.float32)
+        return bound
+
+    def _spread(self, array: NDArray[Any], rank: int) -> NDArray[Any]:
+        """Reshape a per-channel array so that it broadcasts against a tensor of ``rank`` axes."""
+        if self.axis is None:
+            return array
+        shape = [1] * rank
+        shape[self.axis] = -1
+        return array.reshape(shape)
+
+
+def _frozen(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    copy = np.array(array, dtype=dtype)
+    copy.flags.writeable = False
+    return copy
+
+
+def affine_encoding(
+    low: FloatArray | float, high: FloatArray | float, dtype: str = "uint8", axis: int | None = None
+) -> Encoding:
+    """Return the asymmetric encoding that covers ``low``..``high`` and has an exact zero.
+
+    Args:
+        low: Smallest value, shape () or (C,); raised to at most 0 so that zero is on the grid.
+        high: Largest value, the same shape; at least 0 for the same reason.
+        dtype: A key of ``DTYPES``.
+        axis: The channel axis if ``low`` has shape (C,).
+
+    Source:
+        Nagel et al., 2021, arXiv:2106.08295, section 2.
+
+    """
+    least, most = integer_limits(dtype)
+    low = np.minimum(np.asarray(low, np.float64), 0)
+    high = np.maximum(np.asarray(high, np.float64), 0)
+    scale = _usable_scale((high - low) / (most - least))
+    zero_point = np.clip(np.rint(least - low / scale), least, most)
+    return Encoding(scale, zero_point.astype(np.int32), dtype, axis)
+
+
+def symmetric_encoding(largest: FloatArray | float, dtype: str = "int8", axis: int | None = None) -> Encoding:
+    """Return the symmetric encoding that covers ``-largest``..``largest``.
+
+    The most negative integer stays unused, so that the grid is the same on both sides of zero. An
+    unsigned dtype gets its zero point at 0 and covers 0..``largest``.
+
+    Args:
+        largest: The largest magnitude, shape () or (C,).
+        dtype: A key of ``DTYPES``.
+        axis: The channel axis if ``largest`` has shape (C,).
+
+    """
+    scale = _usable_scale(np.asarray(largest, np.float64) / integer_limits(dtype)[1])
+    return Encoding(scale, np.zeros(scale.shape, np.int32), dtype, axis)
+
+
+def _usable_scale(scale: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Round to float32; a tensor of zeros gets the scale 1, and tiny ranges the smallest normal number."""
+    tiny = np.finfo(np.float32).tiny
+    return np.where(scale > 0, np.maximum(scale, tiny), 1).astype(np.float32)

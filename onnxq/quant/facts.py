@@ -1,0 +1,83 @@
+"""Facts: what calibration has measured about one value of a graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.quant.histogram import Histogram
+
+
+class Stat(Enum):
+    """A statistic that a pass may ask for; the text is its name in tables and options."""
+
+    RANGE = "range"
+    """Smallest and largest value."""
+    AVERAGE = "average"
+    """Moving average, over the samples, of the smallest and the largest value of each sample."""
+    CHANNEL_RANGE = "channel-range"
+    """Smallest and largest value of each channel."""
+    HISTOGRAM = "histogram"
+    """How many values fall into each bin."""
+    ROWS = "rows"
+    """A bounded, seeded sample of whole rows: vectors along the channel axis."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """A pass's wish to know something about one value.
+
+    Args:
+        value: The value's name.
+        stats: What to measure.
+        axis: The channel axis for ``CHANNEL_RANGE`` and ``ROWS``; may be negative.
+
+    """
+
+    value: str
+    stats: frozenset[Stat]
+    axis: int = -1
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """What is known about one value; a part that was not asked for is None.
+
+    Args:
+        count: How many elements were seen, padding left out.
+        low: Smallest value.
+        high: Largest value.
+        average: Moving average of (smallest, largest) over the samples.
+        channel_low: Shape (C,); smallest value of each channel.
+        channel_high: Shape (C,); largest value of each channel.
+        axis: The channel axis of the two arrays above and of ``rows``.
+        histogram: Counts over the whole tensor.
+        rows: Shape (R, C); sampled rows.
+
+    """
+
+    count: int
+    low: float
+    high: float
+    average: tuple[float, float] | None = None
+    channel_low: NDArray[np.float32] | None = None
+    channel_high: NDArray[np.float32] | None = None
+    axis: int = -1
+    histogram: Histogram | None = None
+    rows: NDArray[np.float32] | None = None
+
+    def has(self, stats: Iterable[Stat]) -> bool:
+        """Tell whether all of ``stats`` were measured."""
+        parts: dict[Stat, Any] = {
+            Stat.RANGE: self.low,
+            Stat.AVERAGE: self.average,
+            Stat.CHANNEL_RANGE: self.channel_low,
+            Stat.HISTOGRAM: self.histogram,
+            Stat.ROWS: self.rows,
+        }
+        return all(parts[stat] is not None for stat in stats)

@@ -1,0 +1,64 @@
+"""A histogram of float32 values whose bins are known before any data is seen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+BIN_COUNT = 1 << 16
+"""One bin for each value of a float32's upper 16 bits: sign, exponent and 7 bits of mantissa."""
+
+
+@dataclass(frozen=True, eq=False)
+class Histogram:
+    """Counts of float32 values by their upper 16 bits.
+
+    A bin is at most 1/128 of its own values wide. As the bins do not depend on the data, one pass fills them,
+    the counts of any two parts of the data add up, and batch size and order do not matter.
+
+    Args:
+        counts: Shape (65536,), int64; indexed by the upper 16 bits of the value.
+
+    """
+
+    counts: NDArray[np.int64]
+
+    @staticmethod
+    def of(values: NDArray[np.float32]) -> Histogram:
+        """Count float32 ``values`` of any shape."""
+        upper = np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint16)[_UPPER_HALF::2]
+        return Histogram(np.bincount(upper, minlength=BIN_COUNT).astype(np.int64))
+
+    def __add__(self, other: Histogram) -> Histogram:
+        """Return the histogram of both parts together."""
+        return Histogram(self.counts + other.counts)
+
+    @property
+    def count(self) -> int:
+        """How many values were counted."""
+        return int(self.counts.sum())
+
+    def ordered(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
+        """Return the lower edges, upper edges and counts of the filled bins, by rising value; each (B,)."""
+        order, low, high = _bins()
+        counts = self.counts[order]
+        filled = np.flatnonzero(counts)
+        return low[filled], high[filled], counts[filled]
+
+
+_UPPER_HALF = 1 if np.little_endian else 0
+
+
+@cache
+def _bins() -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.float64]]:
+    """Return the finite bins by rising value: their indices, lower and upper edges."""
+    magnitude = np.arange(0x7F80, dtype=np.int64)
+    edges = (np.arange(0x7F81, dtype=np.uint32) << 16).view(np.float32).astype(np.float64)
+    edges[-1] = float(np.finfo(np.float32).max)
+    order = np.concatenate([(magnitude + 0x8000)[::-1], magnitude])
+    low = np.concatenate([-edges[1:][::-1], edges[:-1]])
+    high = np.concatenate([-edges[:-1][::-1], edges[1:]])
+    return order, low, high

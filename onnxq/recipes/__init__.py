@@ -1,0 +1,1 @@
+"""The recipes that come with onnxq, as TOML files."""

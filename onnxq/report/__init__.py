@@ -1,0 +1,1 @@
+"""Views of results: text and JSON; nothing is computed here."""

@@ -1,0 +1,1 @@
+"""The passes: one module, one pass; found by name."""
