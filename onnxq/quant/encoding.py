@@ -26,7 +26,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 
 def integer_limits(dtype: str) -> tuple[int, int]:
     """Return the smallest and the largest integer of ``dtype``, a key of ``DTYPES``."""
-    info = ml_dtypes.iinfo(DTYPES[dtype])
+    info: Any = ml_dtypes.iinfo(DTYPES[dtype])  # type: ignore[no-untyped-call]
     return int(info.min), int(info.max)
 
 
@@ -96,12 +96,14 @@ class Encoding:
         steps = np.rint(values / self._spread(self.scale, values.ndim)) + self._spread(
             self.zero_point, values.ndim
         )
-        return np.clip(steps, low, high).astype(DTYPES[self.dtype])
+        integers: IntArray = np.clip(steps, low, high).astype(DTYPES[self.dtype])
+        return integers
 
     def dequantize(self, integers: IntArray) -> NDArray[np.float32]:
         """Return the real values of ``integers``, float32."""
         steps = integers.astype(np.int64) - self._spread(self.zero_point, integers.ndim)
-        return (steps * self._spread(self.scale, integers.ndim)).astype(np.float32)
+        values: NDArray[np.float32] = (steps * self._spread(self.scale, integers.ndim)).astype(np.float32)
+        return values
 
     def error_bound(self, values: FloatArray) -> NDArray[np.float32]:
         """Bound ``|dequantize(quantize(x)) - x|`` for each value: half a step plus what is cut off."""

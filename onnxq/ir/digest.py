@@ -1,0 +1,73 @@
+"""Digests: short names for the exact content of graphs and weights."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from weakref import WeakKeyDictionary
+
+import onnx_ir as ir
+
+from onnxq.ir.module import GraphModule, name_of
+
+_tensor_digests: WeakKeyDictionary[ir.TensorProtocol, str] = WeakKeyDictionary()
+
+
+def graph_digest(module: GraphModule) -> str:
+    """Return the SHA-256 of graph, weights and decisions, as 64 hexadecimal digits.
+
+    Metadata and documentation do not count. A tensor is hashed once, as tensors do not change.
+    """
+    digest = hashlib.sha256()
+    for line in _lines(module):
+        digest.update(line.encode())
+        digest.update(b"\n")
+    return digest.hexdigest()
+
+
+def _lines(module: GraphModule) -> Iterator[str]:
+    yield f"opsets {sorted(module.model.opset_imports.items())} ir {module.model.ir_version}"
+    yield from _graph_lines(module.graph)
+    for identifier, function in sorted(module.model.functions.items()):
+        yield f"function {identifier}"
+        yield from map(_node_line, function)
+    for name, decision in sorted(module.decisions.items()):
+        encoding = decision.encoding
+        readers = None if decision.readers is None else sorted(decision.readers)
+        grid = f"{encoding.scale.tolist()} {encoding.zero_point.tolist()} {encoding.dtype} {encoding.axis}"
+        yield f"encode {name} {grid} {readers}"
+
+
+def _graph_lines(graph: ir.Graph) -> Iterator[str]:
+    for value in graph.inputs:
+        yield f"input {value.name} {value.type} {value.shape}"
+    for name, value in sorted(graph.initializers.items()):
+        yield f"initializer {name} {tensor_digest(value.const_value) if value.const_value else None}"
+    yield from map(_node_line, graph)
+    for value in graph.outputs:
+        yield f"output {value.name} {value.type} {value.shape}"
+
+
+def _node_line(node: ir.Node) -> str:
+    attributes = [f"{name}={_attribute_text(attr)}" for name, attr in sorted(node.attributes.items())]
+    inputs, outputs = [name_of(v) for v in node.inputs], [name_of(v) for v in node.outputs]
+    return f"node {node.domain}.{node.op_type}.{node.overload} {node.name} {inputs} {outputs} {attributes}"
+
+
+def _attribute_text(attr: ir.Attr) -> str:
+    if attr.type == ir.AttributeType.GRAPH:
+        return "\n".join(_graph_lines(attr.as_graph()))
+    if attr.type == ir.AttributeType.GRAPHS:
+        return "\n".join(line for graph in attr.as_graphs() for line in _graph_lines(graph))
+    if attr.type == ir.AttributeType.TENSOR:
+        return tensor_digest(attr.as_tensor())
+    return str(attr.ref_attr_name if attr.is_ref() else attr.value)
+
+
+def tensor_digest(tensor: ir.TensorProtocol) -> str:
+    """Return the SHA-256 of dtype, shape and bytes of one tensor."""
+    if tensor not in _tensor_digests:
+        digest = hashlib.sha256(f"{tensor.dtype} {tensor.shape}".encode())
+        digest.update(tensor.tobytes())
+        _tensor_digests[tensor] = digest.hexdigest()
+    return _tensor_digests[tensor]

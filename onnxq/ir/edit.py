@@ -1,0 +1,210 @@
+"""The Editor: the only way to change a graph, with a reason for each change."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxq.ir.module import Decision, GraphModule, name_of
+from onnxq.quant.encoding import Encoding
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One change: what was done, to what, and why."""
+
+    action: str
+    subject: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Remark:
+    """A node that a pass left alone, and the reason."""
+
+    node: str
+    op_type: str
+    reason: str
+
+
+@dataclass
+class Editor:
+    """Changes the graph of one module, keeps names unique and facts attached, and records why.
+
+    Args:
+        module: The module whose main graph is edited.
+
+    """
+
+    module: GraphModule
+    edits: list[Edit] = field(default_factory=list)
+    remarks: list[Remark] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Remember every name in use."""
+        self._names = _names_in(self.module.graph)
+
+    def constant(
+        self, name: str, array: NDArray[Any], *, why: str, dtype: ir.DataType | None = None
+    ) -> ir.Value:
+        """Add an initializer called ``name``, or like it if that is taken."""
+        unique = self._unique(name)
+        tensor = ir.Tensor(np.ascontiguousarray(array).reshape(array.shape), dtype=dtype, name=unique)
+        value = ir.Value(
+            name=unique, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor
+        )
+        self.module.graph.register_initializer(value)
+        self._record("add constant", unique, why)
+        return value
+
+    def insert(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        output: str,
+        *,
+        why: str,
+        before: ir.Node | None = None,
+        after: ir.Node | None = None,
+        attributes: Mapping[str, Any] | None = None,
+        domain: str = "",
+        dtype: ir.DataType | None = None,
+        shape: ir.Shape | None = None,
+    ) -> ir.Value:
+        """Add a node with one output, called like it, and return that output.
+
+        It goes ``before`` or ``after`` a node, or to the front of the graph.
+        """
+        name = self._unique(output)
+        value = ir.Value(name=name, type=ir.TensorType(dtype) if dtype else None, shape=shape)
+        attrs = ir.convenience.convert_attributes(dict(attributes or {}))
+        node = ir.Node(domain, op_type, inputs, attrs, outputs=[value], name=name)
+        self._place(node, before, after)
+        if domain:
+            self.module.model.opset_imports.setdefault(domain, 1)
+        self._record(f"add {op_type}", name, why)
+        return value
+
+    def reroute(
+        self, value: ir.Value, to: ir.Value, *, why: str, readers: Iterable[ir.Node] | None = None
+    ) -> None:
+        """Let ``readers`` (default: all, the graph's outputs too) read ``to`` instead of ``value``.
+
+        ``to`` must stand for the same real values: it inherits the facts, and the name if
+        ``value`` is an output.
+        """
+        chosen = None if readers is None else set(readers)
+        for use in list(value.uses()):
+            if use.node is not to.producer() and (chosen is None or use.node in chosen):
+                use.node.replace_input_with(use.idx, to)
+        if chosen is None and value.is_graph_output():
+            self._take_over_output(value, to)
+        if name_of(value) in self.module.facts:
+            self.module.facts.setdefault(name_of(to), self.module.facts[name_of(value)])
+        self._record("reroute", f"{value.name} -> {to.name}", why)
+
+    def rewire(self, node: ir.Node, index: int, to: ir.Value | None, *, why: str) -> None:
+        """Let one input of ``node`` read ``to``; the input is added where the node has too few."""
+        if index >= len(node.inputs):
+            node.resize_inputs(index + 1)
+        node.replace_input_with(index, to)
+        self._record("rewire", f"{node.name}[{index}] -> {name_of(to)}", why)
+
+    def retype(
+        self, node: ir.Node, op_type: str, *, why: str, attributes: Mapping[str, Any] | None = None
+    ) -> None:
+        """Make ``node`` another operator with the same inputs and outputs and these attributes."""
+        self._record("rewrite", f"{node.name}: {node.op_type} -> {op_type}", why)
+        node.domain, node.op_type = "", op_type
+        node.attributes.clear()
+        for attr in ir.convenience.convert_attributes(dict(attributes or {})):
+            node.attributes[attr.name] = attr
+
+    def remove(self, node: ir.Node, *, why: str) -> None:
+        """Remove a node that nobody reads."""
+        self.module.graph.remove(node, safe=True)
+        self._record(f"remove {node.op_type}", node.name or "", why)
+
+    def encode(
+        self, value: ir.Value, encoding: Encoding, *, why: str, readers: Iterable[ir.Node] | None = None
+    ) -> None:
+        """Decide the encoding of ``value`` for ``readers`` (default: all); a second call adds readers."""
+        name = name_of(value)
+        names = None if readers is None else frozenset(node.name or "" for node in readers)
+        old = self.module.decisions.get(name)
+        if old is not None and old.encoding == encoding and old.readers is not None and names is not None:
+            names = names | old.readers
+        self.module.decisions[name] = Decision(encoding, names)
+        self._record("encode", name, why)
+
+    def widen_readers(self, value: ir.Value, *, why: str) -> None:
+        """Let everyone read the quantized form of ``value``."""
+        name = name_of(value)
+        self.module.decisions[name] = replace(self.module.decisions[name], readers=None)
+        self._record("encode", name, why)
+
+    def forget(self, value: ir.Value, *, why: str) -> None:
+        """Take the decision on ``value`` back, or off the list once it is realised."""
+        if self.module.decisions.pop(name_of(value), None) is not None:
+            self._record("forget", name_of(value), why)
+
+    def apply(self, change: Callable[[ir.Model], ir.Model], *, why: str) -> None:
+        """Let a library change the whole model; ``change`` returns the model to go on with."""
+        self.module.model = change(self.module.model)
+        self._names = _names_in(self.module.graph)
+        self._record("rewrite", "model", why)
+
+    def skip(self, node: ir.Node, reason: str) -> None:
+        """Note that ``node`` was left alone."""
+        self.remarks.append(Remark(node.name or "", node.op_type, reason))
+
+    def _record(self, action: str, subject: str, why: str) -> None:
+        self.edits.append(Edit(action, subject, why))
+
+    def _unique(self, name: str) -> str:
+        candidate, count = name, 0
+        while candidate in self._names:
+            count += 1
+            candidate = f"{name}_{count}"
+        self._names.add(candidate)
+        return candidate
+
+    def _place(self, node: ir.Node, before: ir.Node | None, after: ir.Node | None) -> None:
+        if before is not None:
+            self.module.graph.insert_before(before, node)
+        elif after is not None:
+            self.module.graph.insert_after(after, node)
+        else:
+            first = next(iter(self.module.graph), None)
+            self.module.graph.insert_before(first, node) if first else self.module.graph.append(node)
+
+    def _take_over_output(self, value: ir.Value, to: ir.Value) -> None:
+        """Put ``to`` in the place of an output, under the output's name."""
+        name, outputs = name_of(value), self.module.graph.outputs
+        for index, output in enumerate(outputs):
+            if output is value:
+                outputs[index] = to
+        to.type, to.shape = value.type, value.shape
+        value.name, old = self._unique(f"{name}_inner"), name_of(to)
+        to.name = name
+        if name in self.module.facts:
+            self.module.facts[name_of(value)] = self.module.facts[name]
+        self._names.discard(old)
+
+
+def _names_in(graph: ir.Graph) -> set[str]:
+    """Return the names of all values and nodes, those of subgraphs included."""
+    names = {name_of(value) for value in (*graph.inputs, *graph.initializers.values())}
+    for node in graph.all_nodes():
+        names.add(node.name or "")
+        names.update(name_of(value) for value in node.outputs)
+        for attr in node.attributes.values():
+            if attr.type == ir.AttributeType.GRAPH:
+                names.update(name_of(value) for value in attr.as_graph().inputs)
+                names.update(attr.as_graph().initializers)
+    return names

@@ -1,0 +1,114 @@
+"""A graph with what is known and what was decided about its values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxq.quant.encoding import Encoding
+from onnxq.quant.facts import Facts
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The encoding that a value shall get, and who reads it.
+
+    Args:
+        encoding: How the value is quantized.
+        readers: Names of the nodes that read the quantized value; None means all of them.
+
+    """
+
+    encoding: Encoding
+    readers: frozenset[str] | None = None
+
+    def read_by(self, node: ir.Node) -> bool:
+        """Tell whether ``node`` reads the quantized value."""
+        return self.readers is None or node.name in self.readers
+
+
+@dataclass
+class GraphModule:
+    """An ordinary ``onnx_ir`` model, with facts and decisions by value name beside it.
+
+    Args:
+        model: The model; change it through the Editor only.
+        facts: What calibration measured.
+        decisions: What passes decided; empty again once the decisions are realised.
+
+    """
+
+    model: ir.Model
+    facts: dict[str, Facts] = field(default_factory=dict)
+    decisions: dict[str, Decision] = field(default_factory=dict)
+
+    @property
+    def graph(self) -> ir.Graph:
+        """The main graph."""
+        return self.model.graph
+
+    @property
+    def opset(self) -> int:
+        """The version of the standard operators."""
+        return self.graph.opset_imports.get("", 0)
+
+    def values(self) -> Iterator[ir.Value]:
+        """Yield inputs, initializers and node outputs of the main graph."""
+        yield from self.graph.inputs
+        yield from self.graph.initializers.values()
+        for node in self.graph:
+            yield from node.outputs
+
+    def value(self, name: str) -> ir.Value | None:
+        """Return the value of the main graph with this name, if there is one."""
+        return next((value for value in self.values() if value.name == name), None)
+
+
+def name_of(value: ir.Value | None) -> str:
+    """Return the value's name; the empty text for an absent input."""
+    return value.name or "" if value is not None else ""
+
+
+def input_of(node: ir.Node, index: int) -> ir.Value | None:
+    """Return the node's input, or None where it has none at ``index``."""
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
+def constant_of(value: ir.Value | None) -> NDArray[Any] | None:
+    """Return the array of an initializer that no caller can override; None for anything else."""
+    if value is None or value.const_value is None or not value.is_initializer() or value.is_graph_input():
+        return None
+    return value.const_value.numpy()
+
+
+def is_float(value: ir.Value | None) -> bool:
+    """Tell whether the value is known to be float32."""
+    return value is not None and value.dtype == ir.DataType.FLOAT
+
+
+def rank_of(value: ir.Value | None) -> int | None:
+    """Return how many axes the value has, or None if that is unknown."""
+    return None if value is None or value.shape is None else len(value.shape)
+
+
+def is_standard(node: ir.Node, *op_types: str) -> bool:
+    """Tell whether ``node`` is one of these operators of the standard domain."""
+    return node.domain in ("", "ai.onnx") and node.op_type in op_types
+
+
+def sole_reader(value: ir.Value) -> ir.Node | None:
+    """Return the one node that reads ``value``, or None if it has more readers or is an output."""
+    uses = value.uses()
+    if len(uses) != 1 or value.is_graph_output():
+        return None
+    return next(iter(uses)).node
+
+
+def attribute(node: ir.Node, name: str, default: Any) -> Any:
+    """Return the attribute's plain value, or ``default`` where the node has none."""
+    found = node.attributes.get(name)
+    return default if found is None else found.value

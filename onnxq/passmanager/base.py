@@ -1,0 +1,93 @@
+"""What a pass is, and what it may use."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from enum import Enum
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxq.ir.edit import Edit, Editor, Remark
+from onnxq.ir.module import GraphModule
+from onnxq.quant.facts import Need
+from onnxq.target import Target
+
+
+class Effect(Enum):
+    """A pass's promise about numbers; the tests hold it to its word."""
+
+    EXACT = "exact"
+    """The model computes the same function, up to float rounding."""
+    QUANTIZING = "quantizing"
+    """The model's numbers move, within the bounds of the encodings."""
+
+
+@dataclass
+class PassContext:
+    """All that a pass may use besides the module.
+
+    Args:
+        edit: Changes the graph.
+        target: Where the model shall run.
+        rng: Seeded for this pass and its place in the pipeline.
+
+    """
+
+    edit: Editor
+    target: Target
+    rng: np.random.Generator
+
+    def skip(self, node: ir.Node, reason: str) -> None:
+        """Note that ``node`` was left alone; every omission gets its reason."""
+        self.edit.skip(node, reason)
+
+
+@dataclass(frozen=True)
+class Pass(ABC):
+    """One step of a pipeline. The fields of a subclass are its options."""
+
+    name: ClassVar[str]
+    effect: ClassVar[Effect]
+
+    def needs(self, module: GraphModule) -> Iterable[Need]:  # noqa: ARG002
+        """Name the values whose facts ``run`` will read; they are measured before it starts."""
+        return ()
+
+    @abstractmethod
+    def run(self, module: GraphModule, ctx: PassContext) -> None:
+        """Change the module through ``ctx.edit``."""
+
+    def __str__(self) -> str:
+        """Print as pipeline text, with the options that differ from their defaults."""
+        options = [
+            f"{f.name}={_text(getattr(self, f.name))}"
+            for f in fields(self)
+            if getattr(self, f.name) != f.default
+        ]
+        return f"{self.name}{{{', '.join(options)}}}" if options else self.name
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+@dataclass(frozen=True)
+class PassRecord:
+    """What one pass did.
+
+    Args:
+        text: The pass as pipeline text.
+        seconds: Wall time, calibration for it not counted.
+        edits: Its changes, in order.
+        remarks: The nodes it left alone.
+
+    """
+
+    text: str
+    seconds: float
+    edits: tuple[Edit, ...] = field(default=())
+    remarks: tuple[Remark, ...] = field(default=())

@@ -1,0 +1,64 @@
+"""Targets: what an execution provider runs, and what it runs fast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from onnxq.errors import RecipeError, did_you_mean
+
+
+@dataclass(frozen=True)
+class Target:
+    """One place where a model shall run.
+
+    Args:
+        name: What the command line calls it.
+        provider: The execution provider's short name, as sessions take it.
+        summary: One line for listings.
+        integer_operators: Operators with an integer kernel, or that any runtime takes as QDQ.
+        output_quantized: Those that reach their integer kernel only if their output is quantized too.
+        source: Where these statements come from.
+
+    """
+
+    name: str
+    provider: str
+    summary: str
+    integer_operators: frozenset[str]
+    output_quantized: frozenset[str]
+    source: str
+
+
+TARGETS = {
+    target.name: target
+    for target in (
+        Target(
+            name="cpu",
+            provider="cpu",
+            summary="QDQ patterns that ONNX Runtime's CPU provider fuses into integer kernels",
+            integer_operators=frozenset({"Conv", "Gemm", "MatMul"}),
+            output_quantized=frozenset({"Conv"}),
+            source="onnxruntime 1.31.1: optimised graphs of each pattern, dumped and timed",
+        ),
+        Target(
+            name="portable",
+            provider="cpu",
+            summary="plain QDQ for any runtime that reads standard ONNX",
+            integer_operators=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
+            output_quantized=frozenset({"Conv", "ConvTranspose"}),
+            source="ONNX operators QuantizeLinear and DequantizeLinear",
+        ),
+    )
+}
+
+
+def find_target(name: str) -> Target:
+    """Return the target called ``name``.
+
+    Raises:
+        RecipeError: There is none.
+
+    """
+    if name not in TARGETS:
+        raise RecipeError(f"unknown target {name!r}", hint=did_you_mean(name, TARGETS))
+    return TARGETS[name]
