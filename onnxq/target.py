@@ -16,7 +16,6 @@ class Target:
         provider: The execution provider's short name, as sessions take it.
         summary: One line for listings.
         integer_operators: Operators with an integer kernel, or that any runtime takes as QDQ.
-        output_quantized: Those that reach their integer kernel only if their output is quantized too.
         source: Where these statements come from.
 
     """
@@ -25,7 +24,6 @@ class Target:
     provider: str
     summary: str
     integer_operators: frozenset[str]
-    output_quantized: frozenset[str]
     source: str
 
 
@@ -37,7 +35,6 @@ TARGETS = {
             provider="cpu",
             summary="QDQ patterns that ONNX Runtime's CPU provider fuses into integer kernels",
             integer_operators=frozenset({"Conv", "Gemm", "MatMul"}),
-            output_quantized=frozenset({"Conv"}),
             source="onnxruntime 1.31.1: optimised graphs of each pattern, dumped and timed",
         ),
         Target(
@@ -45,7 +42,6 @@ TARGETS = {
             provider="cpu",
             summary="plain QDQ for any runtime that reads standard ONNX",
             integer_operators=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
-            output_quantized=frozenset({"Conv", "ConvTranspose"}),
             source="ONNX operators QuantizeLinear and DequantizeLinear",
         ),
     )

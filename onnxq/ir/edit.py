@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx_ir.passes.common import NameFixPass
 
 from onnxq.ir.module import Decision, GraphModule, name_of
 from onnxq.quant.encoding import Encoding
@@ -72,23 +73,36 @@ class Editor:
         before: ir.Node | None = None,
         after: ir.Node | None = None,
         attributes: Mapping[str, Any] | None = None,
-        domain: str = "",
         dtype: ir.DataType | None = None,
         shape: ir.Shape | None = None,
     ) -> ir.Value:
-        """Add a node with one output, called like it, and return that output.
+        """Add a standard node with one output, called like it, and return that output.
 
         It goes ``before`` or ``after`` a node, or to the front of the graph.
         """
-        name = self._unique(output)
-        value = ir.Value(name=name, type=ir.TensorType(dtype) if dtype else None, shape=shape)
-        attrs = ir.convenience.convert_attributes(dict(attributes or {}))
-        node = ir.Node(domain, op_type, inputs, attrs, outputs=[value], name=name)
-        self._place(node, before, after)
-        if domain:
-            self.module.model.opset_imports.setdefault(domain, 1)
-        self._record(f"add {op_type}", name, why)
+        value = self._new_value(output, dtype, shape)
+        self._place(
+            ir.Node("", op_type, inputs, _attributes(attributes), outputs=[value], name=value.name),
+            before,
+            after,
+        )
+        self._record(f"add {op_type}", name_of(value), why)
         return value
+
+    def insert_many(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        outputs: Sequence[tuple[str, ir.DataType]],
+        *,
+        why: str,
+        before: ir.Node,
+    ) -> list[ir.Value]:
+        """Add a standard node with several outputs, given by name and type, ``before`` a node."""
+        values = [self._new_value(name, dtype, None) for name, dtype in outputs]
+        self._place(ir.Node("", op_type, inputs, outputs=values, name=values[0].name), before, None)
+        self._record(f"add {op_type}", name_of(values[0]), why)
+        return values
 
     def reroute(
         self, value: ir.Value, to: ir.Value, *, why: str, readers: Iterable[ir.Node] | None = None
@@ -115,6 +129,30 @@ class Editor:
         node.replace_input_with(index, to)
         self._record("rewire", f"{node.name}[{index}] -> {name_of(to)}", why)
 
+    def rewire_all(self, node: ir.Node, inputs: Sequence[ir.Value | None], *, why: str) -> None:
+        """Give ``node`` these inputs and no others."""
+        for index in range(len(node.inputs)):
+            node.replace_input_with(index, None)
+        node.resize_inputs(len(inputs))
+        for index, value in enumerate(inputs):
+            node.replace_input_with(index, value)
+        self._record("rewire", f"{node.name} -> {[name_of(value) for value in inputs]}", why)
+
+    def reroute_output(self, value: ir.Value, to: ir.Value, *, why: str) -> None:
+        """Make ``to`` the model's output instead of ``value``, under its name; others still read ``value``."""
+        self._take_over_output(value, to)
+        self._record("reroute", f"output {to.name}", why)
+
+    def set_attribute(self, node: ir.Node, name: str, value: Any, *, why: str) -> None:
+        """Give one attribute of ``node`` another value."""
+        node.attributes[name] = ir.convenience.convert_attribute(name, value)
+        self._record("rewrite", f"{node.name}.{name}", why)
+
+    def set_dtype(self, value: ir.Value, dtype: ir.DataType, *, why: str) -> None:
+        """Note that ``value`` is now of another type, because what computes it is."""
+        value.type = ir.TensorType(dtype)
+        self._record("retype", f"{value.name}: {dtype.name}", why)
+
     def retype(
         self, node: ir.Node, op_type: str, *, why: str, attributes: Mapping[str, Any] | None = None
     ) -> None:
@@ -122,7 +160,7 @@ class Editor:
         self._record("rewrite", f"{node.name}: {node.op_type} -> {op_type}", why)
         node.domain, node.op_type = "", op_type
         node.attributes.clear()
-        for attr in ir.convenience.convert_attributes(dict(attributes or {})):
+        for attr in _attributes(attributes):
             node.attributes[attr.name] = attr
 
     def remove(self, node: ir.Node, *, why: str) -> None:
@@ -154,14 +192,21 @@ class Editor:
             self._record("forget", name_of(value), why)
 
     def apply(self, change: Callable[[ir.Model], ir.Model], *, why: str) -> None:
-        """Let a library change the whole model; ``change`` returns the model to go on with."""
-        self.module.model = change(self.module.model)
+        """Let a library change the whole model; ``change`` returns the model to go on with.
+
+        Nodes that the library left without a name get one.
+        """
+        self.module.model = NameFixPass()(change(self.module.model)).model
         self._names = _names_in(self.module.graph)
         self._record("rewrite", "model", why)
 
     def skip(self, node: ir.Node, reason: str) -> None:
         """Note that ``node`` was left alone."""
         self.remarks.append(Remark(node.name or "", node.op_type, reason))
+
+    def _new_value(self, name: str, dtype: ir.DataType | None, shape: ir.Shape | None) -> ir.Value:
+        type_ = None if dtype is None else ir.TensorType(dtype)
+        return ir.Value(name=self._unique(name), type=type_, shape=shape)
 
     def _record(self, action: str, subject: str, why: str) -> None:
         self.edits.append(Edit(action, subject, why))
@@ -189,12 +234,16 @@ class Editor:
         for index, output in enumerate(outputs):
             if output is value:
                 outputs[index] = to
-        to.type, to.shape = value.type, value.shape
+        to.type, to.shape = to.type or value.type, to.shape or value.shape
         value.name, old = self._unique(f"{name}_inner"), name_of(to)
         to.name = name
         if name in self.module.facts:
             self.module.facts[name_of(value)] = self.module.facts[name]
         self._names.discard(old)
+
+
+def _attributes(plain: Mapping[str, Any] | None) -> Sequence[ir.Attr]:
+    return ir.convenience.convert_attributes(dict(plain or {}))
 
 
 def _names_in(graph: ir.Graph) -> set[str]:

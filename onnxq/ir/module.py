@@ -9,6 +9,7 @@ from typing import Any
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxq.errors import PreconditionError
 from onnxq.quant.encoding import Encoding
 from onnxq.quant.facts import Facts
 
@@ -83,6 +84,19 @@ def constant_of(value: ir.Value | None) -> NDArray[Any] | None:
     if value is None or value.const_value is None or not value.is_initializer() or value.is_graph_input():
         return None
     return value.const_value.numpy()
+
+
+def array_of(value: ir.Value | None) -> NDArray[Any]:
+    """Return the array of a constant.
+
+    Raises:
+        PreconditionError: ``value`` is no constant.
+
+    """
+    array = constant_of(value)
+    if array is None:
+        raise PreconditionError("it is no constant", where=f"value {name_of(value)!r}")
+    return array
 
 
 def is_float(value: ir.Value | None) -> bool:

@@ -1,0 +1,103 @@
+"""Linear layers: MatMul, Gemm, Conv and ConvTranspose, seen alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from onnxq.ir.module import (
+    GraphModule,
+    attribute,
+    constant_of,
+    input_of,
+    is_float,
+    is_standard,
+    rank_of,
+    sole_reader,
+)
+
+LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One linear layer with a constant weight.
+
+    Args:
+        node: The operator.
+        activation: Its input.
+        weight: Its weight, a float32 initializer.
+        bias: Its bias input, if it has one.
+        channel_axis: The axis of ``weight`` that counts output channels.
+
+    """
+
+    node: ir.Node
+    activation: ir.Value
+    weight: ir.Value
+    bias: ir.Value | None
+    channel_axis: int
+
+    @property
+    def output(self) -> ir.Value:
+        """What the operator itself computes."""
+        return self.node.outputs[0]
+
+    @property
+    def clamped_output(self) -> ir.Value:
+        """The output after a Relu or Clip that nobody else shares; else the plain output."""
+        reader = sole_reader(self.output)
+        if reader is not None and (is_standard(reader, "Relu") or _clips_below_at_zero(reader)):
+            return reader.outputs[0]
+        return self.output
+
+
+def linear_layers(module: GraphModule) -> Iterator[Layer]:
+    """Yield the layers of the main graph in its order."""
+    for node in module.graph:
+        if is_standard(node, *LINEAR):
+            found = layer_of(node)
+            if isinstance(found, Layer):
+                yield found
+
+
+def layer_of(node: ir.Node) -> Layer | str:
+    """Return the layer of a node of a ``LINEAR`` type, or the reason why it is none."""
+    activation, weight = node.inputs[0], node.inputs[1]
+    reason = _not_a_layer(node, activation, weight)
+    if reason is not None or activation is None or weight is None:
+        return reason or "an input is missing"
+    return Layer(node, activation, weight, input_of(node, 2), _channel_axis(node, weight))
+
+
+def _not_a_layer(node: ir.Node, activation: ir.Value | None, weight: ir.Value | None) -> str | None:
+    if constant_of(weight) is None:
+        return "its weight is computed at run time"
+    if constant_of(activation) is not None:
+        return "its input is a constant"
+    if not (is_float(activation) and is_float(weight)):
+        return "it does not compute in float32"
+    if (rank_of(weight) or 0) < 2:
+        return "its weight has fewer than two axes"
+    if node.op_type == "Gemm" and attribute(node, "transA", 0):
+        return "it reads its input transposed"
+    return None
+
+
+def _channel_axis(node: ir.Node, weight: ir.Value) -> int:
+    if node.op_type == "Conv":
+        return 0
+    if node.op_type == "ConvTranspose":
+        return 1
+    if node.op_type == "Gemm":
+        return 0 if attribute(node, "transB", 0) else 1
+    return (rank_of(weight) or 2) - 1
+
+
+def _clips_below_at_zero(node: ir.Node) -> bool:
+    if not is_standard(node, "Clip"):
+        return False
+    low = constant_of(input_of(node, 1))
+    return low is not None and float(low) == 0.0

@@ -1,0 +1,73 @@
+"""Raise the model to an operator set that knows per-channel QuantizeLinear and DequantizeLinear."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx
+import onnx_ir as ir
+
+from onnxq.errors import ModelError
+from onnxq.ir.module import GraphModule
+from onnxq.passmanager.base import Effect, Pass, PassContext
+
+SMALL_BYTES = 4096
+"""Constants up to this size travel through the converter, which reads shapes and axes from them."""
+
+
+@dataclass(frozen=True)
+class ConvertOpset(Pass):
+    """Raise the standard operators with onnx's own converter; newer models stay as they are.
+
+    Options:
+        minimum: The oldest operator set that later passes can work with; 13 brought per-channel scales.
+
+    """
+
+    name: ClassVar[str] = "convert-opset"
+    effect: ClassVar[Effect] = Effect.EXACT
+    minimum: int = 13
+
+    def run(self, module: GraphModule, ctx: PassContext) -> None:
+        """Leave the work to onnx."""
+        if module.opset < self.minimum:
+            ctx.edit.apply(self._convert, why=f"operator set {module.opset} has no per-channel scales")
+
+    def _convert(self, model: ir.Model) -> ir.Model:
+        """Convert a model whose large weights are set aside, and put them back."""
+        large = {
+            name: value.const_value
+            for name, value in model.graph.initializers.items()
+            if value.const_value is not None and value.const_value.nbytes > SMALL_BYTES
+        }
+        proto = ir.to_proto(_without(model, large))
+        try:
+            converted = ir.from_proto(onnx.version_converter.convert_version(proto, self.minimum))
+        except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise ModelError(
+                f"operator set {model.opset_imports.get('', 0)} cannot be raised to {self.minimum}: {reason}",
+                hint="export the model again with a newer operator set",
+            ) from error
+        return _with(converted, large)
+
+
+def _without(model: ir.Model, large: dict[str, ir.TensorProtocol]) -> ir.Model:
+    """Return a copy whose large weights are inputs instead."""
+    copy = model.clone()
+    for name in large:
+        value = copy.graph.initializers.pop(name)
+        value.const_value = None
+        copy.graph.inputs.append(value)
+    return copy
+
+
+def _with(model: ir.Model, large: dict[str, ir.TensorProtocol]) -> ir.Model:
+    """Turn the inputs of these names into initializers again."""
+    for value in [value for value in model.graph.inputs if value.name in large]:
+        model.graph.inputs.remove(value)
+        value.const_value = large[value.name or ""]
+        model.graph.register_initializer(value)
+    model.ir_version = max(model.ir_version, 8)
+    return model

@@ -1,0 +1,121 @@
+"""Decide encodings for activations from what calibration measured.
+
+Two scopes. ``gemm-io``: the inputs of the layers whose weights are encoded, and the outputs of those that
+reach their integer kernel only with a quantized output (Conv, behind its Relu if it has one); residual
+sums, normalizations and softmax stay in float, which is what CPUs run. ``all-tensors``: every float32
+activation, as integer-only hardware needs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import onnx_ir as ir
+from onnxq.quant.ranges import range_method
+
+from onnxq.ir.layers import LINEAR, Layer, layer_of, linear_layers
+from onnxq.ir.module import GraphModule, is_float, is_standard, name_of
+from onnxq.passmanager.base import Effect, Pass, PassContext
+from onnxq.quant.encoding import Encoding, affine_encoding, symmetric_encoding
+from onnxq.quant.facts import Need
+
+MASKING = ("Add", "Where")
+"""What puts an attention mask on the scores; on a grid, masked scores would come back within reach."""
+
+
+@dataclass(frozen=True)
+class EncodeActivations(Pass):
+    """Encode per tensor, with a zero that is exact.
+
+    Options:
+        scope: ``gemm-io`` or ``all-tensors``.
+        method: How the range is set: a name that ``onnxq.quant.ranges`` knows.
+        logits: The method for float outputs of the model, where it is not ``method``.
+        dtype: ``uint8``, ``int8``, ``uint16`` or ``int16``.
+        symmetric: Put the zero point in the middle of a signed grid.
+        outputs: Operators whose integer kernel wants a quantized output too, in scope ``gemm-io``.
+
+    """
+
+    name: ClassVar[str] = "encode-activations"
+    effect: ClassVar[Effect] = Effect.EXACT
+    scope: Literal["gemm-io", "all-tensors"] = "gemm-io"
+    method: str = "min-max"
+    logits: str = ""
+    dtype: Literal["uint8", "int8", "uint16", "int16"] = "uint8"
+    symmetric: bool = False
+    outputs: tuple[str, ...] = ("Conv", "ConvTranspose")
+
+    def needs(self, module: GraphModule) -> Iterable[Need]:
+        """Ask for what the range method needs, for every value in scope."""
+        for value, _ in self._sites(module):
+            yield Need(name_of(value), range_method(self._method(value)).stats)
+
+    def run(self, module: GraphModule, ctx: PassContext) -> None:
+        """Encode a value once, for all of its readers in scope."""
+        for value, readers in self._sites(module):
+            method = self._method(value)
+            encoding = self._encoding(module, value, method)
+            ctx.edit.encode(value, encoding, readers=readers, why=f"{method} range of its calibrated values")
+
+    def _method(self, value: ir.Value) -> str:
+        return self.logits if self.logits and value.is_graph_output() else self.method
+
+    def _encoding(self, module: GraphModule, value: ir.Value, method: str) -> Encoding:
+        facts = module.facts[name_of(value)]
+        low, high = range_method(method).choose(facts, self.dtype, self.symmetric)
+        if self.symmetric:
+            return symmetric_encoding(max(-low, high), self.dtype)
+        return affine_encoding(low, high, self.dtype)
+
+    def _sites(self, module: GraphModule) -> Iterator[tuple[ir.Value, list[ir.Node] | None]]:
+        """Yield each value in scope with its readers; None stands for all readers."""
+        if self.scope == "all-tensors":
+            yield from ((value, None) for value in _activations(module))
+        else:
+            yield from _gemm_io(module, self.outputs)
+
+
+def _gemm_io(
+    module: GraphModule, outputs: tuple[str, ...]
+) -> Iterator[tuple[ir.Value, list[ir.Node] | None]]:
+    """Join the wishes of all encoded layers, value by value."""
+    readers: dict[ir.Value, list[ir.Node] | None] = {}
+    for layer in linear_layers(module):
+        if name_of(layer.weight) not in module.decisions:
+            continue
+        wish = readers.setdefault(layer.activation, [])
+        if wish is not None:
+            wish.append(layer.node)
+        if layer.node.op_type in outputs:
+            readers[layer.clamped_output] = None
+    yield from readers.items()
+
+
+def _activations(module: GraphModule) -> Iterator[ir.Value]:
+    """Yield every float32 value that is fed in or computed, and that somebody reads."""
+    computed = (value for node in module.graph for value in node.outputs)
+    for value in (*module.graph.inputs, *computed):
+        read = value.uses() or value.is_graph_output()
+        if is_float(value) and read and not _is_masked_score(value) and not _is_fused(value):
+            yield value
+
+
+def _is_masked_score(value: ir.Value) -> bool:
+    """Tell whether ``value`` is what Softmax reads after a mask was added.
+
+    A mask is a huge negative number; on a grid that fits the scores it would saturate, and let masked
+    positions in.
+    """
+    producer = value.producer()
+    feeds_softmax = any(is_standard(reader, "Softmax") for reader in value.consumers())
+    return feeds_softmax and producer is not None and is_standard(producer, *MASKING)
+
+
+def _is_fused(value: ir.Value) -> bool:
+    """Tell whether a Relu or Clip that follows will be quantized in the place of ``value``."""
+    producer = value.producer()
+    layer = layer_of(producer) if producer is not None and is_standard(producer, *LINEAR) else None
+    return isinstance(layer, Layer) and layer.clamped_output is not value

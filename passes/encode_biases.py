@@ -1,0 +1,68 @@
+"""Decide int32 encodings for the biases of Conv and Gemm, in steps of input scale times weight scale.
+
+So the runtime adds the bias inside the integer accumulator: with a float bias a quantized Gemm falls back
+to float.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from onnxq.ir.layers import Layer, linear_layers
+from onnxq.ir.module import Decision, GraphModule, attribute, constant_of, name_of
+from onnxq.passmanager.base import Effect, Pass, PassContext
+from onnxq.quant.encoding import Encoding
+
+LARGEST = 2.0**30
+"""Half of what int32 holds: the other half is for the sum that the bias is added to."""
+
+
+@dataclass(frozen=True)
+class EncodeBiases(Pass):
+    """Encode each constant bias whose layer has an encoded input and an encoded weight."""
+
+    name: ClassVar[str] = "encode-biases"
+    effect: ClassVar[Effect] = Effect.EXACT
+
+    def run(self, module: GraphModule, ctx: PassContext) -> None:
+        """Where int32 cannot hold a bias, its layer goes back to float, as it would run in float anyway."""
+        for layer in linear_layers(module):
+            activation = module.decisions.get(name_of(layer.activation))
+            weight = module.decisions.get(name_of(layer.weight))
+            if layer.bias is None or activation is None or weight is None or not weight.read_by(layer.node):
+                continue
+            reason = _reason(layer, activation, weight)
+            if reason is None:
+                encoding = _encoding(activation, weight)
+                ctx.edit.encode(
+                    layer.bias, encoding, readers=[layer.node], why="added inside the accumulator"
+                )
+            else:
+                ctx.skip(layer.node, reason)
+
+
+def _reason(layer: Layer, activation: Decision, weight: Decision) -> str | None:
+    bias = constant_of(layer.bias)
+    if bias is None:
+        return "its bias is computed at run time"
+    if attribute(layer.node, "alpha", 1.0) != 1 or attribute(layer.node, "beta", 1.0) != 1:
+        return "the Gemm scales its terms, so its bias stays in float"
+    if bias.ndim != 1 or bias.shape[0] != _channels(layer):
+        return "its bias is not one number for each channel, so it stays in float"
+    if (np.abs(bias) > LARGEST * _encoding(activation, weight).scale).any():
+        return "int32 cannot hold its bias in such small steps, so it stays in float"
+    return None
+
+
+def _channels(layer: Layer) -> int:
+    weight = constant_of(layer.weight)
+    return 0 if weight is None else int(weight.shape[layer.channel_axis])
+
+
+def _encoding(activation: Decision, weight: Decision) -> Encoding:
+    scale = activation.encoding.scale * weight.encoding.scale
+    axis = None if scale.ndim == 0 else 0
+    return Encoding(scale, np.zeros(scale.shape, np.int32), "int32", axis)

@@ -1,0 +1,53 @@
+"""Decide int8 encodings for the constant weights of linear layers, symmetric around zero."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from onnxq.ir.layers import LINEAR, Layer, layer_of
+from onnxq.ir.module import GraphModule, array_of, is_standard
+from onnxq.passmanager.base import Effect, Pass, PassContext
+from onnxq.quant.encoding import Encoding, symmetric_encoding
+
+
+@dataclass(frozen=True)
+class EncodeWeights(Pass):
+    """Encode each weight of a layer that the target runs in integers.
+
+    Options:
+        granularity: One scale per output ``channel`` or one per ``tensor``.
+
+    Source:
+        Nagel et al., 2021, arXiv:2106.08295, sections 2.3 and 2.4: symmetric weights keep the zero point
+        out of the inner product, and per-channel scales cost nothing at run time.
+
+    """
+
+    name: ClassVar[str] = "encode-weights"
+    effect: ClassVar[Effect] = Effect.EXACT
+    granularity: Literal["channel", "tensor"] = "channel"
+
+    def run(self, module: GraphModule, ctx: PassContext) -> None:
+        """Leave a node alone where its weight is no constant or the target has no kernel for it."""
+        for node in module.graph:
+            if not is_standard(node, *LINEAR):
+                continue
+            layer = layer_of(node)
+            if isinstance(layer, str):
+                ctx.skip(node, layer)
+            elif node.op_type not in ctx.target.integer_operators:
+                ctx.skip(node, f"target {ctx.target.name} has no integer kernel for it")
+            else:
+                ctx.edit.encode(
+                    layer.weight, self._encoding(layer), readers=[node], why=f"weight of {node.op_type}"
+                )
+
+    def _encoding(self, layer: Layer) -> Encoding:
+        weight = np.abs(array_of(layer.weight))
+        if self.granularity == "tensor" or (weight.ndim > 2 and layer.node.op_type == "MatMul"):
+            return symmetric_encoding(weight.max(initial=0))
+        others = tuple(axis for axis in range(weight.ndim) if axis != layer.channel_axis)
+        return symmetric_encoding(weight.max(axis=others, initial=0), axis=layer.channel_axis)

@@ -1,0 +1,82 @@
+"""Fold a BatchNormalization into the layer before it.
+
+Before: ``h = Conv(x, w, b); y = BatchNormalization(h, gamma, beta, mean, var)``. After: ``y = Conv(x, w',
+b')`` with ``w' = w * gamma / sqrt(var + epsilon)`` for each output channel and ``b' = beta + (b - mean) *
+gamma / sqrt(var + epsilon)``.
+
+Source: Nagel et al., 2021, arXiv:2106.08295, section 2.3.1.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxq.ir.layers import Layer, linear_layers
+from onnxq.ir.module import GraphModule, array_of, attribute, constant_of, is_standard, sole_reader
+from onnxq.passmanager.base import Effect, Pass, PassContext
+
+
+@dataclass(frozen=True)
+class FoldBatchNorm(Pass):
+    """Fold where the layer's output has no other reader and all statistics are constant."""
+
+    name: ClassVar[str] = "fold-batch-norm"
+    effect: ClassVar[Effect] = Effect.EXACT
+
+    def run(self, module: GraphModule, ctx: PassContext) -> None:
+        """Compute in float64, so that folding rounds once."""
+        for layer in list(linear_layers(module)):
+            norm = sole_reader(layer.output)
+            if norm is None or not is_standard(norm, "BatchNormalization"):
+                continue
+            reason = _reason(layer, norm)
+            if reason is not None:
+                ctx.skip(norm, reason)
+                continue
+            _fold(layer, norm, ctx)
+
+
+def _reason(layer: Layer, norm: ir.Node) -> str | None:
+    if layer.node.op_type == "MatMul":
+        return "a MatMul has no bias to fold it into"
+    if layer.node.op_type == "ConvTranspose" and attribute(layer.node, "group", 1) != 1:
+        return "a grouped ConvTranspose shares weights between output channels"
+    if layer.node.op_type == "Gemm" and (
+        attribute(layer.node, "alpha", 1.0),
+        attribute(layer.node, "beta", 1.0),
+    ) != (1, 1):
+        return "the Gemm scales its terms"
+    if attribute(norm, "training_mode", 0) or any(constant_of(value) is None for value in norm.inputs[1:]):
+        return "its statistics are not constant"
+    if layer.bias is not None and constant_of(layer.bias) is None:
+        return "the layer's bias is computed at run time"
+    return None
+
+
+def _fold(layer: Layer, norm: ir.Node, ctx: PassContext) -> None:
+    gamma, beta, mean, variance = (_array(value) for value in norm.inputs[1:])
+    factor = gamma / np.sqrt(variance + attribute(norm, "epsilon", 1e-5))
+    weight, bias = _array(layer.weight), np.zeros(1) if layer.bias is None else _array(layer.bias)
+    shape = [-1 if axis == layer.channel_axis else 1 for axis in range(weight.ndim)]
+    why = f"{norm.name} folded in"
+    new_weight = ctx.edit.constant(
+        f"{layer.weight.name}_folded", _float(weight * factor.reshape(shape)), why=why
+    )
+    new_bias = ctx.edit.constant(f"{layer.output.name}_bias", _float(beta + (bias - mean) * factor), why=why)
+    ctx.edit.rewire(layer.node, 1, new_weight, why=why)
+    ctx.edit.rewire(layer.node, 2, new_bias, why=why)
+    ctx.edit.reroute(norm.outputs[0], layer.output, why=why)
+    ctx.edit.remove(norm, why=why)
+
+
+def _array(value: ir.Value | None) -> NDArray[np.float64]:
+    return array_of(value).astype(np.float64)
+
+
+def _float(array: NDArray[Any]) -> NDArray[np.float32]:
+    return array.astype(np.float32)

@@ -1,0 +1,144 @@
+"""Realise every decision as QuantizeLinear and DequantizeLinear.
+
+Activation, before: ``y = MatMul(x, w)``, ``encode x``. After: ``x_q = QuantizeLinear(x); x_dq =
+DequantizeLinear(x_q); y = MatMul(x_dq, w)``. Weight: the initializer becomes integers behind a
+DequantizeLinear. Embedding table: the integers are gathered, then dequantized, so that only the rows in use
+become float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from onnxq.ir.module import Decision, GraphModule, array_of, constant_of, is_standard, name_of, rank_of
+from onnxq.passmanager.base import Effect, Pass, PassContext
+from onnxq.quant.encoding import DTYPES, Encoding
+
+Grid = tuple[ir.Value, ir.Value]
+"""The scale and the zero point of one encoding, as initializers."""
+
+
+@dataclass(frozen=True)
+class InsertQdq(Pass):
+    """Insert the pairs in the order of the graph; no decision is left."""
+
+    name: ClassVar[str] = "insert-qdq"
+    effect: ClassVar[Effect] = Effect.QUANTIZING
+
+    def run(self, module: GraphModule, ctx: PassContext) -> None:
+        """Constants are quantized here and now, everything else at run time."""
+        for value in list(module.values()):
+            decision = module.decisions.get(name_of(value))
+            if decision is None:
+                continue
+            ctx.edit.forget(value, why="realised")
+            readers = [node for node in value.consumers() if decision.read_by(node)]
+            if constant_of(value) is not None:
+                _realise_constant(value, decision, readers, ctx)
+            elif readers or value.is_graph_output():
+                _realise_activation(value, decision, readers, ctx)
+
+
+def _realise_activation(
+    value: ir.Value, decision: Decision, readers: list[ir.Node], ctx: PassContext
+) -> None:
+    grid, why, place = (
+        _grid(value, decision.encoding, ctx),
+        f"encoded as {decision.encoding.dtype}",
+        value.producer(),
+    )
+    quantized = ctx.edit.insert(
+        "QuantizeLinear",
+        [value, *grid],
+        f"{value.name}_q",
+        after=place,
+        attributes=_axis(decision.encoding.axis),
+        dtype=grid[1].dtype,
+        shape=value.shape,
+        why=why,
+    )
+    restored = ctx.edit.insert(
+        "DequantizeLinear",
+        [quantized, *grid],
+        f"{value.name}_dq",
+        after=quantized.producer(),
+        attributes=_axis(decision.encoding.axis),
+        dtype=value.dtype,
+        shape=value.shape,
+        why=why,
+    )
+    if decision.readers is None:
+        readers = [node for node in readers if node is not quantized.producer()]
+        if value.is_graph_output():
+            ctx.edit.reroute_output(value, restored, why=why)
+    ctx.edit.reroute(value, restored, readers=readers, why=why)
+
+
+def _realise_constant(
+    value: ir.Value, decision: Decision, readers: Iterable[ir.Node], ctx: PassContext
+) -> None:
+    encoding = decision.encoding
+    stored = encoding.quantize(array_of(value))
+    integers = ctx.edit.constant(f"{value.name}_q", stored, why=f"stored as {encoding.dtype}")
+    grid = _grid(value, encoding, ctx)
+    for reader in readers:
+        if is_standard(reader, "Gather") and reader.inputs[0] is value:
+            _dequantize_rows(reader, integers, grid, encoding, ctx)
+        else:
+            _dequantize_constant(value, reader, integers, grid, encoding, ctx)
+
+
+def _dequantize_constant(
+    value: ir.Value, reader: ir.Node, integers: ir.Value, grid: Grid, encoding: Encoding, ctx: PassContext
+) -> None:
+    """Give ``reader`` a DequantizeLinear of its own: one that two layers share is not fused into either."""
+    restored = ctx.edit.insert(
+        "DequantizeLinear",
+        [integers, *grid],
+        f"{value.name}_dq",
+        before=reader,
+        attributes=_axis(encoding.axis),
+        dtype=value.dtype,
+        shape=value.shape,
+        why="weight of its own reader",
+    )
+    ctx.edit.reroute(value, restored, readers=[reader], why="reads the integers")
+
+
+def _dequantize_rows(
+    gather: ir.Node, integers: ir.Value, grid: Grid, encoding: Encoding, ctx: PassContext
+) -> None:
+    """Dequantize behind the Gather, where the table's columns are the last axis."""
+    rows, why = gather.outputs[0], "only the gathered rows become float"
+    dtype, rank = rows.dtype, rank_of(rows)
+    axis = None if encoding.axis is None else -1 if rank is None else rank - 1
+    restored = ctx.edit.insert(
+        "DequantizeLinear",
+        [rows, *grid],
+        f"{rows.name}_dq",
+        after=gather,
+        attributes=_axis(axis),
+        dtype=dtype,
+        shape=rows.shape,
+        why=why,
+    )
+    ctx.edit.rewire(gather, 0, integers, why=why)
+    ctx.edit.reroute(rows, restored, why=why)
+    ctx.edit.set_dtype(rows, ir.DataType[encoding.dtype.upper()], why=why)
+
+
+def _grid(value: ir.Value, encoding: Encoding, ctx: PassContext) -> Grid:
+    why = f"grid of {value.name}"
+    zero_point = encoding.zero_point.astype(DTYPES[encoding.dtype])
+    return (
+        ctx.edit.constant(f"{value.name}_scale", encoding.scale, why=why),
+        ctx.edit.constant(f"{value.name}_zero_point", zero_point, why=why),
+    )
+
+
+def _axis(axis: int | None) -> dict[str, int]:
+    return {} if axis is None else {"axis": axis}

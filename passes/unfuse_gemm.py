@@ -1,0 +1,71 @@
+"""Write Gemm as MatMul and Sum, the form whose input ONNX Runtime can quantize at run time.
+
+Before: ``y = Gemm<transB = 1>(x, w, b)``. After: ``h = MatMul(x, w'); y = Sum(h, b)`` with ``w'`` the
+transposed weight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxq.ir.layers import Layer, linear_layers
+from onnxq.ir.module import GraphModule, attribute, constant_of
+from onnxq.passmanager.base import Effect, Pass, PassContext
+
+
+@dataclass(frozen=True)
+class UnfuseGemm(Pass):
+    """Split each Gemm with a constant weight; its factors alpha and beta go into weight and bias."""
+
+    name: ClassVar[str] = "unfuse-gemm"
+    effect: ClassVar[Effect] = Effect.EXACT
+
+    def run(self, module: GraphModule, ctx: PassContext) -> None:
+        """Leave a Gemm alone where beta scales a bias that is computed at run time."""
+        for layer in list(linear_layers(module)):
+            if layer.node.op_type != "Gemm":
+                continue
+            if (
+                layer.bias is not None
+                and constant_of(layer.bias) is None
+                and attribute(layer.node, "beta", 1.0) != 1
+            ):
+                ctx.skip(layer.node, "beta scales a bias that is computed at run time")
+                continue
+            _unfuse(layer, ctx)
+
+
+def _unfuse(layer: Layer, ctx: PassContext) -> None:
+    node, why = layer.node, "MatMul's input can be quantized at run time"
+    weight = _scaled(layer.weight, attribute(node, "alpha", 1.0), bool(attribute(node, "transB", 0)), ctx)
+    product = ctx.edit.insert(
+        "MatMul",
+        [layer.activation, weight],
+        f"{node.name}_product",
+        before=node,
+        dtype=layer.output.dtype,
+        shape=layer.output.shape,
+        why=why,
+    )
+    terms = (
+        [product]
+        if layer.bias is None
+        else [product, _scaled(layer.bias, attribute(node, "beta", 1.0), False, ctx)]
+    )
+    ctx.edit.rewire_all(node, terms, why=why)
+    ctx.edit.retype(node, "Sum", why=why)
+
+
+def _scaled(value: ir.Value, factor: float, transposed: bool, ctx: PassContext) -> ir.Value:
+    """Return ``factor * value``, transposed if asked; the value itself where that changes nothing."""
+    array = constant_of(value)
+    if array is None or (factor == 1 and not transposed):
+        return value
+    matrix = array.T if transposed else array
+    return ctx.edit.constant(
+        f"{value.name}_scaled", np.float32(factor) * matrix, why="Gemm's factors move into it"
+    )

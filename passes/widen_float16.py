@@ -1,0 +1,100 @@
+"""Let a half-precision model compute in float32, as CPUs have no half-precision kernels.
+
+Before: ``main (float16 x) => (float16 y) {y = MatMul(x, w)}``. After: the input is cast to float, the graph
+computes in float32, and the output is cast back; inputs and outputs keep their types.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxq.ir.module import GraphModule
+from onnxq.passmanager.base import Effect, Pass, PassContext
+
+HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
+WHY = "the CPU computes in float32"
+
+
+@dataclass(frozen=True)
+class WidenFloat16(Pass):
+    """Widen every float16 constant, cast and value of the main graph."""
+
+    name: ClassVar[str] = "widen-float16"
+    effect: ClassVar[Effect] = Effect.EXACT
+
+    def run(self, module: GraphModule, ctx: PassContext) -> None:
+        """Weights are widened exactly; sums are rounded less than before."""
+        if not any(value.dtype == HALF for value in module.values()):
+            return
+        with_subgraph = next((node for node in module.graph if _has_subgraph(node)), None)
+        if with_subgraph is not None:
+            ctx.skip(with_subgraph, "its subgraph may read half-precision values of the main graph")
+            return
+        outputs = [value for value in module.graph.outputs if value.dtype == HALF]
+        for node in module.graph:
+            _widen_node(node, ctx)
+        for value in list(module.graph.initializers.values()):
+            _widen_constant(value, ctx)
+        for value in module.graph.inputs:
+            _cast_input(value, ctx)
+        for value in outputs:
+            _cast_output(value, ctx)
+
+
+def _widen_node(node: ir.Node, ctx: PassContext) -> None:
+    """Let the node compute float32, also where an attribute of it names the type."""
+    for name, attr in node.attributes.items():
+        if name in ("dtype", "to") and attr.value == HALF:
+            ctx.edit.set_attribute(node, name, int(FLOAT), why=WHY)
+        if attr.type == ir.AttributeType.TENSOR and attr.as_tensor().dtype == HALF:
+            ctx.edit.set_attribute(
+                node, name, ir.tensor(attr.as_tensor().numpy().astype(np.float32)), why=WHY
+            )
+    for value in node.outputs:
+        if value.dtype == HALF:
+            ctx.edit.set_dtype(value, FLOAT, why=WHY)
+
+
+def _widen_constant(value: ir.Value, ctx: PassContext) -> None:
+    if value.dtype == HALF and value.const_value is not None:
+        wide = value.const_value.numpy().astype(np.float32)
+        ctx.edit.reroute(value, ctx.edit.constant(f"{value.name}_f32", wide, why=WHY), why=WHY)
+
+
+def _cast_input(value: ir.Value, ctx: PassContext) -> None:
+    if value.dtype == HALF:
+        wide = ctx.edit.insert(
+            "Cast",
+            [value],
+            f"{value.name}_f32",
+            attributes={"to": int(FLOAT)},
+            dtype=FLOAT,
+            shape=value.shape,
+            why=WHY,
+        )
+        ctx.edit.reroute(
+            value, wide, readers=[n for n in value.consumers() if n is not wide.producer()], why=WHY
+        )
+
+
+def _cast_output(value: ir.Value, ctx: PassContext) -> None:
+    half = ctx.edit.insert(
+        "Cast",
+        [value],
+        f"{value.name}_f16",
+        after=value.producer(),
+        attributes={"to": int(HALF)},
+        dtype=HALF,
+        shape=value.shape,
+        why=WHY,
+    )
+    ctx.edit.reroute_output(value, half, why=WHY)
+
+
+def _has_subgraph(node: ir.Node) -> bool:
+    kinds = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+    return any(attr.type in kinds for attr in node.attributes.values())
