@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from onnxq.ir.edit import Edit, Editor, Remark
 from onnxq.ir.module import GraphModule
+from onnxq.passmanager.options import value_text
 from onnxq.quant.facts import Need
 from onnxq.target import Target
 
@@ -53,7 +54,7 @@ class Pass(ABC):
     name: ClassVar[str]
     effect: ClassVar[Effect]
 
-    def needs(self, module: GraphModule) -> Iterable[Need]:  # noqa: ARG002
+    def needs(self, module: GraphModule) -> Iterable[Need]:
         """Name the values whose facts ``run`` will read; they are measured before it starts."""
         return ()
 
@@ -64,15 +65,11 @@ class Pass(ABC):
     def __str__(self) -> str:
         """Print as pipeline text, with the options that differ from their defaults."""
         options = [
-            f"{f.name}={_text(getattr(self, f.name))}"
+            f"{f.name}={value_text(getattr(self, f.name))}"
             for f in fields(self)
             if getattr(self, f.name) != f.default
         ]
         return f"{self.name}{{{', '.join(options)}}}" if options else self.name
-
-
-def _text(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,177 @@
+"""Comment lines of a module's text: ``# encode x: scale=0.5 zero_point=0 dtype=uint8``."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.errors import ModelError
+from onnxq.ir.module import Decision
+from onnxq.quant.encoding import Encoding
+from onnxq.quant.facts import Facts
+from onnxq.quant.histogram import BIN_COUNT, Histogram
+
+Fields = dict[str, Any]
+"""The fields of one line: texts, numbers, lists, and dictionaries of numbers."""
+
+_STRING = r'"(?:[^"\\]|\\.)*"'
+_NAME = rf"(?:{_STRING}|[^\s\":+,(){{}}<>=\[\]]+)"
+_NOTE = re.compile(rf"#\s*(encode|fact|weight)\s+({_NAME}):(.*)")
+_FIELD = re.compile(rf"\s*(\w+)=(\[[^=]*\]|\{{[^=]*\}}|{_NAME}(?:\+{_NAME})*)")
+_PLAIN = re.compile(r"[A-Za-z_]\w*")
+_NUMBER = re.compile(r"[-+]?(\d|nan$|inf$)")
+
+
+def quoted(name: str) -> str:
+    """Return a value's or node's name as the text writes it: in quotes if it is not a plain word."""
+    return name if _PLAIN.fullmatch(name) else json.dumps(name, ensure_ascii=False)
+
+
+def note_line(kind: str, name: str, fields: Mapping[str, Any]) -> str:
+    """Return one comment line; fields that are None are left out."""
+    shown = [f"{key}={_field_text(value)}" for key, value in fields.items() if value is not None]
+    return " ".join([f"# {kind} {quoted(name)}:", *shown])
+
+
+def notes_in(lines: Sequence[str]) -> Iterator[tuple[str, str, Any]]:
+    """Yield kind, name and content of each such line; other comments are passed over.
+
+    The content is a Decision for ``encode``, Facts for ``fact``, Fields for ``weight``.
+
+    Raises:
+        ModelError: A line does not parse.
+
+    """
+    readers: dict[str, Callable[[Fields], object]] = {"encode": read_decision, "fact": read_facts}
+    for number, line in enumerate(lines, start=1):
+        found = _NOTE.fullmatch(line.strip())
+        if found is None:
+            continue
+        try:
+            fields = _fields(found[3])
+            yield found[1], _plain(found[2]), readers.get(found[1], dict)(fields)
+        except (KeyError, TypeError, ValueError) as error:
+            reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
+            raise ModelError(f"{reason}, in: {line.strip()}", where=f"line {number}") from error
+
+
+def decision_fields(decision: Decision) -> Fields:
+    """Return a decision as fields."""
+    encoding, readers = decision.encoding, decision.readers
+    return {
+        "scale": encoding.scale,
+        "zero_point": encoding.zero_point,
+        "dtype": encoding.dtype,
+        "axis": encoding.axis,
+        "readers": None if readers is None else tuple(sorted(readers)),
+    }
+
+
+def read_decision(fields: Fields) -> Decision:
+    """Return the decision that ``decision_fields`` wrote."""
+    readers = fields.get("readers")
+    encoding = Encoding(
+        np.asarray(fields["scale"], np.float32),
+        np.asarray(fields["zero_point"], np.int32),
+        fields.get("dtype", "uint8"),
+        fields.get("axis"),
+    )
+    return Decision(encoding, None if readers is None else frozenset(readers))
+
+
+def facts_fields(facts: Facts, elide_above: int | None) -> Fields:
+    """Return facts as fields; a histogram or rows with more than ``elide_above`` entries are left out."""
+    most = float("inf") if elide_above is None else elide_above
+    rows, histogram = facts.rows, _filled(facts.histogram)
+    return {
+        "count": facts.count,
+        "low": facts.low,
+        "high": facts.high,
+        "average": None if facts.average is None else list(facts.average),
+        "axis": facts.axis if facts.channel_low is not None or rows is not None else None,
+        "channel_low": facts.channel_low,
+        "channel_high": facts.channel_high,
+        "rows": rows if rows is not None and rows.size <= most else None,
+        "histogram": histogram if histogram is not None and len(histogram) <= most else None,
+    }
+
+
+def read_facts(fields: Fields) -> Facts:
+    """Return the facts that ``facts_fields`` wrote."""
+    return Facts(
+        count=fields.get("count", 1),
+        low=float(fields["low"]),
+        high=float(fields["high"]),
+        average=_pair(fields.get("average")),
+        channel_low=_array(fields.get("channel_low")),
+        channel_high=_array(fields.get("channel_high")),
+        axis=fields.get("axis", -1),
+        histogram=_histogram(fields.get("histogram")),
+        rows=_array(fields.get("rows")),
+    )
+
+
+def _filled(histogram: Histogram | None) -> dict[int, int] | None:
+    if histogram is None:
+        return None
+    return {int(index): int(histogram.counts[index]) for index in np.flatnonzero(histogram.counts)}
+
+
+def _histogram(filled: dict[int, int] | None) -> Histogram | None:
+    if filled is None:
+        return None
+    counts = np.zeros(BIN_COUNT, np.int64)
+    counts[list(filled)] = list(filled.values())
+    return Histogram(counts)
+
+
+def _array(numbers: Any) -> NDArray[np.float32] | None:
+    return None if numbers is None else np.asarray(numbers, np.float32)
+
+
+def _pair(numbers: Sequence[float] | None) -> tuple[float, float] | None:
+    return None if numbers is None else (float(numbers[0]), float(numbers[1]))
+
+
+def _field_text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return "+".join(map(quoted, value))
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {number}" for key, number in value.items()) + "}"
+    if isinstance(value, list) or (isinstance(value, np.ndarray) and value.ndim):
+        return "[" + ", ".join(map(_field_text, value)) + "]"
+    return str(value)
+
+
+def _fields(text: str) -> Fields:
+    fields: Fields = {}
+    at = 0
+    text = text.rstrip()
+    while at < len(text):
+        found = _FIELD.match(text, at)
+        if found is None:
+            raise ValueError(f"expected field=value, found {text[at:].strip()!r}")
+        fields[found[1]] = _value(found[1], found[2])
+        at = found.end()
+    return fields
+
+
+def _value(key: str, text: str) -> Any:
+    if key == "readers":
+        return tuple(_plain(name) for name in re.findall(_NAME, text))
+    if text.startswith("["):
+        return json.loads(text.replace("nan", "NaN").replace("inf", "Infinity"))
+    if text.startswith("{"):
+        return {int(index): int(count) for index, count in re.findall(r"(\d+): *(\d+)", text)}
+    if key == "sha256" or not _NUMBER.match(text):
+        return text
+    return float(text) if re.search(r"[.einf]", text) else int(text)
+
+
+def _plain(name: str) -> str:
+    return str(json.loads(name)) if name.startswith('"') else name

@@ -1,0 +1,147 @@
+"""Modules as text: ONNX's text format, and what is known and decided in comment lines above it.
+
+``docs/graph-text.md`` describes the form.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from onnxq.errors import ModelError
+from onnxq.ir.digest import tensor_digest
+from onnxq.ir.module import GraphModule, name_of
+from onnxq.ir.notes import Fields, decision_fields, facts_fields, note_line, notes_in, quoted
+
+_DIGEST_DIGITS = 16
+_PRINTED_AS = {
+    ir.DataType.FLOAT16: ir.DataType.FLOAT,
+    ir.DataType.BFLOAT16: ir.DataType.FLOAT,
+    ir.DataType.INT4: ir.DataType.INT8,
+    ir.DataType.UINT4: ir.DataType.UINT8,
+}
+"""Types whose numbers ONNX text shows as bits or not at all, and the wider type we print instead."""
+
+
+def render(module: GraphModule, *, elide_above: int | None = None, types: bool = True) -> str:
+    """Return the module as text; ``parse`` reads it back exactly, but for what is elided.
+
+    Args:
+        module: Any module.
+        elide_above: Weights of the main graph with more elements than this are shown by digest
+            and range, and histograms and rows of facts with more entries left out; None keeps all.
+        types: Whether to show the types of values inside the graph.
+
+    """
+    copy = module.model.clone()
+    lines: list[str] = []
+    elided: list[ir.Value] = []
+    for name, value in list(copy.graph.initializers.items()):
+        tensor = value.const_value
+        if tensor is None:
+            continue
+        if elide_above is not None and tensor.size > elide_above and _has_range(tensor):
+            lines.append(note_line("weight", name, _elided_fields(tensor)))
+            elided.append(copy.graph.initializers.pop(name))
+        elif tensor.dtype in _PRINTED_AS:
+            lines.append(note_line("weight", name, {"dtype": tensor.dtype.name.lower()}))
+            _widen(value, tensor)
+    lines += [note_line("fact", n, facts_fields(f, elide_above)) for n, f in sorted(module.facts.items())]
+    lines += [note_line("encode", n, decision_fields(d)) for n, d in sorted(module.decisions.items())]
+    return "\n".join([*lines, _graph_text(copy, elided, types=types)])
+
+
+def parse(text: str) -> GraphModule:
+    """Return the module that ``text`` shows.
+
+    A weight that is elided becomes seeded random numbers of its dtype, shape and range. A node
+    without a name is called like its first output.
+
+    Raises:
+        ModelError: The text is no such module; what and in which line.
+
+    """
+    lines = text.splitlines()
+    notes = list(notes_in(lines))
+    graph = "\n".join("" if line.startswith("#") else line for line in lines)
+    try:
+        proto = onnx.parser.parse_model(graph)
+    except onnx.parser.ParseError as error:
+        raise ModelError(f"this is not ONNX text: {_reason(error)}") from error
+    _fill_in(proto, {name: fields for kind, name, fields in notes if kind == "weight"})
+    model = ir.from_proto(proto)
+    for node in model.graph.all_nodes():
+        node.name = node.name or name_of(node.outputs[0])
+    facts = {name: content for kind, name, content in notes if kind == "fact"}
+    decisions = {name: content for kind, name, content in notes if kind == "encode"}
+    return GraphModule(model, facts, decisions)
+
+
+def _graph_text(model: ir.Model, elided: list[ir.Value], *, types: bool) -> str:
+    """Print the graph; elided weights stand among the types, without numbers."""
+    proto = ir.to_proto(model)
+    kept = [] if not types else [v for v in proto.graph.value_info if v.name not in model.graph.initializers]
+    inputs = {value.name for value in proto.graph.input}
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(ir.to_proto(v) for v in elided if v.name not in inputs)
+    proto.graph.value_info.extend(v for v in kept if v.name not in {e.name for e in elided})
+    return f"{_tidy(onnx.printer.to_text(proto))}\n"
+
+
+def _tidy(text: str) -> str:
+    """Put the header on one line and take out doubled and trailing blanks."""
+    header, brace, body = text.partition("\n>\n")
+    header = " ".join(header.split()).replace("< ", "<")
+    body = re.sub(r" =  \{", " = {", re.sub(r"[ ]+$", "", body, flags=re.MULTILINE))
+    return f"{header}{brace.strip()}\n{body.rstrip()}".replace(">\n\n", ">\n")
+
+
+def _has_range(tensor: ir.TensorProtocol) -> bool:
+    return tensor.dtype.is_floating_point() or tensor.dtype.is_integer()
+
+
+def _elided_fields(tensor: ir.TensorProtocol) -> Fields:
+    numbers = tensor.numpy().astype(np.float64)
+    finite = numbers[np.isfinite(numbers)]
+    low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    digest = tensor_digest(tensor)[:_DIGEST_DIGITS]
+    return {"dtype": tensor.dtype.name.lower(), "low": low, "high": high, "sha256": digest}
+
+
+def _widen(value: ir.Value, tensor: ir.TensorProtocol) -> None:
+    wide = _PRINTED_AS[tensor.dtype]
+    value.const_value = ir.Tensor(tensor.numpy().astype(wide.numpy()), name=value.name)
+    value.type = ir.TensorType(wide)
+
+
+def _fill_in(proto: onnx.ModelProto, weights: dict[str, Fields]) -> None:
+    """Put elided weights in, and give widened ones their own type back."""
+    graph = proto.graph
+    declared = {value.name: value for value in (*graph.value_info, *graph.input)}
+    printed = {tensor.name: tensor for tensor in graph.initializer}
+    for name, fields in weights.items():
+        dtype = ir.DataType[str(fields["dtype"]).upper()]
+        if name in printed:
+            narrow = onnx.numpy_helper.to_array(printed[name]).astype(dtype.numpy())
+            printed[name].CopyFrom(onnx.numpy_helper.from_array(narrow, name))
+        elif name in declared:
+            shape = [dim.dim_value for dim in declared[name].type.tensor_type.shape.dim]
+            graph.initializer.append(ir.to_proto(_stand_in(name, fields, dtype, shape)))
+        else:
+            raise ModelError("the graph has no such weight", where=f"# weight {quoted(name)}")
+
+
+def _stand_in(name: str, fields: Fields, dtype: ir.DataType, shape: list[int]) -> ir.TensorProtocol:
+    """Return random numbers of the elided weight's range, seeded by its digest."""
+    rng = np.random.default_rng(int(str(fields["sha256"]), 16))
+    numbers = rng.uniform(float(str(fields["low"])), float(str(fields["high"])), shape)
+    rounded = np.rint(numbers) if dtype.is_integer() else numbers
+    return ir.Tensor(rounded.astype(dtype.numpy()), name=name)
+
+
+def _reason(error: onnx.parser.ParseError) -> str:
+    (message,) = error.args
+    return " ".join((message.decode() if isinstance(message, bytes) else str(message)).split())

@@ -1,0 +1,130 @@
+"""Instruments: what watches a pipeline from outside, pass by pass."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+from onnxq.errors import PassError, VerifyError
+from onnxq.ir.digest import graph_digest
+from onnxq.ir.module import GraphModule
+from onnxq.ir.text import render
+from onnxq.ir.verify import check_operators, verify
+from onnxq.passmanager.base import Pass, PassRecord
+
+DUMP_ELIDES_ABOVE = 64
+"""Weights with more elements than this are shown by digest in what people read."""
+
+
+class Instrument:
+    """Watches a pipeline; each method does nothing until it is overridden."""
+
+    def allows(self, pass_: Pass, index: int) -> bool:
+        """Tell, before the pipeline starts, whether this pass shall run."""
+        return True
+
+    def before(self, module: GraphModule, pass_: Pass, index: int) -> None:
+        """Look at the module just before a pass, its facts measured."""
+
+    def after(self, module: GraphModule, pass_: Pass, index: int, record: PassRecord) -> None:
+        """Look at the module just after a pass, and at what the pass says it did."""
+
+    def failed(self, module: GraphModule, pass_: Pass, index: int, error: PassError) -> None:
+        """Look at what a failed pass left, and add to the error."""
+
+
+@dataclass
+class VerifyEach(Instrument):
+    """Checks the module before and after each pass, and that the Editor made every change."""
+
+    _digest: str = field(default="", init=False)
+
+    def before(self, module: GraphModule, pass_: Pass, index: int) -> None:
+        """Verify, and remember the digest."""
+        verify(module)
+        self._digest = graph_digest(module)
+
+    def after(self, module: GraphModule, pass_: Pass, index: int, record: PassRecord) -> None:
+        """Verify again; onnx's checker too, if the pass says that it changed something."""
+        verify(module)
+        if record.edits:
+            check_operators(module)
+        elif graph_digest(module) != self._digest:
+            raise VerifyError("the pass changed the graph behind the Editor's back")
+
+
+@dataclass
+class PrintAfter(Instrument):
+    """Prints the module after one pass, or after each.
+
+    Args:
+        name: The pass's name; ``all`` for each.
+        stream: Where to; standard error by default.
+
+    """
+
+    name: str = "all"
+    stream: IO[str] | None = None
+
+    def after(self, module: GraphModule, pass_: Pass, index: int, record: PassRecord) -> None:
+        """Print, with large weights by digest."""
+        if self.name in ("all", pass_.name):
+            text = render(module, elide_above=DUMP_ELIDES_ABOVE)
+            print(f"# after pass {index + 1}: {record.text}\n{text}", file=self.stream or sys.stderr)
+
+
+@dataclass
+class DumpTo(Instrument):
+    """Writes the module after each pass to ``NNN-pass-name.onnxtxt``.
+
+    Args:
+        folder: Where to; it is created.
+
+    """
+
+    folder: Path
+
+    def after(self, module: GraphModule, pass_: Pass, index: int, record: PassRecord) -> None:
+        """Write, with large weights by digest."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        text = render(module, elide_above=DUMP_ELIDES_ABOVE)
+        path = self.folder / f"{index + 1:03}-{pass_.name}.onnxtxt"
+        path.write_text(f"# after pass {index + 1}: {record.text}\n{text}", encoding="utf-8")
+
+
+@dataclass
+class Timing(Instrument):
+    """Keeps what each pass took.
+
+    Args:
+        rows: Pipeline text, seconds and number of edits of each pass so far.
+
+    """
+
+    rows: list[tuple[str, float, int]] = field(default_factory=list)
+
+    def after(self, module: GraphModule, pass_: Pass, index: int, record: PassRecord) -> None:
+        """Add a row."""
+        self.rows.append((record.text, record.seconds, len(record.edits)))
+
+
+@dataclass
+class BisectLimit(Instrument):
+    """Lets only the first passes run.
+
+    Args:
+        limit: How many.
+        skipped: The passes that did not run, as pipeline text.
+
+    """
+
+    limit: int
+    skipped: list[str] = field(default_factory=list)
+
+    def allows(self, pass_: Pass, index: int) -> bool:
+        """Tell whether the pass is one of the first, and note it if not."""
+        if index >= self.limit:
+            self.skipped.append(str(pass_))
+        return index < self.limit

@@ -1,0 +1,150 @@
+"""Running a pipeline: measuring what passes need, watching them, and keeping records."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxq.errors import OnnxqError, PassError, PreconditionError
+from onnxq.ir.edit import Editor
+from onnxq.ir.module import GraphModule, name_of, rank_of
+from onnxq.passmanager.base import Pass, PassContext, PassRecord
+from onnxq.passmanager.instruments import Instrument
+from onnxq.quant.facts import Facts, Need, Stat
+from onnxq.target import Target
+
+Measure = Callable[[GraphModule, Sequence[Need]], Mapping[str, Facts]]
+"""Runs the data through the module as it stands and returns facts for the values needed."""
+
+_BY_CHANNEL = frozenset({Stat.CHANNEL_RANGE, Stat.ROWS})
+
+
+@dataclass
+class PassManager:
+    """Runs passes in order over one module.
+
+    Args:
+        passes: The pipeline.
+        target: Where the model shall run.
+        instruments: What watches; called in this order.
+        measure: Where facts come from; without it, passes that need any fail.
+        seed: The seed of every pass's random numbers, together with its place.
+
+    """
+
+    passes: Sequence[Pass]
+    target: Target
+    instruments: Sequence[Instrument] = ()
+    measure: Measure | None = None
+    seed: int = 0
+
+    def run(self, module: GraphModule) -> list[PassRecord]:
+        """Run the passes on ``module``, in place, and return what each did.
+
+        Raises:
+            PassError: A pass failed or broke a promise; ``where`` names the pass and its place.
+            PreconditionError: A pass needs facts and there is no data.
+            OnnxqError: Anything that a pass or the measurement says about the caller's side.
+
+        """
+        planned = [
+            (index, pass_)
+            for index, pass_ in enumerate(self.passes)
+            if all(instrument.allows(pass_, index) for instrument in self.instruments)
+        ]
+        records = []
+        for position, (index, pass_) in enumerate(planned):
+            self._measure_for(module, planned[position:])
+            with self._guarded(module, pass_, index):
+                for instrument in self.instruments:
+                    instrument.before(module, pass_, index)
+                record = self._run_one(module, pass_, index)
+                for instrument in self.instruments:
+                    instrument.after(module, pass_, index, record)
+            records.append(record)
+        return records
+
+    def _run_one(self, module: GraphModule, pass_: Pass, index: int) -> PassRecord:
+        editor = Editor(module)
+        context = PassContext(editor, self.target, np.random.default_rng([self.seed, index]))
+        start = time.perf_counter()
+        pass_.run(module, context)
+        seconds = time.perf_counter() - start
+        _drop_vanished_facts(module)
+        return PassRecord(str(pass_), seconds, tuple(editor.edits), tuple(editor.remarks))
+
+    def _measure_for(self, module: GraphModule, planned: Sequence[tuple[int, Pass]]) -> None:
+        """Measure what the first of these passes lacks, and in the same run what the others will."""
+        index, pass_ = planned[0]
+        if not self._unmet(module, pass_, index):
+            return
+        if self.measure is None:
+            raise PreconditionError(
+                "the pass needs measured ranges, and there is no data",
+                where=place_of(pass_, index),
+                hint="give calibration data, or choose a pipeline that needs none",
+            )
+        wanted: dict[str, Need] = {}
+        for index, pass_ in planned:
+            for need in self._unmet(module, pass_, index):
+                _add_need(wanted, need)
+        module.facts.update(self.measure(module, list(wanted.values())))
+
+    def _unmet(self, module: GraphModule, pass_: Pass, index: int) -> list[Need]:
+        with self._guarded(module, pass_, index):
+            needs = list(pass_.needs(module))
+        ranks = {name_of(value): rank_of(value) for value in module.values()} if needs else {}
+        return [need for need in needs if not _is_met(need, module.facts, ranks.get(need.value))]
+
+    @contextmanager
+    def _guarded(self, module: GraphModule, pass_: Pass, index: int) -> Iterator[None]:
+        """Say of each failure which pass it was, and let the instruments see it."""
+        try:
+            yield
+        except Exception as error:
+            if isinstance(error, OnnxqError) and not isinstance(error, PassError):
+                raise
+            located = _located(error, place_of(pass_, index))
+            for instrument in self.instruments:
+                instrument.failed(module, pass_, index, located)
+            raise located from error
+
+
+def place_of(pass_: Pass, index: int) -> str:
+    """Return how errors name a pass, counting from 1: ``pass 3 (insert-qdq)``."""
+    return f"pass {index + 1} ({pass_.name})"
+
+
+def _located(error: Exception, place: str) -> PassError:
+    if not isinstance(error, PassError):
+        return PassError(f"{type(error).__name__}: {error}", where=place)
+    where = f"{place}: {error.where}" if error.where else place
+    return type(error)(error.message, where=where, hint=error.hint, reproducer=error.reproducer)
+
+
+def _is_met(need: Need, facts: Mapping[str, Facts], rank: int | None) -> bool:
+    found = facts.get(need.value)
+    if found is None or not found.has(need.stats):
+        return False
+    if not need.stats & _BY_CHANNEL or found.axis == need.axis:
+        return True
+    return rank is not None and found.axis % rank == need.axis % rank
+
+
+def _add_need(wanted: dict[str, Need], need: Need) -> None:
+    """Join ``need`` with another for the same value; one that wants another axis comes later."""
+    known = wanted.setdefault(need.value, need)
+    by_channel = [n for n in (known, need) if n.stats & _BY_CHANNEL]
+    if len({n.axis for n in by_channel}) < 2:
+        axis = by_channel[0].axis if by_channel else known.axis
+        wanted[need.value] = Need(need.value, known.stats | need.stats, axis)
+
+
+def _drop_vanished_facts(module: GraphModule) -> None:
+    alive = {name_of(value) for value in module.values()}
+    for name in module.facts.keys() - alive:
+        del module.facts[name]
