@@ -39,25 +39,23 @@ class EncodeEmbeddings(Pass):
     minimum: int = 1024
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
-        """A table is a constant matrix whose rows are gathered by computed indices."""
+        """Look at every Gather whose data is a float32 constant."""
         for node in module.graph:
-            if not is_standard(node, "Gather"):
+            if not is_standard(node, "Gather") or constant_of(node.inputs[0]) is None or not is_float(node.inputs[0]):
                 continue
-            table = node.inputs[0]
-            reason = self._reason(node, table)
-            if table is None or reason is not None:
-                ctx.skip(node, reason or "it has no table")
-                continue
-            columns = np.abs(array_of(table)).max(axis=0)
-            ctx.edit.encode(table, symmetric_encoding(columns, axis=1), readers=[node], why="embedding table")
+            reason = self._reason(node)
+            if reason is None:
+                columns = np.abs(array_of(node.inputs[0])).max(axis=0)
+                encoding = symmetric_encoding(columns, axis=1)
+                ctx.edit.encode(node.inputs[0], encoding, readers=[node], why="embedding table")
+            else:
+                ctx.skip(node, reason)
 
-    def _reason(self, node: ir.Node, table: ir.Value | None) -> str | None:
-        if constant_of(table) is None or constant_of(input_of(node, 1)) is not None:
-            return "it does not look rows up in a constant table"
-        if not is_float(table) or rank_of(table) != 2 or attribute(node, "axis", 0) != 0:
-            return "its table is not a float32 matrix of rows"
-        return (
-            f"its table has fewer than {self.minimum} elements"
-            if array_of(table).size < self.minimum
-            else None
-        )
+    def _reason(self, node: ir.Node) -> str | None:
+        if constant_of(input_of(node, 1)) is not None:
+            return "its rows are chosen by constants"
+        if rank_of(node.inputs[0]) != 2 or attribute(node, "axis", 0) != 0:
+            return "its table is not a matrix of rows"
+        if array_of(node.inputs[0]).size < self.minimum:
+            return f"its table has fewer than {self.minimum} elements"
+        return None

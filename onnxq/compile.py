@@ -1,0 +1,354 @@
+"""Compiling a model: the one place where all parts meet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from onnxq.files import write_whole
+from onnxq.ir.store import load_model, model_digest, model_size, save_model
+from onnxq.report.markdown import render_report
+
+from onnxq.calibration.collect import collect
+from onnxq.calibration.data import Batch, DataOptions, Dataset, input_specs, open_data
+from onnxq.calibration.table import CalibrationTable
+from onnxq.errors import CalibrationError
+from onnxq.ir.module import GraphModule
+from onnxq.manifest import (
+    DataUsed,
+    Manifest,
+    ModelFile,
+    installed_versions,
+    manifest_path,
+    report_path,
+    summarise,
+)
+from onnxq.passmanager.base import PassRecord
+from onnxq.passmanager.instruments import Instrument, VerifyEach
+from onnxq.passmanager.manager import PassManager
+from onnxq.passmanager.pipeline import parse_pipeline
+from onnxq.quant.facts import Facts, Need
+from onnxq.recipe import Recipe
+from onnxq.runtime.bench import LatencyReport, bench
+from onnxq.runtime.environment import cpu_flags, runtime_versions
+from onnxq.runtime.gates import Gates, enforce
+from onnxq.runtime.metrics import Metric
+from onnxq.runtime.validate import AccuracyReport, validate
+from onnxq.target import find_target
+
+Progress = Callable[[str, int, int | None], None]
+"""Called with the stage, what is done and what there is to do."""
+
+
+TIMED_BATCHES = 8
+"""How many batches the timing goes round."""
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """What happens around the pipeline.
+
+    Args:
+        validate: Compare the result with the source.
+        bench: Time both.
+        threads: Threads within an operator; None leaves it to ONNX Runtime.
+        bench_batch_size: Samples in each timed run.
+        validation_samples: How many samples the comparison takes, beyond those calibrated on.
+        gates: What the result must reach; added to the recipe's own.
+        metric: A task metric, computed for both models.
+
+    """
+
+    validate: bool = True
+    bench: bool = True
+    threads: int | None = None
+    bench_batch_size: int = 1
+    validation_samples: int = 256
+    gates: Gates = field(default_factory=Gates)
+    metric: Metric | None = None
+
+
+@dataclass(frozen=True)
+class CompileResult:
+    """What one compilation gave.
+
+    Args:
+        output: The compiled model.
+        manifest: Its manifest's content; the file lies beside the model, as the report does.
+        records: What each pass did.
+        accuracy: The comparison with the source, if asked for.
+        latency: The timing of both with the kernels that ran, if asked for.
+
+    """
+
+    output: Path
+    manifest: Manifest
+    records: tuple[PassRecord, ...]
+    accuracy: AccuracyReport | None
+    latency: LatencyReport | None
+
+
+def compile_model(
+    source: Path,
+    output: Path,
+    *,
+    recipe: Recipe,
+    data: Dataset | None = None,
+    validation_data: Dataset | None = None,
+    table: CalibrationTable | None = None,
+    instruments: Sequence[Instrument] = (),
+    options: CompileOptions | None = None,
+    on_progress: Progress | None = None,
+) -> CompileResult:
+    """Compile ``source`` into ``output``, with a manifest and a report beside it.
+
+    Args:
+        source: An ONNX model; it is only read.
+        output: Where the compiled model goes; written whole or not at all.
+        recipe: Which passes, for which target.
+        data: Samples to measure ranges on; what lies beyond those is used to validate.
+        validation_data: Other samples to validate and time with.
+        table: Ranges that were measured before, instead of ``data``.
+        instruments: What watches the passes.
+        options: What happens around them.
+        on_progress: Called as the work goes on.
+
+    Raises:
+        OnnxqError: What is wrong, where, and what to do; the outputs are then as they were before,
+            except for a missed gate, which leaves them for inspection.
+
+    """
+    compilation = _Compilation(
+        source, output, recipe, data, options or CompileOptions(), on_progress or _quiet
+    )
+    module = load_model(source)
+    records = compilation.run_passes(module, table, instruments)
+    return compilation.finish(module, records, validation_data)
+
+
+def calibrate_model(
+    source: Path, data: Dataset, *, recipe: Recipe, on_progress: Progress | None = None
+) -> CalibrationTable:
+    """Measure what the recipe's passes need, and return it as a table for later compilations.
+
+    Raises:
+        CalibrationError: No pass of the recipe needs data.
+
+    """
+    compilation = _Compilation(source, source, recipe, data, CompileOptions(), on_progress or _quiet)
+    compilation.run_passes(load_model(source), None, ())
+    if compilation.table is None:
+        raise CalibrationError(
+            "no pass needs data", where=f"recipe {recipe.name}", hint="choose one that does: onnxq recipes"
+        )
+    return compilation.table
+
+
+def _quiet(stage: str, done: int, total: int | None) -> None:
+    """Report no progress."""
+
+
+@dataclass
+class _Compilation:
+    """The state of one compilation, from the source to the report."""
+
+    source: Path
+    output: Path
+    recipe: Recipe
+    data: Dataset | None
+    options: CompileOptions
+    progress: Progress
+    table: CalibrationTable | None = None
+
+    def run_passes(
+        self, module: GraphModule, table: CalibrationTable | None, instruments: Sequence[Instrument]
+    ) -> list[PassRecord]:
+        """Run the pipeline on ``module``; facts come from the table, or else from the data."""
+        if table is not None:
+            table.check(model_digest(self.source))
+            self.table = table
+        manager = PassManager(
+            parse_pipeline(self.recipe.pipeline),
+            find_target(self.recipe.target),
+            (VerifyEach(), *instruments),
+            self._measure if table is not None or self.data is not None else None,
+        )
+        return manager.run(module)
+
+    def _measure(self, module: GraphModule, needs: Sequence[Need]) -> Mapping[str, Facts]:
+        """Look facts up in the table, or measure them and begin one."""
+        if self.table is not None and all(_known(self.table, need) for need in needs):
+            return self.table.facts
+        if self.data is None:
+            missing = next(need.value for need in needs if self.table is None or not _known(self.table, need))
+            raise CalibrationError(
+                "the table says nothing about it, or too little",
+                where=f"value {missing!r}",
+                hint="calibrate again with the same recipe, or give --data",
+            )
+        return self._collect(module, needs, self.data)
+
+    def _collect(self, module: GraphModule, needs: Sequence[Need], data: Dataset) -> Mapping[str, Facts]:
+        limit = self.recipe.calibration.samples
+        chosen = with_options(data, limit=min(limit, data.options.limit or limit))
+        found = collect(
+            module.model,
+            needs,
+            chosen,
+            threads=self.options.threads,
+            on_progress=lambda done: self.progress("calibrating", done, chosen.samples),
+        )
+        known = {} if self.table is None else dict(self.table.facts)
+        digest = model_digest(self.source)
+        self.table = CalibrationTable(digest, chosen.digest(), found.samples, {**known, **found.facts})
+        return found.facts
+
+    def finish(
+        self, module: GraphModule, records: Sequence[PassRecord], validation_data: Dataset | None
+    ) -> CompileResult:
+        """Save the model, compare, time, and write what is known beside it."""
+        self._stamp(module)
+        save_model(module, self.output, source=self.source)
+        warnings: list[str] = []
+        samples = self._validation(module, validation_data, warnings)
+        accuracy = self._validate(samples) if self.options.validate else None
+        latency = self._bench(samples) if self.options.bench else None
+        warnings += _latency_warnings(latency)
+        manifest = self._manifest(module, records, accuracy, latency, warnings)
+        write_whole(manifest_path(self.output), manifest.to_json())
+        write_whole(report_path(self.output), render_report(manifest))
+        if accuracy is not None:
+            enforce(accuracy, self.recipe.gates)
+            enforce(accuracy, self.options.gates)
+        return CompileResult(self.output, manifest, tuple(records), accuracy, latency)
+
+    def _stamp(self, module: GraphModule) -> None:
+        """Write into the model itself what it is and where it comes from."""
+        module.model.metadata_props.update(
+            {
+                "onnxq.version": installed_versions()["onnxq"],
+                "onnxq.recipe": self.recipe.name,
+                "onnxq.pipeline": " ".join(self.recipe.pipeline.split()),
+                "onnxq.source.sha256": model_digest(self.source),
+            }
+        )
+
+    def _validation(self, module: GraphModule, given: Dataset | None, warnings: list[str]) -> _Samples:
+        """Choose the samples to compare and time on: given ones, unseen ones, seen ones or random ones."""
+        if given is not None:
+            return _Samples(given, 0, None)
+        used = self.table.samples if self.table is not None else 0
+        if self.data is None:
+            warnings.append("compared and timed on random inputs, as there is no data: give --data")
+            specs = input_specs(self.source)
+            return _Samples(
+                open_data("random", specs, DataOptions(limit=16)), 0, self.options.validation_samples
+            )
+        available = self.data.samples
+        if available is not None and available <= used:
+            warnings.append("compared on the samples that ranges were measured on: there are no others")
+            used = 0
+        return _Samples(self.data, used, self.options.validation_samples)
+
+    def _validate(self, samples: _Samples) -> AccuracyReport:
+        def on_progress(done: int, total: int | None) -> None:
+            self.progress("validating", done, total)
+
+        return validate(
+            self.source,
+            self.output,
+            samples.batches(),
+            self.options.metric,
+            threads=self.options.threads,
+            on_progress=on_progress,
+        )
+
+    def _bench(self, samples: _Samples) -> LatencyReport:
+        def on_progress(done: int, total: int | None) -> None:
+            self.progress("timing", done, total)
+
+        feeds = [batch.feeds for batch in samples.timed(self.options.bench_batch_size)]
+        models = {"source": self.source, "compiled": self.output}
+        return bench(models, feeds, threads=self.options.threads, on_progress=on_progress)
+
+    def _manifest(
+        self,
+        module: GraphModule,
+        records: Sequence[PassRecord],
+        accuracy: AccuracyReport | None,
+        latency: LatencyReport | None,
+        warnings: Sequence[str],
+    ) -> Manifest:
+        table = self.table
+        name = self.data.name if self.data is not None else "calibration table"
+        return Manifest(
+            recipe=self.recipe,
+            source=_model_file(self.source),
+            output=_model_file(self.output),
+            opset=module.opset,
+            ir_version=module.model.ir_version,
+            data=None if table is None else DataUsed(name=name, digest=table.data, samples=table.samples),
+            table=None if table is None else json.loads(table.to_json()),
+            versions={**installed_versions(), **runtime_versions()},
+            cpu_flags=cpu_flags(),
+            passes=summarise(records),
+            accuracy=None if accuracy is None else accuracy.to_dict(),
+            latency=None if latency is None else latency.to_dict(),
+            kernels=None if latency is None else latency.models[1].kernels.to_dict(),
+            warnings=tuple(warnings),
+        )
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """Samples to compare or time on: those of ``data`` after the first ``skip``, at most ``count``."""
+
+    data: Dataset
+    skip: int
+    count: int | None
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield whole batches; one that holds a skipped sample is left out."""
+        seen = 0
+        for batch in with_options(self.data, limit=self._limit()).batches():
+            if seen >= self.skip:
+                yield batch
+            seen += batch.rows
+
+    def timed(self, batch_size: int) -> list[Batch]:
+        """Return a few batches of ``batch_size``."""
+        chosen = with_options(self.data, limit=TIMED_BATCHES * batch_size, batch_size=batch_size)
+        return list(islice(chosen.batches(), TIMED_BATCHES))
+
+    def _limit(self) -> int | None:
+        if self.count is None:
+            return self.data.options.limit
+        wanted = self.skip + self.count
+        return min(wanted, self.data.options.limit or wanted)
+
+
+def with_options(data: Dataset, **changes: Any) -> Dataset:
+    """Return the same data, read with other options."""
+    return replace(data, options=replace(data.options, **changes))
+
+
+def _known(table: CalibrationTable, need: Need) -> bool:
+    facts = table.facts.get(need.value)
+    return facts is not None and facts.has(need.stats)
+
+
+def _model_file(path: Path) -> ModelFile:
+    return ModelFile(name=path.name, digest=model_digest(path), size_bytes=model_size(path))
+
+
+def _latency_warnings(latency: LatencyReport | None) -> list[str]:
+    if latency is None or latency.models[1].speedup >= 1:
+        return []
+    ratio = latency.models[1].speedup
+    return [
+        f"the compiled model is slower than the source here: {ratio:.2f}x; keep the source, or see its kernels"
+    ]

@@ -1,0 +1,117 @@
+"""The manifest: everything that is needed to know, and to repeat, how a model was compiled."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections import Counter
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict
+
+from onnxq.passmanager.base import PassRecord
+from onnxq.recipe import Recipe
+
+SCHEMA_VERSION = 1
+PACKAGES = ("onnxq", "onnx", "onnx-ir", "onnxscript", "numpy", "ml-dtypes")
+
+
+class ModelFile(BaseModel):
+    """One model file: its name, the SHA-256 of its content, and its size with external data."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    digest: str
+    size_bytes: int
+
+
+class DataUsed(BaseModel):
+    """What data the ranges were measured on."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    digest: str
+    samples: int
+
+
+class Skipped(BaseModel):
+    """A node that a pass left alone."""
+
+    model_config = ConfigDict(frozen=True)
+
+    node: str
+    op_type: str
+    reason: str
+
+
+class PassSummary(BaseModel):
+    """What one pass did."""
+
+    model_config = ConfigDict(frozen=True)
+
+    text: str
+    seconds: float
+    edits: dict[str, int]
+    skipped: tuple[Skipped, ...]
+
+
+class Manifest(BaseModel):
+    """Recipe, digests, versions, records and reports of one compilation."""
+
+    model_config = ConfigDict(frozen=True)
+
+    schema_version: int = SCHEMA_VERSION
+    recipe: Recipe
+    source: ModelFile
+    output: ModelFile
+    opset: int
+    ir_version: int
+    data: DataUsed | None
+    table: dict[str, Any] | None
+    versions: dict[str, str]
+    cpu_flags: tuple[str, ...]
+    passes: tuple[PassSummary, ...]
+    accuracy: dict[str, Any] | None
+    latency: dict[str, Any] | None
+    kernels: dict[str, Any] | None
+    warnings: tuple[str, ...]
+
+    def to_json(self) -> str:
+        """Return the manifest as indented JSON."""
+        return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
+
+
+def manifest_path(model: Path) -> Path:
+    """Return where the manifest of a compiled model lies."""
+    return model.with_suffix(".manifest.json")
+
+
+def report_path(model: Path) -> Path:
+    """Return where the report of a compiled model lies."""
+    return model.with_suffix(".report.md")
+
+
+def summarise(records: Sequence[PassRecord]) -> tuple[PassSummary, ...]:
+    """Count each pass's edits by action and keep what it skipped."""
+    return tuple(
+        PassSummary(
+            text=record.text,
+            seconds=round(record.seconds, 4),
+            edits=dict(sorted(Counter(edit.action for edit in record.edits).items())),
+            skipped=tuple(
+                Skipped(node=remark.node, op_type=remark.op_type, reason=remark.reason)
+                for remark in record.remarks
+            ),
+        )
+        for record in records
+    )
+
+
+def installed_versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that decide what is built."""
+    return {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}}
