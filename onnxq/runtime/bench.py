@@ -1,0 +1,303 @@
+"""Time models side by side: all in one process, interleaved round by round."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from onnxq.errors import DataError, TargetError
+from onnxq.runtime.batch import Feeds, batch_size
+from onnxq.runtime.compare import plain
+from onnxq.runtime.footprint import Footprint, footprint, size_on_disk
+from onnxq.runtime.kernels import KernelReport, kernel_report
+from onnxq.runtime.session import PROVIDERS, Provider, Session, open_session
+
+BLOCK_SECONDS = 0.03
+"""How long one model runs in one round, so that its weights are back in the caches."""
+FEWEST_ROUNDS = 5
+SHORTEST_BLOCK, LONGEST_BLOCK = 3, 200
+
+Progress = Callable[[int, int], None]
+Shapes = tuple[tuple[str, tuple[int, ...]], ...]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median with the tenth and the ninetieth percentile."""
+
+    median: float
+    p10: float
+    p90: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Return the spread of some numbers, at least one."""
+        p10, median, p90 = np.percentile(np.asarray(values, np.float64), [10, 50, 90])
+        return cls(float(median), float(p10), float(p90))
+
+
+@dataclass(frozen=True)
+class ModelLatency:
+    """What one model took.
+
+    Args:
+        name: What the caller calls it.
+        path: Its file.
+        latency_ms: Milliseconds for one run, over the rounds.
+        speedup: The first model's median over this one's: above 1 is faster.
+        paired_speedup: The same ratio within each round, where slow drift of the machine
+            cancels, with its spread over the rounds.
+        rounds_ms: The latency of every round, in order.
+        size_bytes: On disk, with external data.
+        footprint: Memory and opening time in a process of its own; None if not measured.
+        kernels: What ran, and where.
+
+    """
+
+    name: str
+    path: Path
+    latency_ms: Spread
+    speedup: float
+    paired_speedup: Spread
+    rounds_ms: tuple[float, ...] = field(repr=False)
+    size_bytes: int
+    footprint: Footprint | None
+    kernels: KernelReport = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return {**asdict(self), "path": str(self.path), "kernels": self.kernels.to_dict()}
+
+
+@dataclass(frozen=True)
+class LatencyReport:
+    """Several models, timed side by side.
+
+    Args:
+        provider: The provider that was asked for; every model ran on it.
+        threads: Threads within an operator; None if ONNX Runtime chose.
+        rounds: How many rounds were timed.
+        block: How many runs in a row gave one number of a round, their median; by model.
+        shapes: Names and shapes of the feeds that were used, in order, each listed once.
+        batch_sizes: Their numbers of samples.
+        sequence_lengths: The second axes of their token ids and the like.
+        models: The models, the first being what the others are compared with.
+
+    """
+
+    provider: Provider
+    threads: int | None
+    rounds: int
+    block: Mapping[str, int]
+    shapes: tuple[Shapes, ...]
+    batch_sizes: tuple[int, ...]
+    sequence_lengths: tuple[int, ...]
+    models: tuple[ModelLatency, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return dict(
+            plain(
+                {
+                    "provider": self.provider,
+                    "threads": self.threads,
+                    "rounds": self.rounds,
+                    "block": dict(self.block),
+                    "shapes": [dict(shapes) for shapes in self.shapes],
+                    "batch_sizes": self.batch_sizes,
+                    "sequence_lengths": self.sequence_lengths,
+                    "models": [model.to_dict() for model in self.models],
+                }
+            )
+        )
+
+
+def bench(
+    models: Mapping[str, Path],
+    feeds: Sequence[Feeds],
+    provider: Provider = "cpu",
+    threads: int | None = 1,
+    *,
+    rounds: int = 30,
+    warmup: int = 3,
+    seconds_budget: float = 20.0,
+    memory: bool = True,
+    on_progress: Progress | None = None,
+) -> LatencyReport:
+    """Time ``models`` side by side on the same feeds.
+
+    In a round each model runs a block of times in a row and keeps the median; the models'
+    order turns from round to round. Round n uses feeds n, from the start when they are used up.
+
+    Args:
+        models: Files by name; the first is what the others are compared with.
+        feeds: The data, taken in order.
+        provider: Where all must run; a model with nodes elsewhere is refused.
+        threads: Threads within an operator; None leaves it to ONNX Runtime.
+        rounds: At most so many; at least five of them whatever the budget.
+        warmup: Blocks of one run that each model does before, untimed.
+        seconds_budget: About how long the rounds may take.
+        memory: Whether to open each model once more in a fresh process for its footprint.
+        on_progress: Called with (rounds done, rounds in all).
+
+    Raises:
+        DataError: There are no feeds or no models, or the feeds do not fit a model.
+        ModelError: A model does not load or run.
+        TargetError: The provider is missing, or nodes ran on another.
+
+    """
+    if not feeds or not models:
+        raise DataError("there is nothing to time", hint="give at least one model and one batch of data")
+    kernels = _kernels(models, feeds[0], provider, threads)
+    # Idle threads of one session must not spin while another one is timed.
+    config = {"session.force_spinning_stop": "1"}
+    sessions = {name: open_session(path, provider, threads, config=config) for name, path in models.items()}
+    runs = {name: _block(session, feeds[0], warmup) for name, session in sessions.items()}
+    count = _affordable(sessions, feeds[0], runs, rounds, seconds_budget)
+    times = _rounds(sessions, feeds, runs, count, on_progress)
+    weighed = models if memory else {}
+    prints = {name: footprint(path, feeds[0], provider, threads) for name, path in weighed.items()}
+    latencies = [
+        _latency(name, path, times, prints.get(name), kernels[name]) for name, path in models.items()
+    ]
+    return _report(provider, threads, count, runs, feeds[:count], latencies)
+
+
+def _kernels(
+    models: Mapping[str, Path], feeds: Feeds, provider: Provider, threads: int | None
+) -> dict[str, KernelReport]:
+    reports = {name: kernel_report(path, feeds, provider, threads) for name, path in models.items()}
+    for name, report in reports.items():
+        refuse_fallback(name, report)
+    return reports
+
+
+def _report(
+    provider: Provider,
+    threads: int | None,
+    rounds: int,
+    block: Mapping[str, int],
+    used: Sequence[Feeds],
+    models: Sequence[ModelLatency],
+) -> LatencyReport:
+    return LatencyReport(
+        provider=provider,
+        threads=threads,
+        rounds=rounds,
+        block=block,
+        shapes=_distinct(_shapes(one) for one in used),
+        batch_sizes=_distinct(batch_size(one) for one in used),
+        sequence_lengths=_distinct(length for one in used for length in _sequence_lengths(one)),
+        models=tuple(models),
+    )
+
+
+def _rounds(
+    sessions: Mapping[str, Session],
+    feeds: Sequence[Feeds],
+    runs: Mapping[str, int],
+    count: int,
+    on_progress: Progress | None,
+) -> dict[str, list[float]]:
+    """Return one latency in milliseconds for each model and round."""
+    times: dict[str, list[float]] = {name: [] for name in sessions}
+    for number, order in enumerate(schedule(list(sessions), count)):
+        for name in order:
+            times[name].append(_block_ms(sessions[name], feeds[number % len(feeds)], runs[name]))
+        if on_progress:
+            on_progress(number + 1, count)
+    return times
+
+
+def schedule(names: Sequence[str], rounds: int) -> Iterator[Sequence[str]]:
+    """Give the order of the models for each round: forward, backward, forward, and so on."""
+    for number in range(rounds):
+        yield names if number % 2 == 0 else names[::-1]
+
+
+def refuse_fallback(name: str, report: KernelReport) -> None:
+    """Raise if nodes with real work ran elsewhere than where they were asked to run.
+
+    Raises:
+        TargetError: It names some of the nodes.
+
+    """
+    away = report.misplaced(PROVIDERS[report.asked])
+    if away:
+        ops = sorted({node.op_type for node in away})
+        raise TargetError(
+            f"asked for {report.asked!r}, but {len(away)} of {len(report.nodes)} nodes ran on "
+            f"{', '.join(sorted({node.provider for node in away}))}: {', '.join(ops[:5])}",
+            where=f"model {name!r}",
+            hint="compile it for this provider, or time it on the one it was compiled for",
+        )
+
+
+def _block(session: Session, feeds: Feeds, warmup: int) -> int:
+    """Warm up and return how many runs fill a block."""
+    for _ in range(max(warmup, 1)):
+        one_ms = _block_ms(session, feeds, 1)
+    return int(np.clip(BLOCK_SECONDS * 1e3 / max(one_ms, 1e-3), SHORTEST_BLOCK, LONGEST_BLOCK))
+
+
+def _affordable(
+    sessions: Mapping[str, Session], feeds: Feeds, runs: Mapping[str, int], rounds: int, seconds: float
+) -> int:
+    """Return how many rounds fit the budget, from one round that is not counted."""
+    start = time.perf_counter()
+    for name, session in sessions.items():
+        _block_ms(session, feeds, runs[name])
+    one = time.perf_counter() - start
+    return min(rounds, max(FEWEST_ROUNDS, int(seconds / one)))
+
+
+def _block_ms(session: Session, feeds: Feeds, runs: int) -> float:
+    """Return the median milliseconds of some runs in a row."""
+    chosen, inference = session.select(feeds), session.inference
+    times = []
+    for _ in range(runs):
+        start = time.perf_counter()
+        inference.run(None, chosen)
+        times.append(time.perf_counter() - start)
+    return float(np.median(times)) * 1e3
+
+
+def _latency(
+    name: str,
+    path: Path,
+    rounds: Mapping[str, Sequence[float]],
+    memory: Footprint | None,
+    kernels: KernelReport,
+) -> ModelLatency:
+    first, times = next(iter(rounds.values())), rounds[name]
+    spread = Spread.of(times)
+    return ModelLatency(
+        name=name,
+        path=path,
+        latency_ms=spread,
+        speedup=Spread.of(first).median / spread.median,
+        paired_speedup=Spread.of([one / other for one, other in zip(first, times, strict=True)]),
+        rounds_ms=tuple(times),
+        size_bytes=size_on_disk(path),
+        footprint=memory,
+        kernels=kernels,
+    )
+
+
+def _shapes(feeds: Feeds) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    return tuple((name, tuple(np.shape(array))) for name, array in feeds.items())
+
+
+def _sequence_lengths(feeds: Feeds) -> list[int]:
+    """Return the second axis of each feed of shape (N, T) that holds whole numbers, such as token ids."""
+    return [array.shape[1] for array in feeds.values() if array.ndim == 2 and array.dtype.kind in "iu"]
+
+
+def _distinct(values: Iterable[T]) -> tuple[T, ...]:
+    return tuple(dict.fromkeys(values))

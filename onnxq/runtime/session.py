@@ -1,0 +1,324 @@
+"""Open a model in ONNX Runtime and run it, with errors that say what, where and what to do."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from onnxq.errors import DataError, ModelError, TargetError
+from onnxq.runtime.batch import Array, Feeds
+from onnxq.runtime.environment import import_onnxruntime
+
+if TYPE_CHECKING:
+    import onnx
+
+Provider = Literal["cpu", "cuda"]
+Optimization = Literal["none", "basic", "extended", "all"]
+
+PROVIDERS: Mapping[str, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_LEVELS: Mapping[str, str] = {
+    "none": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
+_DTYPES: Mapping[str, str] = {"float": "float32", "double": "float64", "string": "object"}
+_FATAL = 4  # ONNX Runtime's log level; what it would log as an error, we raise
+_PROTOBUF_LIMIT = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class ValueSpec:
+    """One input or output of a model.
+
+    Args:
+        name: Its name.
+        type: ONNX Runtime's text for its type, such as ``tensor(float)``.
+        shape: A number, a symbol, or None (nothing known) for each axis.
+
+    """
+
+    name: str
+    type: str
+    shape: tuple[int | str | None, ...]
+
+    @property
+    def dtype(self) -> np.dtype[Any] | None:
+        """The NumPy type of a tensor; None for other values and for types NumPy lacks."""
+        match = re.fullmatch(r"tensor\((\w+)\)", self.type)
+        try:
+            return np.dtype(_DTYPES.get(match[1], match[1])) if match else None
+        except TypeError:
+            return None
+
+    def to_dict(self) -> dict[str, object]:
+        """Return name, type and shape as plain values."""
+        return {"name": self.name, "type": self.type, "shape": list(self.shape)}
+
+
+@dataclass(frozen=True)
+class Session:
+    """A model that is open in ONNX Runtime.
+
+    Args:
+        inference: The ``onnxruntime.InferenceSession``.
+        source: What error messages call the model: its file, or ``the model``.
+        provider: The provider that was asked for.
+        inputs: What must be fed; initializers listed as inputs are not among them.
+        outputs: What a run gives back, in order.
+        create_ms: Milliseconds that opening took.
+
+    """
+
+    inference: Any = field(repr=False)
+    source: str
+    provider: Provider
+    inputs: tuple[ValueSpec, ...]
+    outputs: tuple[ValueSpec, ...]
+    create_ms: float
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """The execution providers that the session got, by ONNX Runtime's names."""
+        return tuple(self.inference.get_providers())
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The names of the outputs, in order."""
+        return tuple(value.name for value in self.outputs)
+
+    def select(self, feeds: Feeds) -> dict[str, Array]:
+        """Return the feeds that the model has; others are dropped.
+
+        Raises:
+            DataError: One is missing, or has another dtype, rank or size than the model.
+
+        """
+        optional = {value.name for value in self.inputs if value.type.startswith("optional")}
+        missing = [v.name for v in self.inputs if v.name not in feeds and v.name not in optional]
+        if missing:
+            raise DataError(
+                f"no data for input {', '.join(map(repr, missing))}",
+                where=self.source,
+                hint=f"the data has: {', '.join(sorted(feeds)) or 'nothing'}",
+            )
+        chosen = [value for value in self.inputs if value.name in feeds]
+        for value in chosen:
+            _check_feed(value, feeds[value.name], self.source)
+        return {value.name: feeds[value.name] for value in chosen}
+
+    def run(self, feeds: Feeds) -> dict[str, Any]:
+        """Return the outputs by name, in order: arrays, or lists for sequences.
+
+        Raises:
+            DataError: The feeds do not fit the inputs.
+            ModelError: ONNX Runtime failed while running; its reason on one line.
+
+        """
+        chosen = self.select(feeds)
+        try:
+            values = self.inference.run(None, chosen)
+        except Exception as error:
+            raise ModelError(
+                f"ONNX Runtime failed on these feeds: {short_reason(error)}", where=self.source
+            ) from error
+        return dict(zip(self.output_names, values, strict=True))
+
+
+def open_session(
+    model: Path | bytes | onnx.ModelProto,
+    provider: Provider = "cpu",
+    threads: int | None = None,
+    *,
+    extra_outputs: Sequence[str] = (),
+    profile: Path | None = None,
+    optimized_model_path: Path | None = None,
+    optimization: Optimization = "all",
+    external_data_folder: Path | None = None,
+    config: Mapping[str, str] | None = None,
+) -> Session:
+    """Open ``model`` in ONNX Runtime.
+
+    Args:
+        model: A file (needed above 2 GB, with external data beside it), or the model itself.
+        provider: ``cpu`` or ``cuda``. On ``cuda`` the CPU is second choice for single nodes;
+            ``kernel_report`` tells where each node ran.
+        threads: Threads within an operator; None leaves the choice to ONNX Runtime.
+        extra_outputs: Names of inner values to return too, behind the model's own outputs.
+        profile: Prefix of the profile's file; ``inference.end_profiling()`` returns its name.
+        optimized_model_path: Where to save the optimised graph. Its weights go beside it.
+        optimization: How far ONNX Runtime rewrites the graph. Below ``extended`` a QDQ model
+            runs in float.
+        external_data_folder: Where the external data of a model given as bytes or proto lies.
+        config: More of ONNX Runtime's session configuration entries.
+
+    Raises:
+        TargetError: ONNX Runtime or the provider is missing, or fell back to another.
+        ModelError: ONNX Runtime cannot load the model; its reason on one line.
+
+    """
+    ort = import_onnxruntime()
+    _need_provider(ort, provider)
+    source = str(model) if isinstance(model, Path) else "the model"
+    if isinstance(model, Path) and extra_outputs:
+        external_data_folder = external_data_folder or model.parent
+    options = _options(ort, threads, profile, optimized_model_path, optimization)
+    for key, value in {**_folder_entry(external_data_folder), **(config or {})}.items():
+        options.add_session_config_entry(key, value)
+    session = _create(ort, _loadable(model, extra_outputs, source), options, provider, source)
+    _refuse_another_provider(session)
+    return session
+
+
+def _create(ort: Any, loadable: str | bytes, options: Any, provider: Provider, source: str) -> Session:
+    providers = list(dict.fromkeys([PROVIDERS[provider], PROVIDERS["cpu"]]))
+    start = time.perf_counter()
+    try:
+        inference = ort.InferenceSession(loadable, options, providers=providers, enable_fallback=0)
+    except Exception as error:
+        raise ModelError(f"ONNX Runtime cannot load it: {short_reason(error)}", where=source) from error
+    create_ms = (time.perf_counter() - start) * 1e3
+    inputs, outputs = _specs(inference.get_inputs()), _specs(inference.get_outputs())
+    return Session(inference, source, provider, inputs, outputs, create_ms)
+
+
+def short_reason(error: Exception) -> str:
+    """Return ONNX Runtime's message on one line, without its code, paths and signatures."""
+    text = " ".join(str(error).split())
+    text = re.sub(r"^\[ONNXRuntimeError\] : \d+ : (\w+ : )?", "", text)
+    text = re.sub(r"/\S*onnxruntime\S*\.(cc|h):\d+ .*?\) (?=[A-Z])", "", text)
+    text = re.sub(r"^(Load model from \S+ failed:\s*)+", "", text)
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def _need_provider(ort: Any, provider: Provider) -> None:
+    available = ort.get_available_providers()
+    if PROVIDERS.get(provider) not in available:
+        known = [short for short, name in PROVIDERS.items() if name in available]
+        raise TargetError(
+            f"the installed ONNX Runtime has no provider {provider!r}",
+            hint=f"it has: {', '.join(known)}"
+            + ('; pip install "onnxq[cuda]" for an NVIDIA GPU' if provider == "cuda" else ""),
+        )
+    if provider == "cuda":
+        ort.preload_dlls()  # finds CUDA and cuDNN where pip put them
+
+
+def _refuse_another_provider(session: Session) -> None:
+    if session.providers[0] != PROVIDERS[session.provider]:
+        raise TargetError(
+            f"asked for {session.provider!r}, but ONNX Runtime fell back to {session.providers[0]}",
+            where=session.source,
+            hint='check the GPU\'s driver and that CUDA and cuDNN are installed: pip install "onnxq[cuda]"',
+        )
+
+
+def _options(
+    ort: Any, threads: int | None, profile: Path | None, optimized: Path | None, optimization: Optimization
+) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = _FATAL
+    options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[optimization])
+    options.intra_op_num_threads = threads or 0
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
+        entry = "session.optimized_model_external_initializers"
+        options.add_session_config_entry(f"{entry}_file_name", f"{optimized.name}.data")
+        options.add_session_config_entry(f"{entry}_min_size_in_bytes", "1024")
+    return options
+
+
+def _folder_entry(folder: Path | None) -> dict[str, str]:
+    if folder is None:
+        return {}
+    return {"session.model_external_initializers_file_folder_path": str(folder.resolve())}
+
+
+def _loadable(
+    model: Path | bytes | onnx.ModelProto, extra_outputs: Sequence[str], source: str
+) -> str | bytes:
+    """Return a path or bytes for ONNX Runtime; with extra outputs, the bytes of a changed copy."""
+    if isinstance(model, Path) and not model.is_file():
+        raise ModelError("there is no such file", where=source, hint="give the path of an .onnx file")
+    if extra_outputs:
+        return _serialized(_with_outputs(model, extra_outputs, source), source)
+    if isinstance(model, Path):
+        return str(model)
+    return model if isinstance(model, bytes) else _serialized(model, source)
+
+
+def _with_outputs(
+    model: Path | bytes | onnx.ModelProto, names: Sequence[str], source: str
+) -> onnx.ModelProto:
+    import onnx
+
+    if isinstance(model, onnx.ModelProto):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+    else:
+        copy = read_proto(model, source)
+    present = {value.name for value in copy.graph.output}
+    copy.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names if name not in present)
+    return copy
+
+
+def read_proto(model: Path | bytes, source: str) -> onnx.ModelProto:
+    """Return the parsed model, with external data left where it is.
+
+    Raises:
+        ModelError: The bytes are not an ONNX model.
+
+    """
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(model.read_bytes() if isinstance(model, Path) else model)
+    except DecodeError as error:
+        raise ModelError("these bytes are not an ONNX model", where=source) from error
+    return proto
+
+
+def _serialized(proto: onnx.ModelProto, source: str) -> bytes:
+    if proto.ByteSize() > _PROTOBUF_LIMIT:
+        raise ModelError(
+            "a model in memory cannot be larger than 2 GB",
+            where=source,
+            hint="save it with external data and give the path",
+        )
+    serialized: bytes = proto.SerializeToString()
+    return serialized
+
+
+def _specs(values: Sequence[Any]) -> tuple[ValueSpec, ...]:
+    return tuple(ValueSpec(value.name, value.type, tuple(value.shape or ())) for value in values)
+
+
+def _check_feed(value: ValueSpec, array: Any, source: str) -> None:
+    if value.dtype is None or not isinstance(array, np.ndarray):
+        return
+    text = value.dtype.kind == "O" and array.dtype.kind in "OUS"
+    if array.dtype != value.dtype and not text:
+        raise DataError(
+            f"the data is {array.dtype}, the model wants {value.dtype}",
+            where=f"{source}: input {value.name!r}",
+        )
+    fixed = zip(array.shape, value.shape, strict=False)
+    wrong = value.shape and (
+        array.ndim != len(value.shape) or any(isinstance(want, int) and got != want for got, want in fixed)
+    )
+    if wrong:
+        raise DataError(
+            f"the data has shape {list(array.shape)}, the model wants {list(value.shape)}",
+            where=f"{source}: input {value.name!r}",
+        )

@@ -1,0 +1,204 @@
+"""Compare a compiled model with the one it came from, on data, and hold it to gates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from onnxq.errors import DataError, ModelError
+from onnxq.runtime.batch import Array, Batch, batch_size
+from onnxq.runtime.compare import EqualityComparison, FloatComparison, OutputAccuracy, plain
+from onnxq.runtime.metrics import Metric
+from onnxq.runtime.session import Provider, Session, ValueSpec, open_session
+
+MASK = "attention_mask"
+"""The feed of shape (N, T) whose zeros mark padding, by the name exporters give it."""
+
+Progress = Callable[[int, int | None], None]
+Comparison = FloatComparison | EqualityComparison
+
+
+@dataclass(frozen=True)
+class MetricResult:
+    """A task metric of both models; one point is 0.01."""
+
+    name: str
+    reference: float
+    candidate: float
+
+    @property
+    def drop(self) -> float:
+        """How many points the candidate loses; negative if it gains."""
+        return 100 * (self.reference - self.candidate)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields and the drop in points."""
+        return dict(plain({**asdict(self), "drop_points": self.drop}))
+
+
+@dataclass(frozen=True)
+class AccuracyReport:
+    """What ``validate`` found.
+
+    Args:
+        reference: The file of the reference.
+        candidate: The file of the candidate.
+        samples: How many samples were compared.
+        batches: In how many batches.
+        outputs: One entry for each output, in the model's order.
+        metric: The task metric, if one was asked for.
+        notes: What a reader must know about the numbers.
+
+    """
+
+    reference: str
+    candidate: str
+    samples: int
+    batches: int
+    outputs: tuple[OutputAccuracy, ...]
+    metric: MetricResult | None = None
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return {
+            "reference": self.reference,
+            "candidate": self.candidate,
+            "samples": self.samples,
+            "batches": self.batches,
+            "outputs": [output.to_dict() for output in self.outputs],
+            "metric": self.metric.to_dict() if self.metric else None,
+            "notes": list(self.notes),
+        }
+
+
+def validate(
+    reference: Session | Path,
+    candidate: Session | Path,
+    batches: Iterable[Batch],
+    metric: Metric | None = None,
+    *,
+    provider: Provider = "cpu",
+    threads: int | None = None,
+    on_progress: Progress | None = None,
+) -> AccuracyReport:
+    """Run both models on every batch and compare their outputs, in a stream.
+
+    Float tensors are compared by cosine, SQNR, largest difference and, where they look like
+    rows of classes, by the place of the largest value; all else by equality. Where the data
+    has an ``attention_mask`` of shape (N, T), outputs of shape (N, T, ...) are compared only
+    where it is not zero, and the report's notes say so.
+
+    Args:
+        reference: The original model: a file, or a session that is open already.
+        candidate: The compiled model, with the same outputs.
+        batches: The data; it is gone through once.
+        metric: A task metric, computed for both models.
+        provider: For models given as files.
+        threads: For the same; None leaves it to ONNX Runtime.
+        on_progress: Called with (batches done, batches in all, or None if unknown).
+
+    Raises:
+        ModelError: A model does not load or run, or their outputs differ in name, type or shape.
+        DataError: There is no data, it does not fit, or the metric wants labels it lacks.
+
+    """
+    first, second = (
+        open_session(model, provider, threads) if isinstance(model, Path) else model
+        for model in (reference, candidate)
+    )
+    comparisons = _comparisons(first, second)
+    scores = [metric.start(), metric.start()] if metric else []
+    total = len(batches) if isinstance(batches, Sized) else None
+    samples = done = 0
+    for done, batch in enumerate(batches, start=1):
+        results = first.run(batch.feeds), second.run(batch.feeds)
+        samples += _compare(first, second, batch, results, comparisons)
+        for score, result in zip(scores, results, strict=bool(scores)):
+            score.update(result, batch)
+        if on_progress:
+            on_progress(done, total)
+    _need_data(done)
+    judged = MetricResult(metric.name, *(score.result() for score in scores)) if metric else None
+    outputs = tuple(comparison.result() for comparison in comparisons)
+    return AccuracyReport(first.source, second.source, samples, done, outputs, judged, _notes(outputs))
+
+
+def _need_data(batches: int) -> None:
+    if not batches:
+        raise DataError("there is no data to validate on", hint="give at least one batch")
+
+
+def _compare(
+    first: Session,
+    second: Session,
+    batch: Batch,
+    results: tuple[Mapping[str, Any], Mapping[str, Any]],
+    comparisons: Sequence[Comparison],
+) -> int:
+    """Add one batch to the comparisons and return how many samples it has."""
+    size = batch_size(first.select(batch.feeds))
+    for comparison, spec in zip(comparisons, first.outputs, strict=True):
+        ours, theirs = (result[spec.name] for result in results)
+        _need_equal_shapes(second.source, spec.name, ours, theirs)
+        comparison.update(ours, theirs, _kept(batch, spec, ours), size)
+    return size
+
+
+def _comparisons(first: Session, second: Session) -> list[Comparison]:
+    """Return one empty comparison for each output, in the reference's order."""
+    ours, theirs = set(second.output_names), set(first.output_names)
+    if ours != theirs:
+        parts = [("lacks", theirs - ours), ("has besides", ours - theirs)]
+        text = "; ".join(f"{verb} {', '.join(map(repr, sorted(names)))}" for verb, names in parts if names)
+        raise ModelError(f"its outputs differ from those of {first.source}: it {text}", where=second.source)
+    types = {spec.name: spec for spec in second.outputs}
+    return [_comparison(spec, types[spec.name], second.source) for spec in first.outputs]
+
+
+def _comparison(reference: ValueSpec, candidate: ValueSpec, source: str) -> Comparison:
+    if _is_float(reference) and _is_float(candidate):
+        return FloatComparison(reference.name)
+    if reference.type != candidate.type:
+        raise ModelError(
+            f"output {reference.name!r} is {candidate.type}, the reference has {reference.type}", where=source
+        )
+    return EqualityComparison(reference.name)
+
+
+def _is_float(spec: ValueSpec) -> bool:
+    return spec.dtype is not None and spec.dtype.kind == "f"
+
+
+def _need_equal_shapes(source: str, name: str, reference: Any, candidate: Any) -> None:
+    if isinstance(reference, np.ndarray) and reference.shape != candidate.shape:
+        raise ModelError(
+            f"output {name!r} has shape {list(candidate.shape)}, the reference gives {list(reference.shape)}",
+            where=source,
+        )
+
+
+def _kept(batch: Batch, spec: ValueSpec, output: Any) -> Array | None:
+    """Return which (N, T) positions count, or None if this output has none of padding.
+
+    An output of two axes is taken for tokens only if its second size is not fixed: a row of
+    T classes must not be cut by a mask of T tokens.
+    """
+    mask = batch.feeds.get(MASK)
+    if mask is None or mask.ndim != 2 or not isinstance(output, np.ndarray):
+        return None
+    fixed = output.ndim == 2 and isinstance(spec.shape[1], int)
+    if output.shape[:2] != mask.shape or fixed:
+        return None
+    return np.not_equal(mask, 0)
+
+
+def _notes(outputs: Sequence[OutputAccuracy]) -> tuple[str, ...]:
+    left_out = [(one.name, one.masked, f"values of padding ({MASK} is 0)") for one in outputs] + [
+        (one.name, one.non_finite + one.new_non_finite, "NaN or infinite values") for one in outputs
+    ]
+    return tuple(f"output {name!r}: {count} {what} were left out" for name, count, what in left_out if count)
