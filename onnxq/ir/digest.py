@@ -68,6 +68,7 @@ def tensor_digest(tensor: ir.TensorProtocol) -> str:
     """Return the SHA-256 of dtype, shape and bytes of one tensor."""
     if tensor not in _tensor_digests:
         digest = hashlib.sha256(f"{tensor.dtype} {tensor.shape}".encode())
-        digest.update(tensor.tobytes())
+        text = tensor.dtype == ir.DataType.STRING
+        digest.update(repr(tensor.numpy().tolist()).encode() if text else tensor.tobytes())
         _tensor_digests[tensor] = digest.hexdigest()
     return _tensor_digests[tensor]
