@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 import numpy as np
 import onnx
@@ -88,7 +89,21 @@ def _graph_text(model: ir.Model, elided: list[ir.Value], *, types: bool) -> str:
     del proto.graph.value_info[:]
     proto.graph.value_info.extend(ir.to_proto(v) for v in elided if v.name not in inputs)
     proto.graph.value_info.extend(v for v in kept if v.name not in {e.name for e in elided})
+    _plain_names([*proto.graph.node, *(node for function in proto.functions for node in function.node)])
     return f"{_tidy(onnx.printer.to_text(proto))}\n"
+
+
+def _plain_names(nodes: Iterable[onnx.NodeProto]) -> None:
+    """Clear names that onnx prints and cannot parse: those of tensors and graphs in attributes."""
+    for attribute in (attribute for node in nodes for attribute in node.attribute):
+        attribute.t.ClearField("name")
+        for graph in (attribute.g, *attribute.graphs):
+            graph.name = attribute.name
+            constants = {tensor.name for tensor in graph.initializer}
+            shown = [value for value in graph.value_info if value.name not in constants]
+            del graph.value_info[:]
+            graph.value_info.extend(shown)
+            _plain_names(graph.node)
 
 
 def _tidy(text: str) -> str:

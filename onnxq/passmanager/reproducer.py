@@ -1,0 +1,63 @@
+"""The reproducer: the text file that a failed pass leaves behind, which is a golden case."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from onnxq.errors import PassError
+from onnxq.ir.module import GraphModule
+from onnxq.ir.text import render
+from onnxq.passmanager.base import Pass
+from onnxq.passmanager.instruments import Instrument
+from onnxq.quant.facts import Facts
+from onnxq.target import Target
+
+ELIDES_ABOVE = 4096
+"""Larger weights become seeded random numbers of the same dtype, shape and range when it is read."""
+
+
+@dataclass
+class Reproducer(Instrument):
+    """On failure, writes the failing pass and the module just before it to a file.
+
+    The file is runnable, and a golden case: it names the pass, and holds the encodings, the facts
+    that the pass needs, and the graph. The error gets its path. It should be the first
+    of the instruments, so that it has its copy before another one fails.
+
+    Args:
+        folder: Where to; it is created when needed.
+        target: The pipeline's target.
+
+    """
+
+    folder: Path
+    target: Target
+    _copy: GraphModule | None = field(default=None, init=False)
+
+    def before(self, module: GraphModule, pass_: Pass, index: int) -> None:
+        """Keep a copy; it shares the weights."""
+        names = {need.value for need in pass_.needs(module)} & module.facts.keys()
+        facts = {name: _few_rows(module.facts[name]) for name in names}
+        self._copy = GraphModule(module.model.clone(), facts, dict(module.decisions))
+
+    def after(self, *_: object) -> None:
+        """Let the copy go."""
+        self._copy = None
+
+    def failed(self, module: GraphModule, pass_: Pass, index: int, error: PassError) -> None:
+        """Write the file and tell the error where it is."""
+        head = [f"# RUN: {pass_}", f"# TARGET: {self.target.name}", "# SHOW: types"]
+        text = render(self._copy or module, elide_above=ELIDES_ABOVE)
+        head.append(f"# ERROR: {error.message.splitlines()[0]}")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{index + 1:03}-{pass_.name}.onnxtxt"
+        path.write_text("\n".join([*head, text]), encoding="utf-8")
+        error.reproducer = path
+
+
+def _few_rows(facts: Facts) -> Facts:
+    """Keep as many sampled rows as the file shall hold."""
+    if facts.rows is None:
+        return facts
+    return replace(facts, rows=facts.rows[: max(1, ELIDES_ABOVE // max(1, facts.rows.shape[1]))])
