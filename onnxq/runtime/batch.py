@@ -32,4 +32,5 @@ class Batch(Protocol):
 
 def batch_size(feeds: Feeds) -> int:
     """Return how many samples the feeds hold: the first axis of the first that has one, else 1."""
-    return next((len(array) for array in feeds.values() if np.ndim(array)), 1)
+    arrays = (array for array in feeds.values() if isinstance(array, np.ndarray) and array.ndim)
+    return next(map(len, arrays), 1)

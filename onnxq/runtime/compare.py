@@ -166,7 +166,7 @@ class EqualityComparison:
     masked: int = 0
 
     def update(self, reference: Any, candidate: Any, keep: Array | None, samples: int) -> None:
-        """Add one batch: arrays value by value, sequences and maps item by item."""
+        """Add one batch: arrays value by value, sequences item by item, maps whole."""
         del samples
         if isinstance(reference, np.ndarray):
             kept = _kept(keep, reference.shape)
@@ -174,9 +174,9 @@ class EqualityComparison:
             self.compared += int(kept.sum())
             self.equal += int((kept & (reference == candidate)).sum())
             return
-        pairs = list(zip(reference, candidate, strict=False))
-        self.compared += max(len(reference), len(candidate))
-        self.equal += sum(_same(first, second) for first, second in pairs)
+        ours, theirs = (value if isinstance(value, list) else [value] for value in (reference, candidate))
+        self.compared += max(len(ours), len(theirs))
+        self.equal += sum(map(_same, ours, theirs))
 
     def result(self) -> OutputAccuracy:
         """Return the share of equal values so far."""

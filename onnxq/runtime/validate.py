@@ -175,9 +175,10 @@ def _is_float(spec: ValueSpec) -> bool:
 
 
 def _need_equal_shapes(source: str, name: str, reference: Any, candidate: Any) -> None:
-    if isinstance(reference, np.ndarray) and reference.shape != candidate.shape:
+    if isinstance(reference, np.ndarray) and reference.shape != np.shape(candidate):
         raise ModelError(
-            f"output {name!r} has shape {list(candidate.shape)}, the reference gives {list(reference.shape)}",
+            f"output {name!r} has shape {list(np.shape(candidate))}, "
+            f"the reference gives {list(reference.shape)}",
             where=source,
         )
 
