@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 BIN_COUNT = 1 << 16
 """One bin for each value of a float32's upper 16 bits: sign, exponent and 7 bits of mantissa."""
 
+_CHUNK = 1 << 20
+"""Values that are counted at once: bounds the memory of the temporary 64-bit indices to 8 MB."""
+
 
 @dataclass(frozen=True, eq=False)
 class Histogram:
@@ -30,7 +33,10 @@ class Histogram:
     def of(values: NDArray[np.float32]) -> Histogram:
         """Count float32 ``values`` of any shape."""
         upper = np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint16)[_UPPER_HALF::2]
-        return Histogram(np.bincount(upper, minlength=BIN_COUNT).astype(np.int64))
+        counts = np.bincount(upper[:_CHUNK], minlength=BIN_COUNT)
+        for start in range(_CHUNK, upper.size, _CHUNK):
+            counts += np.bincount(upper[start : start + _CHUNK], minlength=BIN_COUNT)
+        return Histogram(counts.astype(np.int64, copy=False))
 
     def __add__(self, other: Histogram) -> Histogram:
         """Return the histogram of both parts together."""
@@ -47,6 +53,24 @@ class Histogram:
         counts = self.counts[order]
         filled = np.flatnonzero(counts)
         return low[filled], high[filled], counts[filled]
+
+    def quantile(self, share: float) -> float:
+        """Return the value below which ``share`` (0 to 1) of the counted values lie.
+
+        It is ``numpy.quantile``'s linear rule, with each order statistic known up to its bin.
+        """
+        low, high, counts = self.ordered()
+        last = counts.cumsum()
+        rank = share * (last[-1] - 1)
+
+        def order_statistic(k: float) -> float:
+            at = int(np.searchsorted(last, k, side="right"))
+            part = (k - (last[at] - counts[at]) + 0.5) / counts[at]
+            return float(low[at] + part * (high[at] - low[at]))
+
+        below, above = np.floor(rank), np.ceil(rank)
+        at_below, at_above = order_statistic(below), order_statistic(above)
+        return float(at_below + (rank - below) * (at_above - at_below))
 
 
 _UPPER_HALF = 1 if np.little_endian else 0

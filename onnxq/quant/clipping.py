@@ -1,0 +1,233 @@
+"""The search for a clipped range, and what it can minimise.
+
+A cost is a function ``(low, high) -> cost`` on arrays of one shape: () for a whole tensor, (C,) for channels,
+which are searched side by side.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.quant.encoding import Encoding, affine_encoding, integer_limits, symmetric_encoding
+from onnxq.quant.histogram import Histogram
+
+Array = NDArray[np.float64]
+Cost = Callable[[Array, Array], Array]
+
+MAX_LEVELS = 256
+"""The most integer steps that the divergence tells apart."""
+
+BINS_PER_LEVEL = 8
+"""Bins of the linear histogram for each integer step: 2048 for an 8-bit type."""
+
+NEGLIGIBLE = 2.0**-20
+"""Values smaller than this share of the largest one round to zero and cost nothing."""
+
+
+@dataclass(frozen=True)
+class Steps:
+    """How finely a range is searched.
+
+    Args:
+        per_octave: Candidates for each halving of an end.
+        octaves: How far an end is shrunk, in halvings.
+        fine: Candidates between the neighbours of the best one.
+
+    """
+
+    per_octave: int
+    octaves: int
+    fine: int
+
+    @property
+    def coarse_factors(self) -> Array:
+        """Shrinking factors from 1 downwards."""
+        factors: Array = 2.0 ** -(np.arange(self.per_octave * self.octaves) / self.per_octave)
+        return factors
+
+    @property
+    def fine_factors(self) -> Array:
+        """Factors around 1, up to one coarse step either way."""
+        factors: Array = 2.0 ** (np.linspace(-1, 1, self.fine) / self.per_octave)
+        return factors
+
+
+FINE = Steps(per_octave=8, octaves=8, fine=17)
+"""For costs that are computed from a histogram."""
+
+QUICK = Steps(per_octave=4, octaves=4, fine=9)
+"""For costs that go through the values themselves."""
+
+
+def grid(
+    low: Array | float, high: Array | float, dtype: str, symmetric: bool, axis: int | None = None
+) -> Encoding:
+    """Return the encoding that covers ``low``..``high``, of shape () or, with ``axis``, (C,)."""
+    if symmetric:
+        return symmetric_encoding(np.maximum(np.abs(low), np.abs(high)), dtype, axis)
+    return affine_encoding(low, high, dtype, axis)
+
+
+def search_range(
+    cost: Cost, low: Array | float, high: Array | float, symmetric: bool, steps: Steps
+) -> tuple[Array, Array]:
+    """Return the range inside ``low``..``high`` of the lowest cost found.
+
+    Both ends are shrunk together, then the upper end alone, then the lower; then all three again in small
+    steps around the best. The full range is the first candidate, so the result is never worse.
+
+    Args:
+        cost: What to minimise.
+        low: Smallest value, shape () or (C,); zero stays inside the range.
+        high: Largest value, of the same shape.
+        symmetric: Search one magnitude instead of two ends.
+        steps: How finely.
+
+    """
+    low, high = np.minimum(np.asarray(low, np.float64), 0), np.maximum(np.asarray(high, np.float64), 0)
+    if symmetric:
+        high = np.maximum(-low, high)
+        low = -high
+    search = _Search(cost, low, high)
+    for factors, around_best in ((steps.coarse_factors, False), (steps.fine_factors, True)):
+        for move_low, move_high in _moves(low, high, symmetric):
+            search.shrink(factors, around_best, move_low, move_high)
+    return search.best_low, search.best_high
+
+
+def _moves(low: Array, high: Array, symmetric: bool) -> list[tuple[bool, bool]]:
+    """Return which ends to move, in turn; an end at zero has nowhere to go."""
+    if symmetric:
+        return [(True, True)]
+    if low.any() and high.any():
+        return [(True, True), (False, True), (True, False)]
+    return [(bool(low.any()), bool(high.any()))]
+
+
+class _Search:
+    """The best range so far, for each channel."""
+
+    def __init__(self, cost: Cost, low: Array, high: Array) -> None:
+        self.cost, self.low, self.high = cost, low, high
+        self.best_low, self.best_high, self.best = low, high, cost(low, high)
+
+    def shrink(self, factors: Array, around_best: bool, move_low: bool, move_high: bool) -> None:
+        """Try each factor on the ends that move, starting from the best range or from the full one."""
+        old_low, old_high = self.best_low, self.best_high
+        from_low, from_high = (old_low, old_high) if around_best else (self.low, self.high)
+        for factor in factors:
+            low = np.maximum(from_low * factor, self.low) if move_low else old_low
+            high = np.minimum(from_high * factor, self.high) if move_high else old_high
+            self._offer(low, high)
+
+    def _offer(self, low: Array, high: Array) -> None:
+        cost = self.cost(low, high)
+        better = cost < self.best
+        self.best = np.where(better, cost, self.best)
+        self.best_low = np.where(better, low, self.best_low)
+        self.best_high = np.where(better, high, self.best_high)
+
+
+def expected_squared_error(
+    histogram: Histogram, low: float, high: float, dtype: str, symmetric: bool
+) -> Cost:
+    """Return the cost: the expected squared quantization error of the counted values.
+
+    Each bin is represented by the middles of its two halves, cut to ``low``..``high``, the range of the
+    values.
+    """
+    below, above, counts = histogram.ordered()
+    largest = max(-low, high)
+    seen = np.maximum(np.abs(below), np.abs(above)) > NEGLIGIBLE * largest
+    below, above, weights = below[seen], above[seen], np.tile(counts[seen] / 2, 2)
+    quarter = (above - below) / 4
+    points = np.clip(np.concatenate([below + quarter, above - quarter]), low, high).astype(np.float32)
+
+    def cost(low: Array, high: Array) -> Array:
+        encoding = grid(low, high, dtype, symmetric)
+        error = (encoding.dequantize(encoding.quantize(points)) - points).astype(np.float64)
+        return np.asarray(weights @ (error * error))
+
+    return cost
+
+
+def squared_error(values: NDArray[np.float32], dtype: str, symmetric: bool) -> Cost:
+    """Return the cost: the squared quantization error of each row of ``values``, shape (C, N)."""
+
+    def cost(low: Array, high: Array) -> Array:
+        encoding = grid(low, high, dtype, symmetric, axis=0)
+        error = encoding.dequantize(encoding.quantize(values)) - values
+        return np.asarray(np.einsum("cn,cn->c", error, error), np.float64)
+
+    return cost
+
+
+def divergence(histogram: Histogram, dtype: str) -> Cost:
+    """Return the cost: how much information the clipped and rounded distribution loses.
+
+    It is the Kullback-Leibler divergence KL(P, Q). P is the histogram in linear bins over the candidate
+    range, with the values outside in its end bins. Q is P without those, averaged over the filled bins of
+    each integer step. Unlike in the method's first description, the linear bins are made anew for each
+    candidate, so they are as fine for a narrow range as for a wide one. Zeros are left out, as every grid
+    holds them.
+
+    Source:
+        Migacz, 2017, "8-bit Inference with TensorRT", GTC.
+
+    """
+    below, above, counts = histogram.ordered()
+    some = (below != 0) & (above != 0)
+    below, above, counts = below[some], above[some], counts[some]
+    edges = np.stack([below, above], axis=1).reshape(-1)
+    after = counts.cumsum().astype(np.float64)
+    cumulated = np.stack([after - counts, after], axis=1).reshape(-1)
+    least, most = integer_limits(dtype)
+    levels = min(most - least + 1, MAX_LEVELS)
+
+    def cost(low: Array, high: Array) -> Array:
+        if not after.size or high <= low:
+            return np.asarray(np.inf if after.size else 0.0)
+        cuts = np.interp(np.linspace(low, high, levels * BINS_PER_LEVEL + 1), edges, cumulated)
+        return np.asarray(_kl(np.diff(cuts), cuts[0], after[-1] - cuts[-1]))
+
+    return cost
+
+
+def _kl(inside: Array, under: float, over: float) -> float:
+    groups = inside.reshape(-1, BINS_PER_LEVEL)
+    filled = groups > 0
+    mean = groups.sum(axis=1, keepdims=True) / np.maximum(filled.sum(axis=1, keepdims=True), 1)
+    q = np.where(filled, mean, 0).reshape(-1)
+    p = inside.copy()
+    p[0] += under
+    p[-1] += over
+    p, q = p[p > 0], np.maximum(q[p > 0], 0.5)  # half a value where Q has none
+    return float(np.sum(p * np.log((p / p.sum()) / (q / q.sum()))) / p.sum())
+
+
+def softmax_cross_entropy(rows: NDArray[np.float32], dtype: str, symmetric: bool) -> Cost:
+    """Return the cost: the mean H(softmax(v), softmax(v_hat)) over ``rows`` of logits, shape (R, C).
+
+    Source:
+        Nagel et al., 2021, arXiv:2106.08295, section 3.1.
+
+    """
+    target = np.exp(_log_softmax(rows))
+
+    def cost(low: Array, high: Array) -> Array:
+        encoding = grid(low, high, dtype, symmetric)
+        logs = _log_softmax(encoding.dequantize(encoding.quantize(rows)))
+        return np.asarray(-np.einsum("rc,rc->", target, logs, dtype=np.float64) / len(rows))
+
+    return cost
+
+
+def _log_softmax(rows: NDArray[np.float32]) -> NDArray[Any]:
+    shifted = rows - rows.max(axis=1, keepdims=True)
+    logs: NDArray[Any] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return logs

@@ -1,0 +1,244 @@
+"""Range setting: from what was measured of a tensor to the range that its encoding shall cover.
+
+A method looks at ``Facts`` and returns the smallest and the largest real value to represent, per tensor or
+per channel. ``range_method("mse").stats`` tells what to measure for it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.errors import RecipeError, did_you_mean
+from onnxq.quant.clipping import (
+    FINE,
+    QUICK,
+    divergence,
+    expected_squared_error,
+    search_range,
+    softmax_cross_entropy,
+    squared_error,
+)
+from onnxq.quant.facts import Facts, Stat
+from onnxq.quant.histogram import Histogram
+
+Rows = NDArray[np.float32]
+Range = tuple[float, float]
+ChannelRange = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Method(ABC):
+    """A way to set ranges; its fields are its options."""
+
+    name: ClassVar[str]
+    stats: ClassVar[frozenset[Stat]]
+    """What ``choose`` needs."""
+    channel_stats: ClassVar[frozenset[Stat]] = frozenset()
+    """What ``choose_channels`` needs; empty: the method is for whole tensors only."""
+
+    @abstractmethod
+    def choose(self, facts: Facts, dtype: str = "uint8", symmetric: bool = False) -> Range:
+        """Return the range of a whole tensor.
+
+        Args:
+            facts: Has ``stats``.
+            dtype: The integer type to be used; a key of ``DTYPES``.
+            symmetric: Whether the encoding will be symmetric around zero.
+
+        """
+
+    def choose_channels(self, facts: Facts, dtype: str = "int8", symmetric: bool = True) -> ChannelRange:
+        """Return the ranges of all channels from sampled rows, two arrays of shape (C,).
+
+        Args:
+            facts: Has ``channel_stats``.
+            dtype: The integer type to be used; a key of ``DTYPES``.
+            symmetric: Whether the encodings will be symmetric around zero.
+
+        Raises:
+            RecipeError: The method has no form per channel.
+
+        """
+        rows = _measured(facts.rows, Stat.ROWS)
+        return self.choose_rows(np.ascontiguousarray(rows.T), dtype, symmetric)
+
+    def choose_rows(self, values: Rows, dtype: str = "int8", symmetric: bool = True) -> ChannelRange:
+        """Return the ranges of channels whose values are all at hand, as a weight's are.
+
+        Args:
+            values: Shape (C, N), float32; one row for each channel.
+            dtype: The integer type to be used; a key of ``DTYPES``.
+            symmetric: Whether the encodings will be symmetric around zero.
+
+        Raises:
+            RecipeError: The method has no form per channel.
+
+        """
+        raise RecipeError(
+            f"range method {self.name!r} is for whole tensors only",
+            hint=f"per channel: {', '.join(sorted(m.name for m in METHODS.values() if m.channel_stats))}",
+        )
+
+
+class MinMax(Method):
+    """Everything that was seen."""
+
+    name = "min-max"
+    stats = frozenset({Stat.RANGE})
+    channel_stats = frozenset({Stat.CHANNEL_RANGE})
+
+    def choose(self, facts: Facts, dtype: str = "uint8", symmetric: bool = False) -> Range:
+        """Return the smallest and the largest value."""
+        return facts.low, facts.high
+
+    def choose_channels(self, facts: Facts, dtype: str = "int8", symmetric: bool = True) -> ChannelRange:
+        """Return the smallest and the largest value of each channel."""
+        low = _measured(facts.channel_low, Stat.CHANNEL_RANGE)
+        high = _measured(facts.channel_high, Stat.CHANNEL_RANGE)
+        return low.astype(np.float64), high.astype(np.float64)
+
+    def choose_rows(self, values: Rows, dtype: str = "int8", symmetric: bool = True) -> ChannelRange:
+        """Return the smallest and the largest value of each row."""
+        return values.min(axis=1).astype(np.float64), values.max(axis=1).astype(np.float64)
+
+
+class MovingAverage(Method):
+    """The moving average, over the samples, of each sample's smallest and largest value."""
+
+    name = "moving-average"
+    stats = frozenset({Stat.AVERAGE})
+
+    def choose(self, facts: Facts, dtype: str = "uint8", symmetric: bool = False) -> Range:
+        """Return both averages."""
+        low, high = _measured(facts.average, Stat.AVERAGE)
+        return low, high
+
+
+@dataclass(frozen=True)
+class Percentile(Method):
+    """All but the outermost values, the same share at either end.
+
+    Args:
+        percent: The share of values, in percent, that does not lie beyond an end: more than 50, at most 100.
+
+    Raises:
+        RecipeError: ``percent`` is out of bounds.
+
+    """
+
+    name = "percentile"
+    stats = frozenset({Stat.HISTOGRAM})
+    channel_stats = frozenset({Stat.ROWS})
+    percent: float = 99.99
+
+    def __post_init__(self) -> None:
+        """Check the percentage."""
+        if not 50 < self.percent <= 100:
+            raise RecipeError(f"percentile {self.percent} is not above 50 and at most 100", hint="try 99.99")
+
+    def choose(self, facts: Facts, dtype: str = "uint8", symmetric: bool = False) -> Range:
+        """Return two quantiles, each exact up to a bin's width: 1/128 of its value."""
+        histogram = _measured(facts.histogram, Stat.HISTOGRAM)
+        share = self.percent / 100
+        return max(histogram.quantile(1 - share), facts.low), min(histogram.quantile(share), facts.high)
+
+    def choose_rows(self, values: Rows, dtype: str = "int8", symmetric: bool = True) -> ChannelRange:
+        """Return two quantiles of each row."""
+        share = self.percent / 100
+        low, high = np.quantile(values.astype(np.float64), [1 - share, share], axis=1)
+        return low, high
+
+
+class Mse(Method):
+    """The range of the smallest squared quantization error.
+
+    Source:
+        Nagel et al., 2021, arXiv:2106.08295, section 3.1.
+
+    """
+
+    name = "mse"
+    stats = frozenset({Stat.HISTOGRAM})
+    channel_stats = frozenset({Stat.ROWS})
+
+    def choose(self, facts: Facts, dtype: str = "uint8", symmetric: bool = False) -> Range:
+        """Search with the error that the histogram lets expect."""
+        histogram = _measured(facts.histogram, Stat.HISTOGRAM)
+        cost = expected_squared_error(histogram, facts.low, facts.high, dtype, symmetric)
+        low, high = search_range(cost, facts.low, facts.high, symmetric, FINE)
+        return float(low), float(high)
+
+    def choose_rows(self, values: Rows, dtype: str = "int8", symmetric: bool = True) -> ChannelRange:
+        """Search with the error of the values themselves, all channels at once."""
+        cost = squared_error(values, dtype, symmetric)
+        return search_range(cost, values.min(axis=1), values.max(axis=1), symmetric, QUICK)
+
+
+class Entropy(Method):
+    """The range that keeps most of the distribution's information; see ``divergence``."""
+
+    name = "entropy"
+    stats = frozenset({Stat.HISTOGRAM})
+    channel_stats = frozenset({Stat.ROWS})
+
+    def choose(self, facts: Facts, dtype: str = "uint8", symmetric: bool = False) -> Range:
+        """Search among clipped ranges."""
+        histogram = _measured(facts.histogram, Stat.HISTOGRAM)
+        low, high = search_range(divergence(histogram, dtype), facts.low, facts.high, symmetric, FINE)
+        return float(low), float(high)
+
+    def choose_rows(self, values: Rows, dtype: str = "int8", symmetric: bool = True) -> ChannelRange:
+        """Clip every row by the same share of its own largest magnitude.
+
+        A row has too few values to compare distributions in 2048 bins. So the rows are divided by their
+        largest magnitudes, and the range is searched for all of them together.
+        """
+        largest = np.abs(values).max(axis=1).astype(np.float64)
+        shape = (values / np.where(largest > 0, largest, 1)[:, np.newaxis]).astype(np.float32)
+        facts = Facts(shape.size, float(shape.min()), float(shape.max()), histogram=Histogram.of(shape))
+        low, high = self.choose(facts, dtype, symmetric)
+        return np.maximum(low * largest, values.min(axis=1)), np.minimum(high * largest, values.max(axis=1))
+
+
+class CrossEntropy(Method):
+    """For logits: the range that changes the softmax least."""
+
+    name = "cross-entropy"
+    stats = frozenset({Stat.ROWS})
+
+    def choose(self, facts: Facts, dtype: str = "uint8", symmetric: bool = False) -> Range:
+        """Search with the cross-entropy of the sampled rows."""
+        cost = softmax_cross_entropy(_measured(facts.rows, Stat.ROWS), dtype, symmetric)
+        low, high = search_range(cost, facts.low, facts.high, symmetric, QUICK)
+        return float(low), float(high)
+
+
+METHODS: Mapping[str, Method] = {
+    method.name: method
+    for method in (MinMax(), MovingAverage(), Percentile(), Mse(), Entropy(), CrossEntropy())
+}
+"""Every method by name, with its default options."""
+
+
+def range_method(name: str) -> Method:
+    """Return the method of this name.
+
+    Raises:
+        RecipeError: There is none.
+
+    """
+    if name not in METHODS:
+        raise RecipeError(f"there is no range method {name!r}", hint=did_you_mean(name, METHODS))
+    return METHODS[name]
+
+
+def _measured(part: Any, stat: Stat) -> Any:
+    if part is None:
+        raise ValueError(f"these facts lack {stat.value!r}: ask for it in a Need")
+    return part

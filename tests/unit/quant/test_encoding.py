@@ -1,0 +1,89 @@
+"""Encodings: the arithmetic of QuantizeLinear and DequantizeLinear, and its error bound."""
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onnxq.quant.encoding import DTYPES, Encoding, affine_encoding, integer_limits, symmetric_encoding
+from onnxq.runtime.session import open_session
+
+finite = st.floats(-1e6, 1e6, width=32)
+
+
+@given(st.lists(finite, min_size=1, max_size=30), st.sampled_from(["int4", "uint8", "int8", "int16"]))
+def test_the_error_stays_within_the_bound(values: list[float], dtype: str) -> None:
+    x = np.array(values, np.float32)
+    encoding = affine_encoding(x.min(), x.max(), dtype)
+    error = np.abs(encoding.dequantize(encoding.quantize(x)) - x)
+    # Rounding the zero point may cut off half a step, which the bound knows; the rest is float32
+    # rounding of x / scale and of the product, each relative to the largest value.
+    slack = 4 * np.finfo(np.float32).eps * np.abs(x).max()
+    assert (error <= encoding.error_bound(x) + slack).all()
+
+
+@given(finite, finite, st.sampled_from(sorted(DTYPES.keys() - {"int32"})))
+def test_zero_is_exact(one: float, other: float, dtype: str) -> None:
+    encoding = affine_encoding(min(one, other), max(one, other), dtype)
+    zero = np.zeros(1, np.float32)
+    assert encoding.dequantize(encoding.quantize(zero)).item() == 0
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1])
+@pytest.mark.parametrize("seed", range(3))
+def test_it_computes_what_onnx_runtime_computes(axis: int | None, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(5, 7)).astype(np.float32)
+    low, high = (x.min(), x.max()) if axis is None else (x.min(axis=1 - axis), x.max(axis=1 - axis))
+    encoding = affine_encoding(low, high, "uint8", axis)
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 21]>'
+        f"g (float[5,7] x, float{list(encoding.scale.shape)} s, uint8{list(encoding.scale.shape)} z)"
+        f" => (uint8[5,7] q, float[5,7] y) {{ q = QuantizeLinear<axis={axis or 0}>(x, s, z)"
+        f" y = DequantizeLinear<axis={axis or 0}>(q, s, z) }}".replace("[]", "")
+    )
+    feeds = {"x": x, "s": encoding.scale, "z": encoding.zero_point.astype(np.uint8)}
+    ran = open_session(model.SerializeToString(), threads=1).run(feeds)
+    np.testing.assert_array_equal(encoding.quantize(x), ran["q"])
+    np.testing.assert_array_equal(encoding.dequantize(ran["q"]), ran["y"])
+
+
+def test_symmetric_grids_have_no_offset_and_leave_the_lowest_integer_out() -> None:
+    encoding = symmetric_encoding(np.array([1.0, 2.0]), "int8", axis=0)
+    assert not encoding.zero_point.any()
+    assert encoding.quantize(np.array([[-1.0], [-2.0]], np.float32)).tolist() == [[-127], [-127]]
+
+
+def test_a_tensor_of_zeros_gets_a_usable_scale() -> None:
+    assert affine_encoding(0.0, 0.0).scale == 1
+    assert symmetric_encoding(0.0).scale == 1
+
+
+def test_equality_is_by_value() -> None:
+    assert affine_encoding(-1.0, 1.0) == affine_encoding(-1.0, 1.0)
+    assert affine_encoding(-1.0, 1.0) != affine_encoding(-1.0, 2.0)
+    assert len({affine_encoding(-1.0, 1.0), affine_encoding(-1.0, 1.0)}) == 1
+
+
+def test_limits() -> None:
+    assert integer_limits("int4") == (-8, 7)
+    assert integer_limits("uint8") == (0, 255)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"dtype": "int7"}, "unknown dtype 'int7'"),
+        ({"zero_point": np.zeros(2, np.int32)}, r"scale has shape \(\), zero point \(2,\)"),
+        ({"axis": 0}, r"axis 0 does not fit a scale of shape \(\)"),
+        ({"scale": np.float32(0)}, "every scale must be finite and positive"),
+        ({"scale": np.float32(np.nan)}, "every scale must be finite and positive"),
+        ({"zero_point": np.int32(256)}, "a zero point lies outside uint8's 0..255"),
+    ],
+)
+def test_an_encoding_checks_itself(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Encoding(**{"scale": np.float32(1), "zero_point": np.int32(0), **arguments})

@@ -1,0 +1,197 @@
+"""Range setting: each method's law."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from onnxq.calibration.observers import observe_array
+from onnxq.errors import RecipeError
+from onnxq.quant.clipping import grid
+from onnxq.quant.facts import Facts, Stat
+from onnxq.quant.ranges import METHODS, Percentile, range_method
+
+Array = NDArray[np.float32]
+SCHEMES = [("uint8", False), ("int8", True), ("int4", False), ("uint4", True)]
+
+
+def samples(kind: str, seed: int, shape: tuple[int, ...] = (300, 64)) -> Array:
+    rng = np.random.default_rng(seed)
+    values = {
+        "normal": lambda: rng.normal(size=shape),
+        "relu": lambda: np.maximum(rng.normal(size=shape), 0),
+        "heavy": lambda: rng.standard_t(2, size=shape),
+        "skewed": lambda: np.exp(rng.normal(size=shape)),
+        "negative": lambda: -np.exp(rng.normal(size=shape)),
+        "outlier": lambda: np.where(np.arange(shape[-1]) == 3, 60, 1) * rng.normal(size=shape),
+    }[kind]()
+    return values.astype(np.float32)
+
+
+KINDS = ("normal", "relu", "heavy", "skewed", "negative", "outlier")
+
+
+def facts_of(values: Array) -> Facts:
+    return observe_array(values, Stat)
+
+
+def squared_error(
+    values: Array, low: object, high: object, dtype: str, symmetric: bool, axis: int | None = None
+) -> NDArray[np.float64]:
+    encoding = grid(np.asarray(low), np.asarray(high), dtype, symmetric, axis)
+    error = (encoding.dequantize(encoding.quantize(values)) - values).astype(np.float64) ** 2
+    return np.asarray(error.sum() if axis is None else error.sum(axis=1 - axis))
+
+
+def test_min_max_is_what_was_seen() -> None:
+    x = samples("normal", 0)
+    method = range_method("min-max")
+    assert method.choose(facts_of(x)) == (x.min(), x.max())
+    for low, high in (method.choose_channels(facts_of(x)), method.choose_rows(x.T)):
+        np.testing.assert_array_equal(low, x.min(axis=0))
+        np.testing.assert_array_equal(high, x.max(axis=0))
+
+
+def test_moving_average_is_the_measured_average() -> None:
+    facts = Facts(count=4, low=-9.0, high=9.0, average=(-1.0, 2.0))
+    assert range_method("moving-average").choose(facts) == (-1.0, 2.0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("percent", [99.99, 99.0, 100.0])
+def test_percentile_is_numpys_up_to_a_bin(kind: str, percent: float) -> None:
+    x = samples(kind, 1)
+    exact = np.quantile(x.astype(np.float64), [1 - percent / 100, percent / 100])
+    order = np.sort(x, axis=None)
+    # The result lies between two neighbouring values, each known up to 1/128 of it, or the smallest bin.
+    tails = np.split(np.abs(order), [400, order.size - 400])[::2]
+    width = [tail.max() / 128 + np.finfo(np.float32).tiny for tail in tails]
+    chosen = Percentile(percent).choose(facts_of(x))
+    assert np.all(np.abs(np.subtract(chosen, exact)) <= width)
+    assert x.min() <= chosen[0] <= chosen[1] <= x.max()
+
+
+def test_percentile_of_channels_is_numpys() -> None:
+    x = samples("normal", 2)
+    low, high = range_method("percentile").choose_channels(facts_of(x))
+    np.testing.assert_allclose(low, np.quantile(x.astype(np.float64), 1 - 0.9999, axis=0))
+    np.testing.assert_allclose(high, np.quantile(x.astype(np.float64), 0.9999, axis=0))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("dtype", "symmetric"), SCHEMES)
+@pytest.mark.parametrize("seed", range(3))
+def test_mse_is_never_worse_than_min_max(kind: str, dtype: str, symmetric: bool, seed: int) -> None:
+    x = samples(kind, seed)
+    low, high = range_method("mse").choose(facts_of(x), dtype, symmetric)
+    chosen = squared_error(x, low, high, dtype, symmetric)
+    # The search sees values up to half a bin, 1/256 of each. It may so misjudge the error by about as much.
+    assert chosen <= squared_error(x, x.min(), x.max(), dtype, symmetric) * (1 + 1 / 128)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.floats(-1e3, 1e3, width=32), min_size=8, max_size=64), st.sampled_from(SCHEMES))
+def test_mse_of_channels_is_never_worse_than_min_max(values: list[float], scheme: tuple[str, bool]) -> None:
+    x = np.array(values[: len(values) // 4 * 4], np.float32).reshape(4, -1)
+    low, high = range_method("mse").choose_rows(x, *scheme)
+    chosen = squared_error(x, low, high, *scheme, axis=0)
+    # float32 rounding of the sums
+    assert (chosen <= squared_error(x, x.min(axis=1), x.max(axis=1), *scheme, axis=0) * (1 + 1e-5)).all()
+
+
+@pytest.mark.parametrize(("dtype", "symmetric"), SCHEMES)
+def test_mse_finds_what_a_full_search_finds(dtype: str, symmetric: bool) -> None:
+    x = samples("outlier", 5)
+    low, high = range_method("mse").choose(facts_of(x), dtype, symmetric)
+    shares = np.linspace(0.05, 1, 25)
+    ends = [(a, a) for a in shares] if symmetric else [(a, b) for a in shares for b in shares]
+    best = min(float(squared_error(x, x.min() * a, x.max() * b, dtype, symmetric)) for a, b in ends)
+    # The error is flat around its minimum: the nearest of our candidates costs at most a few percent more.
+    assert squared_error(x, low, high, dtype, symmetric) <= best * 1.05
+
+
+@pytest.mark.parametrize("kind", ["heavy", "outlier", "skewed"])
+@pytest.mark.parametrize(("dtype", "symmetric"), [("uint8", False), ("int8", True)])
+def test_entropy_clips_heavy_tails(kind: str, dtype: str, symmetric: bool) -> None:
+    x = samples(kind, 6, (2000, 64))
+    low, high = range_method("entropy").choose(facts_of(x), dtype, symmetric)
+    assert max(-low, high) < 0.75 * np.abs(x).max()
+    inside = (low <= x) & (x <= high)
+    assert inside.mean() > 0.98, "it clips tails, not the body"
+
+
+def test_entropy_keeps_a_flat_distribution() -> None:
+    x = np.random.default_rng(7).uniform(-1, 3, size=(400, 64)).astype(np.float32)
+    low, high = range_method("entropy").choose(facts_of(x))
+    # There is nothing to gain from clipping; a candidate step of 1/8 octave is 8 %.
+    assert low == pytest.approx(-1, abs=0.1)
+    assert high == pytest.approx(3, abs=0.3)
+
+
+def test_entropy_of_channels_clips_all_by_one_share() -> None:
+    x = samples("heavy", 8, (64, 300)) * np.logspace(-3, 3, 64)[:, None].astype(np.float32)
+    low, high = range_method("entropy").choose_rows(x)
+    share = np.maximum(-low, high) / np.abs(x).max(axis=1)
+    np.testing.assert_allclose(share, share[0], rtol=1e-6)
+    assert share[0] < 1
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_cross_entropy_is_never_worse_than_min_max(symmetric: bool) -> None:
+    logits = 5 * samples("normal", 9, (200, 10))
+    logits[0, 0] = -500  # far below: clipping it costs the softmax nothing
+    dtype = "int8" if symmetric else "uint8"
+    low, high = range_method("cross-entropy").choose(facts_of(logits), dtype, symmetric)
+
+    def cost(low: float, high: float) -> float:
+        encoding = grid(low, high, dtype, symmetric)
+        v = logits.astype(np.float64)
+        w = encoding.dequantize(encoding.quantize(logits)).astype(np.float64)
+        p = np.exp(v - np.logaddexp.reduce(v, axis=1, keepdims=True))
+        return -float((p * (w - np.logaddexp.reduce(w, axis=1, keepdims=True))).sum(axis=1).mean())
+
+    assert cost(low, high) < cost(float(logits.min()), float(logits.max()))
+    assert low > -250
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_constant_tensor_has_a_range(name: str) -> None:
+    for constant in (0.0, 2.5, -2.5):
+        facts = facts_of(np.full((4, 3), constant, np.float32))
+        low, high = METHODS[name].choose(facts)
+        # half a bin for what comes from a histogram
+        assert min(low, 0) == pytest.approx(min(constant, 0), rel=1 / 128)
+        assert max(high, 0) == pytest.approx(max(constant, 0), rel=1 / 128)
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_a_method_needs_no_more_than_it_says(name: str) -> None:
+    method = METHODS[name]
+    assert range_method(name) is method
+    assert method.choose(observe_array(samples("normal", 0), method.stats))
+    if method.channel_stats:
+        low, high = method.choose_channels(observe_array(samples("normal", 0), method.channel_stats))
+        assert low.shape == high.shape == (64,)
+
+
+def test_an_unknown_method_has_a_suggestion() -> None:
+    with pytest.raises(RecipeError, match="there is no range method 'min_max'") as caught:
+        range_method("min_max")
+    assert caught.value.hint == "did you mean 'min-max'?"
+
+
+def test_methods_for_whole_tensors_say_so() -> None:
+    with pytest.raises(RecipeError, match="'moving-average' is for whole tensors only") as caught:
+        range_method("moving-average").choose_rows(samples("normal", 0))
+    assert caught.value.hint == "per channel: entropy, min-max, mse, percentile"
+
+
+def test_a_percentage_out_of_bounds() -> None:
+    with pytest.raises(RecipeError, match="percentile 40 is not above 50 and at most 100"):
+        Percentile(40)
+
+
+def test_facts_that_were_not_measured() -> None:
+    with pytest.raises(ValueError, match="these facts lack 'histogram': ask for it in a Need"):
+        range_method("mse").choose(Facts(count=1, low=0.0, high=1.0))
