@@ -32,7 +32,17 @@ class ConvertOpset(Pass):
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave the work to onnx."""
         if module.opset < self.minimum:
+            self._refuse_removed_operators(module)
             ctx.edit.apply(self._convert, why=f"operator set {module.opset} has no per-channel scales")
+
+    def _refuse_removed_operators(self, module: GraphModule) -> None:
+        for node in module.graph:
+            if node.domain in ("", "ai.onnx") and not onnx.defs.has(node.op_type, max_inclusive_version=self.minimum):
+                raise ModelError(
+                    f"operator {node.op_type} of operator set {module.opset} is no longer part of ONNX",
+                    where=f"node {node.name!r}",
+                    hint="export the model again with a newer operator set",
+                )
 
     def _convert(self, model: ir.Model) -> ir.Model:
         """Convert a model whose large weights are set aside, and put them back."""
@@ -45,9 +55,8 @@ class ConvertOpset(Pass):
         try:
             converted = ir.from_proto(onnx.version_converter.convert_version(proto, self.minimum))
         except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
-            reason = str(error).strip().splitlines()[-1]
             raise ModelError(
-                f"operator set {model.opset_imports.get('', 0)} cannot be raised to {self.minimum}: {reason}",
+                f"operator set {model.opset_imports.get('', 0)} cannot be raised to {self.minimum}: {error}",
                 hint="export the model again with a newer operator set",
             ) from error
         return _with(converted, large)

@@ -1,4 +1,4 @@
-"""Compute what depends on constants alone, and drop what does nothing.
+"""Compute what depends on constants alone.
 
 Before: ``t = Transpose(w); y = MatMul(x, t)``. After: ``y = MatMul(x, t)`` with ``t`` an initializer.
 """
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import onnx_ir as ir
-from onnx_ir.passes.common import IdentityEliminationPass
 from onnxscript.optimizer import fold_constants
 
 from onnxq.ir.module import GraphModule, constant_of, is_standard
 from onnxq.passmanager.base import Effect, Pass, PassContext
 
 VIEWS = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+WITH_SUBGRAPHS = ("If", "Loop", "Scan", "SequenceMap")
 
 
 @dataclass(frozen=True)
@@ -31,12 +31,14 @@ class FoldConstants(Pass):
 
 
 def _fold(model: ir.Model) -> ir.Model:
-    fold_constants(model, should_fold=_rearranges_a_weight)
-    return IdentityEliminationPass()(model).model
+    fold_constants(model, should_fold=_shall_fold)
+    return model
 
 
-def _rearranges_a_weight(node: ir.Node) -> bool | None:
-    """Return True to fold at any size, None to leave the choice to onnxscript."""
+def _shall_fold(node: ir.Node) -> bool | None:
+    """Return True to fold at any size, False to leave alone, None to leave the choice to onnxscript."""
+    if is_standard(node, *WITH_SUBGRAPHS):
+        return False
     if not is_standard(node, *VIEWS):
         return None
     weight = node.inputs[0]

@@ -1,0 +1,217 @@
+"""Run the model over the data once and let observers measure the values that passes asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.calibration.masks import TokenAxes, find_token_axes, padding, without_padding
+from onnxq.calibration.observers import ValueObserver
+from onnxq.errors import CalibrationError, PreconditionError
+from onnxq.quant.facts import Facts, Need
+from onnxq.runtime.batch import Feeds
+from onnxq.runtime.session import Provider, Session, open_session
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+FLOATS = frozenset({"tensor(float)", "tensor(float16)", "tensor(double)"})
+"""The types of values that can be observed; all are measured as float32."""
+
+Progress = Callable[[int], None]
+
+
+class Batch(Protocol):
+    """Some samples: feeds by input name, and how many samples they are."""
+
+    @property
+    def feeds(self) -> Feeds:
+        """The model's inputs by name."""
+
+    @property
+    def rows(self) -> int:
+        """The number of samples."""
+
+
+class Data(Protocol):
+    """Anything that yields batches."""
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the batches from the beginning."""
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What one pass over the data gave.
+
+    Args:
+        facts: Value name to facts.
+        samples: How many samples there were.
+
+    """
+
+    facts: Mapping[str, Facts]
+    samples: int
+
+
+def collect(
+    model: ir.Model | Path,
+    needs: Iterable[Need],
+    data: Data,
+    *,
+    provider: Provider = "cpu",
+    threads: int | None = None,
+    on_progress: Progress | None = None,
+) -> Collected:
+    """Measure values of ``model`` in one streaming pass of its optimised float form.
+
+    Memory does not grow with the number of samples, and the facts do not depend on how ``data`` cuts them
+    into batches. Tokens that ``attention_mask`` leaves out are not measured. While one batch is observed the
+    next one runs. A copy of an ``ir.Model`` goes to a temporary folder, with its weights beside it, so that a
+    model of any size can be measured.
+
+    Args:
+        model: The model, or its file.
+        needs: What to measure: inputs, outputs and inner values of the main graph.
+        data: The samples; batches of about 8 are fastest.
+        provider: Where to run.
+        threads: Threads within an operator; None leaves the choice to ONNX Runtime.
+        on_progress: Called after each batch with the number of samples so far.
+
+    Raises:
+        PreconditionError: A wanted value does not exist, or does not hold floats.
+        CalibrationError: A wanted value is NaN or infinite somewhere, or there is no data.
+        DataError: The data does not fit the model.
+        ModelError: ONNX Runtime cannot load or run the model.
+
+    """
+    observers = _observers(needs)
+    if not observers:
+        return Collected({}, 0)
+    samples = 0
+    with _opened(model, observers, provider, threads) as session, ThreadPoolExecutor(1) as observing:
+        watch = _Watch(session, observers)
+        pending: Future[None] = observing.submit(lambda: None)
+        for number, batch in enumerate(data.batches()):
+            values = {**batch.feeds, **session.run(batch.feeds)}
+            pending.result()
+            place = f"batch {number} (samples {samples} to {samples + batch.rows - 1})"
+            pending = observing.submit(watch.observe, batch, values, place)
+            samples += batch.rows
+            if on_progress is not None:
+                on_progress(samples)
+        pending.result()
+    if samples == 0:
+        raise CalibrationError(
+            "there is no sample to calibrate on", hint="give data with at least one sample"
+        )
+    return Collected({name: observer.facts() for name, observer in observers.items()}, samples)
+
+
+@dataclass
+class _Watch:
+    """Hands each batch's values to their observers, without padding."""
+
+    session: Session
+    observers: Mapping[str, ValueObserver]
+    tokens: dict[str, TokenAxes] | None = field(default=None, init=False)
+
+    def observe(self, batch: Batch, values: Mapping[str, NDArray[Any]], place: str) -> None:
+        """Let every observer take in one batch."""
+        keep = padding(batch.feeds)
+        for name, observer in self.observers.items():
+            array = values[name]
+            parts: Iterable[NDArray[Any]] = [_by_sample(array, batch.rows)]
+            if keep is not None and (where := self._token_axes(batch, values)[name]).axes:
+                parts = without_padding(array, where, keep)
+            for part in parts:
+                _update(observer, part, array.ndim, place)
+
+    def _token_axes(self, batch: Batch, values: Mapping[str, NDArray[Any]]) -> Mapping[str, TokenAxes]:
+        """Find them in the first batch that has padding."""
+        if self.tokens is None:
+            shapes = {name: values[name].shape for name in self.observers}
+            self.tokens = find_token_axes(self.session, batch.feeds, shapes)
+        return self.tokens
+
+
+def _update(observer: ValueObserver, values: NDArray[Any], rank: int, place: str) -> None:
+    if values.size == 0:
+        return
+    block = observer.block(values.astype(np.float32, copy=False), rank)
+    if not (np.isfinite(block.low).all() and np.isfinite(block.high).all()):
+        raise CalibrationError(
+            f"it is NaN or infinite in {place}",
+            where=f"value {observer.name!r}",
+            hint="look at these samples; a float16 model overflows beyond 65504: calibrate its float32 form",
+        )
+    observer.update(block)
+
+
+def _by_sample(values: NDArray[Any], rows: int) -> NDArray[Any]:
+    """Give ``values`` an axis 0 that counts the samples: (B*T, ...) becomes (B, T, ...)."""
+    if values.ndim and values.shape[0] == rows:
+        return values
+    if values.ndim and values.shape[0] % rows == 0:
+        return values.reshape(rows, -1, *values.shape[1:])
+    return values[np.newaxis]
+
+
+def _observers(needs: Iterable[Need]) -> dict[str, ValueObserver]:
+    """Make one observer for each value, by name."""
+    by_value: dict[str, list[Need]] = {}
+    for need in needs:
+        by_value.setdefault(need.value, []).append(need)
+    return {name: ValueObserver(wishes) for name, wishes in sorted(by_value.items())}
+
+
+@contextmanager
+def _opened(
+    model: ir.Model | Path, names: Iterable[str], provider: Provider, threads: int | None
+) -> Iterator[Session]:
+    """Open a session that returns the named values besides the model's own outputs."""
+    with TemporaryDirectory(prefix="onnxq-") as folder:
+        inner = _inner_values(model, names)
+        path = model if isinstance(model, Path) else _saved(model, Path(folder))
+        session = open_session(path, provider, threads, extra_outputs=inner)
+        types = {spec.name: spec.type for spec in (*session.inputs, *session.outputs)}
+        for name in names:
+            if types[name] not in FLOATS:
+                raise PreconditionError(f"it holds {types[name]}, not floats", where=f"value {name!r}")
+        yield session
+
+
+def _saved(model: ir.Model, folder: Path) -> Path:
+    import onnx_ir as ir
+
+    ir.save(model, folder / "model.onnx", external_data="model.onnx.data")
+    return folder / "model.onnx"
+
+
+def _inner_values(model: ir.Model | Path, names: Iterable[str]) -> list[str]:
+    """Return which of ``names`` are made by a node of the main graph.
+
+    Raises:
+        PreconditionError: One of them is neither that nor an input.
+
+    """
+    import onnx_ir as ir
+
+    graph = ir.load(model).graph if isinstance(model, Path) else model.graph
+    inputs = {value.name for value in graph.inputs if value.name not in graph.initializers}
+    made = {value.name for node in graph for value in node.outputs}
+    for name in names:
+        if name not in inputs | made:
+            kind = (
+                "a weight, known without data" if name in graph.initializers else "no value of the main graph"
+            )
+            raise PreconditionError(f"it is {kind}", where=f"value {name!r}")
+    return [name for name in names if name not in inputs]

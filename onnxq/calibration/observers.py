@@ -1,0 +1,303 @@
+"""Observers: they take a value's samples as they stream by and keep only what the facts need.
+
+Every observer's memory is bounded however many samples come, and its result does not depend on how the
+samples were cut into batches: ranges, counts and histograms add up, the moving average runs over samples, and
+the sampled rows are chosen by their place in the stream alone. The histogram's bins are those of the number
+format, so one pass over the data is enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.errors import PreconditionError
+from onnxq.quant.facts import Facts, Need, Stat
+from onnxq.quant.histogram import Histogram
+
+MOMENTUM = 0.9
+"""How much of the moving average stays with each new sample."""
+
+ROW_LIMITS = (64, 512)
+"""The fewest and the most rows that are kept of one value."""
+
+ROW_ELEMENTS = 1 << 18
+"""The number of elements (1 MB) that decides between the two limits."""
+
+Float32 = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some samples of one value.
+
+    Args:
+        values: Shape (N, ...), rank 2 or more; axis 0 counts the samples.
+        axis: The channel axis, negative.
+
+    """
+
+    values: Float32
+    axis: int
+
+    @cached_property
+    def low(self) -> Float32:
+        """The smallest value of each sample and channel, shape (N, C)."""
+        low: Float32 = self.values.min(axis=self._inner)
+        return low
+
+    @cached_property
+    def high(self) -> Float32:
+        """The largest value of each sample and channel, shape (N, C)."""
+        high: Float32 = self.values.max(axis=self._inner)
+        return high
+
+    @property
+    def _inner(self) -> tuple[int, ...]:
+        channel = self.values.ndim + self.axis
+        return tuple(axis for axis in range(1, self.values.ndim) if axis != channel)
+
+
+class Observer(Protocol):
+    """Keeps one statistic of one value."""
+
+    def update(self, block: Block) -> None:
+        """Take in the next samples."""
+
+    def result(self) -> dict[str, Any]:
+        """Return the fields of ``Facts`` that this statistic fills."""
+
+
+class RangeObserver:
+    """Smallest and largest value, and the number of values."""
+
+    def __init__(self) -> None:
+        """Start with an empty range."""
+        self.count, self.low, self.high = 0, np.inf, -np.inf
+
+    def update(self, block: Block) -> None:
+        """Widen the range."""
+        self.count += block.values.size
+        self.low = min(self.low, float(block.low.min()))
+        self.high = max(self.high, float(block.high.max()))
+
+    def result(self) -> dict[str, Any]:
+        """Return count, low and high."""
+        return {"count": self.count, "low": self.low, "high": self.high}
+
+
+class AverageObserver:
+    """Exponential moving average of each sample's smallest and largest value, in the order of the samples."""
+
+    def __init__(self) -> None:
+        """Start without an average: the first sample sets it."""
+        self.average: tuple[float, float] | None = None
+
+    def update(self, block: Block) -> None:
+        """Move the average by one step for each sample."""
+        for low, high in zip(block.low.min(axis=1).tolist(), block.high.max(axis=1).tolist(), strict=True):
+            old_low, old_high = self.average or (low, high)
+            self.average = (
+                MOMENTUM * old_low + (1 - MOMENTUM) * low,
+                MOMENTUM * old_high + (1 - MOMENTUM) * high,
+            )
+
+    def result(self) -> dict[str, Any]:
+        """Return the average."""
+        return {"average": self.average}
+
+
+class ChannelRangeObserver:
+    """Smallest and largest value of each channel."""
+
+    def __init__(self) -> None:
+        """Start with empty ranges that take any number of channels."""
+        self.low, self.high = np.full(1, np.inf, np.float32), np.full(1, -np.inf, np.float32)
+
+    def update(self, block: Block) -> None:
+        """Widen the ranges."""
+        self.low = np.minimum(self.low, block.low.min(axis=0))
+        self.high = np.maximum(self.high, block.high.max(axis=0))
+
+    def result(self) -> dict[str, Any]:
+        """Return both ends, each of shape (C,)."""
+        return {"channel_low": self.low, "channel_high": self.high}
+
+
+class HistogramObserver:
+    """Counts by the bins of ``Histogram``."""
+
+    def __init__(self) -> None:
+        """Start with empty bins."""
+        self.counts = Histogram.of(np.empty(0, np.float32)).counts
+
+    def update(self, block: Block) -> None:
+        """Count the values."""
+        self.counts += Histogram.of(block.values).counts
+
+    def result(self) -> dict[str, Any]:
+        """Return the histogram."""
+        return {"histogram": Histogram(self.counts)}
+
+
+class RowsObserver:
+    """A uniform sample of rows: those whose place in the stream has the smallest hashes.
+
+    Source:
+        Bottom-k sampling: Cohen and Kaplan, 2007, "Summarizing data using bottom-k sketches".
+
+    """
+
+    def __init__(self) -> None:
+        """Start without rows."""
+        self.seen = 0
+        self.places = np.empty(0, np.uint64)
+        self.rows: Float32 | None = None
+
+    def update(self, block: Block) -> None:
+        """Let the block's rows compete with the kept ones; only the winners are copied."""
+        view = np.moveaxis(block.values, block.axis, -1)
+        end = self.seen + view.size // max(view.shape[-1], 1)
+        new = np.arange(self.seen, end, dtype=np.uint64)
+        new = new[_hash(new) < self._entry]
+        places = np.concatenate([self.places, new])
+        order = np.argsort(_hash(places))[: _row_limit(view.shape[-1])]
+        kept, fresh = order[order < self.places.size], places[order[order >= self.places.size]]
+        rows = view[np.unravel_index((fresh - np.uint64(self.seen)).astype(np.intp), view.shape[:-1])]
+        self.rows = rows if self.rows is None else np.concatenate([self.rows[kept], rows])
+        self.places = np.concatenate([self.places[kept], fresh])
+        self.seen = end
+
+    @property
+    def _entry(self) -> np.uint64:
+        """The hash that a new row must stay below."""
+        full = self.rows is not None and len(self.rows) == _row_limit(self.rows.shape[1])
+        return np.uint64(_hash(self.places).max()) if full else np.uint64(2**64 - 1)
+
+    def result(self) -> dict[str, Any]:
+        """Return the rows in the order in which they came, shape (R, C)."""
+        return {"rows": None if self.rows is None else self.rows[np.argsort(self.places)]}
+
+
+OBSERVERS: Mapping[Stat, type[Observer]] = {
+    Stat.RANGE: RangeObserver,
+    Stat.AVERAGE: AverageObserver,
+    Stat.CHANNEL_RANGE: ChannelRangeObserver,
+    Stat.HISTOGRAM: HistogramObserver,
+    Stat.ROWS: RowsObserver,
+}
+"""The class that measures each statistic."""
+
+_PER_CHANNEL = frozenset({Stat.CHANNEL_RANGE, Stat.ROWS})
+
+
+class ValueObserver:
+    """All statistics that are wanted of one value.
+
+    Args:
+        needs: The wishes for this value, all of the same ``value``; the range is always measured.
+
+    Raises:
+        PreconditionError: Two of them name different channel axes.
+
+    """
+
+    def __init__(self, needs: Iterable[Need]) -> None:
+        """Make one observer for each statistic."""
+        needs = tuple(needs)
+        self.name = needs[0].value
+        self.stats = frozenset({Stat.RANGE}).union(*(need.stats for need in needs))
+        self.axis = self._common_axis(needs)
+        self._observers = [OBSERVERS[stat]() for stat in sorted(self.stats, key=lambda stat: stat.value)]
+        self._channels: int | None = None
+
+    def block(self, values: Float32, rank: int) -> Block:
+        """Wrap samples for ``update``.
+
+        Args:
+            values: Shape (N, ...); the leading axes may have been split since the model returned them.
+            rank: The number of axes that the value has in the model, to which ``axis`` refers.
+
+        Raises:
+            PreconditionError: Channels are wanted, and ``axis`` is no axis behind the samples.
+
+        """
+        if rank < 2:
+            return Block(values[..., np.newaxis], -1)
+        axis = self.axis - rank if self.axis >= 0 else self.axis
+        if not -rank < axis < 0:
+            raise PreconditionError(
+                f"axis {self.axis} of {rank} axes cannot hold its channels", where=f"value {self.name!r}"
+            )
+        return Block(values, axis)
+
+    def update(self, block: Block) -> None:
+        """Take in the next samples.
+
+        Raises:
+            PreconditionError: The number of channels differs from that of earlier samples.
+
+        """
+        channels = block.values.shape[block.axis]
+        if self.stats & _PER_CHANNEL and channels != (self._channels or channels):
+            raise PreconditionError(
+                f"its axis {self.axis} has {self._channels} channels in one sample and {channels} in another",
+                where=f"value {self.name!r}",
+            )
+        self._channels = channels
+        for observer in self._observers:
+            observer.update(block)
+
+    def facts(self) -> Facts:
+        """Return what was measured so far."""
+        fields: dict[str, Any] = {}
+        for observer in self._observers:
+            fields |= observer.result()
+        return Facts(axis=self.axis, **fields)
+
+    def _common_axis(self, needs: tuple[Need, ...]) -> int:
+        axes = {need.axis for need in needs if need.stats & _PER_CHANNEL}
+        if len(axes) > 1:
+            raise PreconditionError(
+                f"its channels are wanted along different axes: {sorted(axes)}", where=f"value {self.name!r}"
+            )
+        return axes.pop() if axes else -1
+
+
+def observe_array(array: NDArray[Any], stats: Iterable[Stat], axis: int = -1) -> Facts:
+    """Return the facts of an array that is known without data, such as a weight.
+
+    Args:
+        array: Any shape; floating point. It counts as one sample.
+        stats: What to measure.
+        axis: The channel axis of ``array``.
+
+    """
+    observer = ValueObserver([Need("array", frozenset(stats), axis)])
+    values = np.asarray(array, np.float32)[np.newaxis]
+    axis = axis if axis < 0 else axis - array.ndim
+    observer.update(Block(values if values.ndim > 1 else values.reshape(1, 1), axis))
+    return observer.facts()
+
+
+def _row_limit(channels: int) -> int:
+    least, most = ROW_LIMITS
+    return min(max(ROW_ELEMENTS // max(channels, 1), least), most)
+
+
+def _hash(places: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Scatter the numbers 0, 1, 2, ...; no two get the same hash.
+
+    Source:
+        SplitMix64: Steele, Lea and Flood, 2014, "Fast splittable pseudorandom number generators".
+
+    """
+    mixed = (places + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15)
+    mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return mixed ^ (mixed >> np.uint64(31))

@@ -1,0 +1,123 @@
+"""Observers: what NumPy computes on the whole array, for any split into batches."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from onnxq.calibration.observers import MOMENTUM, ROW_LIMITS, ValueObserver, observe_array
+from onnxq.errors import PreconditionError
+from onnxq.quant.facts import Facts, Need, Stat
+from onnxq.quant.histogram import Histogram
+
+ALL = frozenset(Stat)
+splits = st.lists(st.integers(0, 40), max_size=6).map(sorted)
+
+
+def observe(values: NDArray[np.float32], cuts: list[int], axis: int = -1) -> Facts:
+    observer = ValueObserver([Need("x", ALL, axis)])
+    for part in np.split(values, cuts):
+        if part.size:
+            observer.update(observer.block(part, values.ndim))
+    return observer.facts()
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((40, 6), -1), ((40, 5, 3), 2), ((40, 3, 4, 5), 1), ((40,), -1)])
+@given(cuts=splits, seed=st.integers(0, 5))
+def test_any_split_gives_what_numpy_gives(
+    shape: tuple[int, ...], axis: int, cuts: list[int], seed: int
+) -> None:
+    x = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    facts = observe(x, cuts, axis)
+    assert (facts.count, facts.low, facts.high) == (x.size, x.min(), x.max())
+    table = np.moveaxis(x[:, None] if x.ndim == 1 else x, axis, -1)
+    table = table.reshape(-1, table.shape[-1])
+    np.testing.assert_array_equal(facts.channel_low, table.min(axis=0))
+    np.testing.assert_array_equal(facts.channel_high, table.max(axis=0))
+    assert facts.histogram is not None
+    np.testing.assert_array_equal(facts.histogram.counts, Histogram.of(x).counts)
+    low, high = float(x[0].min()), float(x[0].max())
+    for sample in x[1:]:
+        low = MOMENTUM * low + (1 - MOMENTUM) * float(sample.min())
+        high = MOMENTUM * high + (1 - MOMENTUM) * float(sample.max())
+    assert facts.average == (low, high)
+
+
+@given(cuts=st.lists(st.integers(0, 3000), max_size=6).map(sorted))
+def test_sampled_rows_do_not_depend_on_the_split(cuts: list[int]) -> None:
+    x = np.arange(6000, dtype=np.float32).reshape(3000, 2)
+    rows = observe(x, cuts).rows
+    assert rows is not None
+    assert rows.shape == (ROW_LIMITS[1], 2)
+    np.testing.assert_array_equal(rows, observe(x, []).rows)
+    assert (np.diff(rows[:, 0]) > 0).all(), "each is a row of x, once, in its order"
+    # A uniform choice of 512 of 3000: the mean of the places has a standard deviation of 35.
+    assert rows[:, 0].mean() / 2 == pytest.approx(1500, abs=5 * 35)
+
+
+def test_few_rows_are_all_kept() -> None:
+    x = np.random.default_rng(0).normal(size=(30, 7)).astype(np.float32)
+    np.testing.assert_array_equal(observe(x, [4, 11]).rows, x)
+
+
+def test_wide_rows_are_fewer() -> None:
+    x = np.zeros((100, 30522), np.float32)
+    rows = observe(x, [50]).rows
+    assert rows is not None
+    assert len(rows) == ROW_LIMITS[0]
+
+
+def test_channels_of_images_are_rows_of_pixels() -> None:
+    x = np.random.default_rng(0).normal(size=(2, 3, 4, 5)).astype(np.float32)
+    np.testing.assert_array_equal(observe(x, [1], axis=1).rows, x.transpose(0, 2, 3, 1).reshape(-1, 3))
+
+
+def test_only_what_is_asked_for_is_kept() -> None:
+    facts = observe_array(np.array([1.0, -3.0]), [Stat.HISTOGRAM])
+    assert facts.has([Stat.RANGE, Stat.HISTOGRAM])
+    assert not any(facts.has([stat]) for stat in (Stat.AVERAGE, Stat.CHANNEL_RANGE, Stat.ROWS))
+
+
+def test_a_weight_has_channels_along_any_axis() -> None:
+    w = np.random.default_rng(0).normal(size=(4, 5)).astype(np.float32)
+    for axis in (0, 1, -1, -2):
+        facts = observe_array(w, ALL, axis)
+        np.testing.assert_array_equal(facts.channel_high, w.max(axis=1 - axis % 2))
+        np.testing.assert_array_equal(facts.rows, w.T if axis % 2 == 0 else w)
+        assert facts.axis == axis
+
+
+def test_a_scalar() -> None:
+    facts = observe_array(np.float32(2), ALL)
+    assert (facts.count, facts.low, facts.high) == (1, 2, 2)
+
+
+def test_several_wishes_for_one_value() -> None:
+    wishes = [Need("x", frozenset({Stat.AVERAGE})), Need("x", frozenset({Stat.CHANNEL_RANGE}), axis=1)]
+    observer = ValueObserver(wishes)
+    observer.update(observer.block(np.ones((2, 3, 4), np.float32), 3))
+    facts = observer.facts()
+    assert facts.axis == 1
+    assert facts.channel_low is not None
+    assert facts.channel_low.shape == (3,)
+
+
+def test_two_channel_axes_for_one_value() -> None:
+    wishes = [Need("x", frozenset({Stat.ROWS}), axis) for axis in (1, 2)]
+    with pytest.raises(PreconditionError, match=r"value 'x': its channels are wanted along .* \[1, 2\]"):
+        ValueObserver(wishes)
+
+
+@pytest.mark.parametrize("axis", [0, 3, -3, -4])
+def test_an_axis_that_holds_no_channels(axis: int) -> None:
+    observer = ValueObserver([Need("x", ALL, axis)])
+    with pytest.raises(PreconditionError, match=f"value 'x': axis {axis} of 3 axes cannot hold its channels"):
+        observer.block(np.ones((2, 3, 4), np.float32), 3)
+
+
+def test_channels_that_come_and_go() -> None:
+    observer = ValueObserver([Need("x", ALL)])
+    observer.update(observer.block(np.ones((2, 3), np.float32), 2))
+    with pytest.raises(PreconditionError, match="its axis -1 has 3 channels in one sample and 4 in another"):
+        observer.update(observer.block(np.ones((2, 4), np.float32), 2))

@@ -1,0 +1,87 @@
+"""What the measuring commands share: their options, the assets folder, and how a table is printed."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from onnxq.manifest import installed_versions
+from onnxq.runtime.environment import cpu_flags, runtime_versions
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+WIDTH = 110
+
+
+def parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the options that every measuring command has."""
+    options = argparse.ArgumentParser(description=(description or "").partition("\n\n")[0])
+    options.add_argument("--json", action="store_true", help="print one JSON object")
+    options.add_argument(
+        "--assets", type=Path, default=REPOSITORY.parent / "shared", help="folder with models/, data/ and evals/"
+    )
+    options.add_argument("--minilm", type=Path, help="all-MiniLM-L6-v2 as ONNX: the file that onnxq export wrote")
+    return options
+
+
+def environment() -> dict[str, Any]:
+    """Return date, versions and processor: what a measurement depends on."""
+    return {
+        "date": date.today().isoformat(),
+        "machine": platform.machine(),
+        "cpu_flags": list(cpu_flags()),
+        "versions": {**installed_versions(), **runtime_versions()},
+    }
+
+
+def real_tasks(assets: Path) -> ModuleType | None:
+    """Return the module of evaluation tasks that lies among the assets, or None where it does not."""
+    path = assets / "evals" / "realtasks.py"
+    if not path.is_file():
+        return None
+    spec = importlib.util.spec_from_file_location("realtasks", path)
+    if spec is None or spec.loader is None:
+        return None
+    module = importlib.util.module_from_spec(spec)
+    import sys
+
+    sys.modules["realtasks"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def show(title: str, rows: Sequence[Mapping[str, Any]], notes: Iterable[str], *, as_json: bool) -> None:
+    """Print the rows as a table, or everything as JSON."""
+    where = environment()
+    if as_json:
+        print(json.dumps({"title": title, "environment": where, "rows": list(rows), "notes": list(notes)}, indent=1))
+        return
+    console = Console(width=WIDTH, highlight=False)
+    console.print(f"{title}\n")
+    table = Table(box=None, pad_edge=False)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    for column in columns:
+        numeric = any(isinstance(row.get(column), int | float) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(_cell(row.get(column)) for column in columns))
+    console.print(table)
+    for note in notes:
+        console.print(f"\n{note}")
+    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
+    console.print(f"\n{where['date']}, {where['machine']}, {' '.join(where['cpu_flags'])}\n{versions}")
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
