@@ -1,0 +1,140 @@
+"""The calibration table: bytes, and what is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnxq.calibration.observers import observe_array
+from onnxq.calibration.table import CalibrationTable
+from onnxq.errors import CalibrationError, InputError
+from onnxq.quant.facts import Facts, Stat
+
+
+def table(seed: int = 0) -> CalibrationTable:
+    rng = np.random.default_rng(seed)
+    return CalibrationTable(
+        model="m" * 64,
+        data="d" * 64,
+        samples=7,
+        facts={
+            "h": observe_array(rng.normal(size=(20, 5)).astype(np.float32), Stat),
+            "a": Facts(count=3, low=-0.1, high=1 / 3, axis=1),
+        },
+    )
+
+
+def test_the_round_trip_keeps_every_byte() -> None:
+    text = table().to_json()
+    again = CalibrationTable.from_json(text)
+    assert again.to_json() == text
+    facts, other = table().facts["h"], again.facts["h"]
+    assert (other.count, other.low, other.high, other.average) == (
+        facts.count,
+        facts.low,
+        facts.high,
+        facts.average,
+    )
+    for field in ("channel_low", "channel_high", "rows"):
+        mine, theirs = getattr(facts, field), getattr(other, field)
+        assert mine.dtype == theirs.dtype
+        np.testing.assert_array_equal(mine, theirs)
+    assert facts.histogram is not None
+    assert other.histogram is not None
+    np.testing.assert_array_equal(facts.histogram.counts, other.histogram.counts)
+    assert again.facts["a"].histogram is None
+
+
+def test_equal_tables_have_equal_bytes() -> None:
+    one = table()
+    other = CalibrationTable(one.model, one.data, one.samples, dict(reversed(one.facts.items())))
+    assert one.to_json() == other.to_json()
+    assert one.to_json() != table(seed=1).to_json()
+
+
+def test_a_file_and_back(tmp_path: Path) -> None:
+    path = tmp_path / "model.table.json"
+    table().save(path)
+    table(seed=1).save(path)
+    assert CalibrationTable.load(path).to_json() == table(seed=1).to_json()
+    assert [file.name for file in tmp_path.iterdir()] == ["model.table.json"]
+
+
+def test_a_table_of_another_model() -> None:
+    table().check("m" * 64)
+    with pytest.raises(
+        CalibrationError, match="the calibration table: it was collected on another model"
+    ) as e:
+        table().check("n" * 64)
+    assert e.value.hint == "collect it again: onnxq calibrate MODEL --data DATA -o TABLE"
+
+
+@pytest.mark.parametrize("keep", [0, 1, 100, -1, -30])
+def test_a_truncated_table(keep: int, tmp_path: Path) -> None:
+    path = tmp_path / "t.json"
+    path.write_text(table().to_json()[:keep])
+    with pytest.raises(
+        CalibrationError, match=r"t\.json: it is not a calibration table, or is damaged"
+    ) as caught:
+        CalibrationTable.load(path)
+    assert caught.value.hint is not None
+    assert "collect it again" in caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["[]", "3", "{}", "null", '{"schema": 1}', '{"schema": 1, "facts": [1]}'])
+def test_json_that_is_no_table(text: str) -> None:
+    with pytest.raises(CalibrationError, match="it is not a calibration table, or is damaged"):
+        CalibrationTable.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("part", "entry"),
+    [
+        ("rows", {"dtype": "float32", "shape": [2, 5], "data": "AAAA"}),
+        ("rows", {"dtype": "float32", "shape": [1], "data": "!!!!"}),
+        ("rows", {"dtype": "nonsense", "shape": [1], "data": "AAAAAA=="}),
+        ("average", [1.0]),
+        ("low", None),
+        ("count", "many"),
+    ],
+)
+def test_damaged_facts(part: str, entry: object) -> None:
+    content = json.loads(table().to_json())
+    content["facts"]["h"][part] = entry
+    with pytest.raises(CalibrationError, match="it is not a calibration table, or is damaged"):
+        CalibrationTable.from_json(json.dumps(content))
+
+
+@pytest.mark.parametrize("key", ["model", "data", "samples", "onnxq"])
+def test_a_damaged_header(key: str) -> None:
+    content = json.loads(table().to_json())
+    del content[key]
+    with pytest.raises(CalibrationError, match="it is not a calibration table, or is damaged"):
+        CalibrationTable.from_json(json.dumps(content))
+
+
+def test_another_schema_version() -> None:
+    content = json.loads(table().to_json()) | {"schema": 99}
+    with pytest.raises(CalibrationError, match="its schema version is 99, this onnxq reads 1"):
+        CalibrationTable.from_json(json.dumps(content))
+
+
+def test_a_file_that_is_not_there_or_not_text(tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match=r"none\.json: cannot be read: No such file"):
+        CalibrationTable.load(tmp_path / "none.json")
+    (tmp_path / "bytes.json").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(CalibrationError, match=r"bytes\.json: cannot be read: it is not text"):
+        CalibrationTable.load(tmp_path / "bytes.json")
+
+
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="the folder to write into does not exist"):
+        table().save(tmp_path / "none" / "t.json")
+
+
+@pytest.mark.parametrize("change", [{"samples": 0}, {"model": ""}, {"data": ""}])
+def test_an_empty_header_is_no_table(change: dict[str, object]) -> None:
+    fields: dict[str, object] = {"model": "m", "data": "d", "samples": 1, "facts": {}} | change
+    with pytest.raises(ValueError, match="needs samples and the digests of model and data"):
+        CalibrationTable(**fields)  # type: ignore[arg-type]
