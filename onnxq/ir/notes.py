@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxq.errors import ModelError
@@ -18,6 +20,25 @@ from onnxq.quant.histogram import BIN_COUNT, Histogram
 
 Fields = dict[str, Any]
 """The fields of one line: texts, numbers, lists, and dictionaries of numbers."""
+
+
+@dataclass(frozen=True)
+class WeightNote:
+    """What the text says of a weight that the graph shows otherwise.
+
+    Args:
+        dtype: Its type.
+        low: Its smallest finite value, if it is elided.
+        high: Its largest.
+        sha256: The start of its digest, hexadecimal; None if the graph shows its numbers.
+
+    """
+
+    dtype: ir.DataType
+    low: float = 0.0
+    high: float = 0.0
+    sha256: str | None = None
+
 
 _STRING = r'"(?:[^"\\]|\\.)*"'
 _NAME = rf"(?:{_STRING}|[^\s\":+,(){{}}<>=\[\]]+)"
@@ -41,20 +62,24 @@ def note_line(kind: str, name: str, fields: Mapping[str, Any]) -> str:
 def notes_in(lines: Sequence[str]) -> Iterator[tuple[str, str, Any]]:
     """Yield kind, name and content of each such line; other comments are passed over.
 
-    The content is a Decision for ``encode``, Facts for ``fact``, Fields for ``weight``.
+    The content is a Decision for ``encode``, Facts for ``fact``, a WeightNote for ``weight``.
 
     Raises:
         ModelError: A line does not parse.
 
     """
-    readers: dict[str, Callable[[Fields], object]] = {"encode": read_decision, "fact": read_facts}
+    readers: dict[str, Callable[[Fields], object]] = {
+        "encode": read_decision,
+        "fact": read_facts,
+        "weight": read_weight,
+    }
     for number, line in enumerate(lines, start=1):
         found = _NOTE.fullmatch(line.strip())
         if found is None:
             continue
         try:
             fields = _fields(found[3])
-            yield found[1], _plain(found[2]), readers.get(found[1], dict)(fields)
+            yield found[1], _plain(found[2]), readers[found[1]](fields)
         except (KeyError, TypeError, ValueError) as error:
             reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
             raise ModelError(f"{reason}, in: {line.strip()}", where=f"line {number}") from error
@@ -82,6 +107,18 @@ def read_decision(fields: Fields) -> Decision:
         fields.get("axis"),
     )
     return Decision(encoding, None if readers is None else frozenset(readers))
+
+
+def read_weight(fields: Fields) -> WeightNote:
+    """Return what a ``# weight`` line says."""
+    dtype = str(fields["dtype"]).upper()
+    if dtype not in ir.DataType.__members__:
+        raise ValueError(f"unknown dtype {dtype.lower()!r}")
+    sha256 = fields.get("sha256")
+    if sha256 is not None and not re.fullmatch("[0-9a-f]+", sha256):
+        raise ValueError(f"{sha256!r} is not a hexadecimal digest")
+    low, high = float(fields.get("low", 0)), float(fields.get("high", 0))
+    return WeightNote(ir.DataType[dtype], low, high, sha256)
 
 
 def facts_fields(facts: Facts, elide_above: int | None) -> Fields:

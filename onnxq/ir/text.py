@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import onnx
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from onnxq.errors import ModelError
 from onnxq.ir.digest import tensor_digest
 from onnxq.ir.module import GraphModule, name_of
-from onnxq.ir.notes import Fields, decision_fields, facts_fields, note_line, notes_in, quoted
+from onnxq.ir.notes import Fields, WeightNote, decision_fields, facts_fields, note_line, notes_in, quoted
 
 _DIGEST_DIGITS = 16
 _PRINTED_AS = {
@@ -72,7 +74,7 @@ def parse(text: str) -> GraphModule:
         proto = onnx.parser.parse_model(graph)
     except onnx.parser.ParseError as error:
         raise ModelError(f"this is not ONNX text: {_reason(error)}") from error
-    _fill_in(proto, {name: fields for kind, name, fields in notes if kind == "weight"})
+    _fill_in(proto, {name: note for kind, name, note in notes if kind == "weight"})
     model = ir.from_proto(proto)
     for node in model.graph.all_nodes():
         node.name = node.name or name_of(node.outputs[0])
@@ -132,29 +134,28 @@ def _widen(value: ir.Value, tensor: ir.TensorProtocol) -> None:
     value.type = ir.TensorType(wide)
 
 
-def _fill_in(proto: onnx.ModelProto, weights: dict[str, Fields]) -> None:
+def _fill_in(proto: onnx.ModelProto, notes: dict[str, WeightNote]) -> None:
     """Put elided weights in, and give widened ones their own type back."""
     graph = proto.graph
     declared = {value.name: value for value in (*graph.value_info, *graph.input)}
     printed = {tensor.name: tensor for tensor in graph.initializer}
-    for name, fields in weights.items():
-        dtype = ir.DataType[str(fields["dtype"]).upper()]
+    for name, note in notes.items():
         if name in printed:
-            narrow = onnx.numpy_helper.to_array(printed[name]).astype(dtype.numpy())
+            narrow = onnx.numpy_helper.to_array(printed[name]).astype(note.dtype.numpy())
             printed[name].CopyFrom(onnx.numpy_helper.from_array(narrow, name))
-        elif name in declared:
+        elif name in declared and note.sha256 is not None:
             shape = [dim.dim_value for dim in declared[name].type.tensor_type.shape.dim]
-            graph.initializer.append(ir.to_proto(_stand_in(name, fields, dtype, shape)))
+            numbers = _stand_in(note, int(note.sha256, 16), shape)
+            graph.initializer.append(onnx.numpy_helper.from_array(numbers, name))
         else:
             raise ModelError("the graph has no such weight", where=f"# weight {quoted(name)}")
 
 
-def _stand_in(name: str, fields: Fields, dtype: ir.DataType, shape: list[int]) -> ir.TensorProtocol:
-    """Return random numbers of the elided weight's range, seeded by its digest."""
-    rng = np.random.default_rng(int(str(fields["sha256"]), 16))
-    numbers = rng.uniform(float(str(fields["low"])), float(str(fields["high"])), shape)
-    rounded = np.rint(numbers) if dtype.is_integer() else numbers
-    return ir.Tensor(rounded.astype(dtype.numpy()), name=name)
+def _stand_in(note: WeightNote, seed: int, shape: list[int]) -> NDArray[Any]:
+    """Return random numbers of the elided weight's range."""
+    numbers = np.random.default_rng(seed).uniform(note.low, note.high, shape)
+    rounded = np.rint(numbers) if note.dtype.is_integer() else numbers
+    return rounded.astype(note.dtype.numpy())
 
 
 def _reason(error: onnx.parser.ParseError) -> str:

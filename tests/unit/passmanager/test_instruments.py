@@ -1,0 +1,164 @@
+"""What watches a pipeline."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from onnxq.errors import PassError, VerifyError
+from onnxq.ir.module import GraphModule
+from onnxq.ir.text import parse, render
+from onnxq.passmanager.base import Effect, Pass, PassContext
+from onnxq.passmanager.instruments import BisectLimit, DumpTo, Instrument, PrintAfter, Timing, VerifyEach
+from onnxq.passmanager.manager import PassManager
+from onnxq.passmanager.pipeline import parse_pipeline
+from onnxq.passmanager.reproducer import ELIDES_ABOVE, Reproducer
+from onnxq.target import find_target
+from onnxq.testing.golden import check_golden
+
+CPU = find_target("cpu")
+TEXT = """# encode x: scale=0.5 zero_point=0
+<ir_version: 10, opset_import: ["" : 21]>
+main (float[N,2] x) => (float[N,2] y)
+{
+    [first] h = Relu(x)
+    [second] y = Relu(h)
+}
+"""
+
+
+@dataclass(frozen=True)
+class Do(Pass):
+    """Do what it is told."""
+
+    name: ClassVar[str] = "do"
+    effect: ClassVar[Effect] = Effect.EXACT
+    what: Callable[[GraphModule, PassContext], object] = field(default=lambda module, ctx: None)
+
+    def run(self, module: GraphModule, ctx: PassContext) -> None:
+        self.what(module, ctx)
+
+    def __str__(self) -> str:
+        return "do"
+
+
+def run(*passes: Pass, instruments: list[Instrument], text: str = TEXT) -> GraphModule:
+    module = parse(text)
+    PassManager(passes, CPU, instruments).run(module)
+    return module
+
+
+def test_a_change_behind_the_editors_back_is_found() -> None:
+    def sneak(module: GraphModule, ctx: PassContext) -> None:
+        next(iter(module.graph)).op_type = "Abs"
+
+    with pytest.raises(
+        VerifyError, match=r"pass 2 \(do\): the pass changed the graph behind the Editor's back"
+    ):
+        run(Do(), Do(sneak), instruments=[VerifyEach()])
+
+
+def test_an_invalid_graph_is_found_before_the_first_pass() -> None:
+    text = TEXT.replace("[second]", "[third] k = Relu(nothing)\n[second]")
+    with pytest.raises(VerifyError, match=r"node 'third' \(Relu\): it reads 'nothing'"):
+        run(Do(), instruments=[VerifyEach()], text=text)
+
+
+def test_an_operator_with_wrong_attributes_is_found_after_the_pass_that_made_it() -> None:
+    def spoil(module: GraphModule, ctx: PassContext) -> None:
+        ctx.edit.retype(next(iter(module.graph)), "Softmax", why="test", attributes={"no_such": 1})
+
+    with pytest.raises(VerifyError, match=r"pass 1 \(do\): .*Unrecognized attribute: no_such"):
+        run(Do(spoil), instruments=[VerifyEach()])
+
+
+def test_print_after_one_pass_or_all() -> None:
+    one, every = io.StringIO(), io.StringIO()
+    passes = [*parse_pipeline("insert-qdq"), Do()]
+    module = run(*passes, instruments=[PrintAfter("insert-qdq", one), PrintAfter("all", every)])
+    assert one.getvalue() == f"# after pass 1: insert-qdq\n{render(module)}\n"
+    assert every.getvalue() == f"{one.getvalue()}# after pass 2: do\n{render(module)}\n"
+
+
+def test_dump_writes_one_file_for_each_pass(tmp_path: Path) -> None:
+    module = run(*parse_pipeline("insert-qdq"), Do(), instruments=[DumpTo(tmp_path / "dump")])
+    files = sorted((tmp_path / "dump").iterdir())
+    assert [path.name for path in files] == ["001-insert-qdq.onnxtxt", "002-do.onnxtxt"]
+    assert render(parse(files[1].read_text())) == render(module)
+
+
+def test_timing_keeps_a_row_for_each_pass() -> None:
+    timing = Timing()
+    run(*parse_pipeline("insert-qdq"), Do(), instruments=[timing])
+    assert [(text, edits > 0) for text, _, edits in timing.rows] == [("insert-qdq", True), ("do", False)]
+    assert all(seconds >= 0 for _, seconds, _ in timing.rows)
+
+
+def test_bisect_runs_the_first_passes_and_names_the_others() -> None:
+    done: list[int] = []
+    passes = [Do(lambda module, ctx, i=i: done.append(i)) for i in range(3)]
+    limit = BisectLimit(2)
+    run(*passes, instruments=[limit])
+    assert (done, limit.skipped) == ([0, 1], ["do"])
+
+
+def test_a_failure_leaves_a_file_that_is_a_golden_case(tmp_path: Path) -> None:
+    """The decision on ``h`` has two channels where QuantizeLinear's input has three: onnxq refuses."""
+    text = TEXT.replace("x: scale=0.5 zero_point=0", "w: scale=[1.0, 1.0] zero_point=[0, 0] axis=0")
+    text = text.replace("=> (float[N,2] y)", "=> (float[N,2] y) <float[3] w = {1, 2, 3}>")
+    with pytest.raises(VerifyError, match=r"pass 1 \(insert-qdq\)") as caught:
+        run(*parse_pipeline("insert-qdq"), instruments=[Reproducer(tmp_path, CPU), VerifyEach()], text=text)
+    path = caught.value.reproducer
+    assert path == tmp_path / "001-insert-qdq.onnxtxt"
+    content = path.read_text()
+    assert content.startswith(
+        "# RUN: insert-qdq\n# TARGET: cpu\n# SHOW: types\n# ERROR: its number of channels"
+    )
+    assert render(parse(content)) == render(parse(text))
+    check_golden(path)
+
+
+def test_the_file_shows_the_graph_just_before_the_failing_pass(tmp_path: Path) -> None:
+    def change_and_fail(module: GraphModule, ctx: PassContext) -> None:
+        ctx.edit.retype(next(iter(module.graph)), "Abs", why="test")
+        raise KeyError("q")
+
+    with pytest.raises(PassError) as caught:
+        run(*parse_pipeline("insert-qdq"), Do(change_and_fail), instruments=[Reproducer(tmp_path, CPU)])
+    assert caught.value.reproducer is not None
+    content = caught.value.reproducer.read_text()
+    assert "# ERROR: KeyError: 'q'" in content
+    assert render(parse(content)) == render(run(*parse_pipeline("insert-qdq"), instruments=[]))
+
+
+def test_large_weights_are_replaced_in_the_file_by_random_ones_of_the_same_range(tmp_path: Path) -> None:
+    weight = np.linspace(-3, 5, ELIDES_ABOVE + 2, dtype=np.float32).reshape(-1, 2)
+
+    def add_weight(module: GraphModule, ctx: PassContext) -> None:
+        ctx.edit.constant("big", weight, why="test")
+
+    def fail(module: GraphModule, ctx: PassContext) -> None:
+        raise KeyError("q")
+
+    with pytest.raises(PassError) as caught:
+        run(Do(add_weight), Do(fail), instruments=[Reproducer(tmp_path, CPU)])
+    assert caught.value.reproducer is not None
+    big = parse(caught.value.reproducer.read_text()).graph.initializers["big"]
+    assert big.const_value is not None
+    numbers = big.const_value.numpy()
+    assert (numbers.shape, big.dtype) == (weight.shape, ir.DataType.FLOAT)
+    assert numbers.min() >= -3
+    assert numbers.max() <= 5
+    assert np.ptp(numbers) > 7.9  # of 4098 uniform numbers over a range of 8
+
+
+def test_what_is_no_fault_of_a_pass_leaves_no_file(tmp_path: Path) -> None:
+    run(Do(), instruments=[Reproducer(tmp_path, CPU)])
+    assert list(tmp_path.iterdir()) == []

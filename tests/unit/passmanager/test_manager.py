@@ -1,0 +1,210 @@
+"""Running passes: order, facts, records and failures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from onnxq.errors import ModelError, PassError, PreconditionError, VerifyError
+from onnxq.ir.module import GraphModule
+from onnxq.ir.text import parse
+from onnxq.passmanager.base import Effect, Pass, PassContext
+from onnxq.passmanager.instruments import BisectLimit
+from onnxq.passmanager.manager import PassManager
+from onnxq.quant.facts import Facts, Need, Stat
+from onnxq.target import find_target
+
+CPU = find_target("cpu")
+TEXT = """
+<ir_version: 10, opset_import: ["" : 21]>
+main (float[N,2] x) => (float[N,2] y)
+{
+    [first] h = Relu(x)
+    [second] y = Relu(h)
+}
+"""
+
+
+@dataclass(frozen=True)
+class Ask(Pass):
+    """Need facts of some values."""
+
+    name: ClassVar[str] = "ask"
+    effect: ClassVar[Effect] = Effect.EXACT
+    asked: tuple[Need, ...] = ()
+    then: Callable[[GraphModule, PassContext], None] = field(default=lambda module, ctx: None)
+
+    def needs(self, module: GraphModule) -> Iterable[Need]:
+        present = {value.name for value in module.values()}
+        return [need for need in self.asked if need.value in present]
+
+    def run(self, module: GraphModule, ctx: PassContext) -> None:
+        self.then(module, ctx)
+
+
+def need(value: str, *stats: Stat, axis: int = -1) -> Need:
+    return Need(value, frozenset(stats), axis)
+
+
+@dataclass
+class Meter:
+    """Measures nothing, and remembers what it was asked."""
+
+    asked: list[dict[str, tuple[set[Stat], int]]] = field(default_factory=list)
+
+    def __call__(self, module: GraphModule, needs: Sequence[Need]) -> Mapping[str, Facts]:
+        self.asked.append({n.value: (set(n.stats), n.axis) for n in needs})
+        return {n.value: self.facts(n) for n in needs}
+
+    def facts(self, need: Need) -> Facts:
+        channels = np.zeros(2, np.float32) if Stat.CHANNEL_RANGE in need.stats else None
+        average = (0.0, 1.0) if Stat.AVERAGE in need.stats else None
+        return Facts(1, 0.0, 1.0, average, channels, channels, axis=need.axis)
+
+
+def run(*passes: Pass, meter: Meter | None = None, module: GraphModule | None = None) -> GraphModule:
+    module = module or parse(TEXT)
+    PassManager(passes, CPU, measure=meter).run(module)
+    return module
+
+
+def test_one_measurement_feeds_this_pass_and_all_later_ones() -> None:
+    meter = Meter()
+    run(
+        Ask(),
+        Ask((need("x", Stat.RANGE),)),
+        Ask((need("h", Stat.RANGE), need("x", Stat.AVERAGE))),
+        meter=meter,
+    )
+    assert meter.asked == [{"x": ({Stat.RANGE, Stat.AVERAGE}, -1), "h": ({Stat.RANGE}, -1)}]
+
+
+def test_what_is_known_is_not_measured_again() -> None:
+    meter = Meter()
+    module = parse("# fact x: low=0.0 high=1.0\n" + TEXT)
+    run(Ask((need("x", Stat.RANGE),)), Ask((need("h", Stat.RANGE),)), meter=meter, module=module)
+    assert meter.asked == [{"h": ({Stat.RANGE}, -1)}]
+
+
+def test_a_value_that_appears_later_is_measured_when_it_is_there() -> None:
+    def add_value(module: GraphModule, ctx: PassContext) -> None:
+        first = next(iter(module.graph))
+        new = ctx.edit.insert("Abs", [first.outputs[0]], "new", why="test", after=first)
+        ctx.edit.reroute(first.outputs[0], new, why="test")
+
+    wanted = (need("x", Stat.RANGE), need("new", Stat.RANGE))
+    meter = Meter()
+    run(Ask(wanted[:1], add_value), Ask(wanted), meter=meter)
+    assert [set(asked) for asked in meter.asked] == [{"x"}, {"new"}]
+    known = parse("# fact h: low=0.0 high=1.0\n" + TEXT)  # they go over to what stands for h
+    meter = Meter()
+    run(Ask(wanted[:1], add_value), Ask(wanted), meter=meter, module=known)
+    assert [set(asked) for asked in meter.asked] == [{"x"}]
+
+
+def test_channels_of_another_axis_are_measured_by_themselves() -> None:
+    meter = Meter()
+    by_column, by_row = need("x", Stat.CHANNEL_RANGE, axis=-1), need("x", Stat.CHANNEL_RANGE, axis=0)
+    run(Ask((by_column,)), Ask((need("x", Stat.CHANNEL_RANGE, axis=1),)), Ask((by_row,)), meter=meter)
+    assert meter.asked == [{"x": ({Stat.CHANNEL_RANGE}, -1)}, {"x": ({Stat.CHANNEL_RANGE}, 0)}]
+
+
+def test_a_whole_tensor_need_keeps_the_axis_of_the_other() -> None:
+    meter = Meter()
+    run(Ask((need("x", Stat.RANGE), need("x", Stat.CHANNEL_RANGE, axis=0))), meter=meter)
+    assert meter.asked == [{"x": ({Stat.RANGE, Stat.CHANNEL_RANGE}, 0)}]
+
+
+def test_facts_of_vanished_values_are_dropped() -> None:
+    def skip_first(module: GraphModule, ctx: PassContext) -> None:
+        first = next(iter(module.graph))
+        ctx.edit.reroute(first.outputs[0], module.graph.inputs[0], why="test")
+        ctx.edit.remove(first, why="test")
+
+    module = parse("# fact h: low=0.0 high=1.0\n# fact y: low=0.0 high=1.0\n" + TEXT)
+    run(Ask(then=skip_first), module=module)
+    assert "h" not in module.facts
+    assert "y" in module.facts
+
+
+def test_without_data_a_need_is_an_error() -> None:
+    with pytest.raises(PreconditionError, match=r"pass 2 \(ask\): the pass needs measured ranges") as caught:
+        run(Ask(), Ask((need("x", Stat.RANGE),)))
+    assert caught.value.hint == "give calibration data, or choose a pipeline that needs none"
+
+
+def test_a_bug_becomes_a_pass_error_with_its_cause() -> None:
+    def fail(module: GraphModule, ctx: PassContext) -> None:
+        raise KeyError("q")
+
+    with pytest.raises(PassError, match=r"^pass 2 \(ask\): KeyError: 'q'$") as caught:
+        run(Ask(), Ask(then=fail))
+    assert isinstance(caught.value.__cause__, KeyError)
+
+
+def test_a_bug_in_needs_names_its_pass() -> None:
+    class Broken(Ask):
+        def needs(self, module: GraphModule) -> Iterable[Need]:
+            raise IndexError("out of range")
+
+    with pytest.raises(PassError, match=r"pass 1 \(ask\): IndexError: out of range"):
+        run(Broken())
+
+
+def test_a_pass_error_keeps_its_kind_and_gets_its_place() -> None:
+    def fail(module: GraphModule, ctx: PassContext) -> None:
+        raise VerifyError("it is bent", where="node 'a'", hint="straighten it")
+
+    with pytest.raises(VerifyError, match=r"^pass 1 \(ask\): node 'a': it is bent$") as caught:
+        run(Ask(then=fail))
+    assert caught.value.hint == "straighten it"
+
+
+def test_the_callers_fault_passes_through() -> None:
+    error = ModelError("the model is at fault")
+
+    def fail(module: GraphModule, ctx: PassContext) -> None:
+        raise error
+
+    with pytest.raises(ModelError) as caught:
+        run(Ask(then=fail))
+    assert caught.value is error
+
+
+def test_records_tell_edits_remarks_and_text() -> None:
+    def change(module: GraphModule, ctx: PassContext) -> None:
+        first, second = module.graph
+        ctx.skip(first, "it is the first")
+        ctx.edit.retype(second, "Abs", why="test")
+
+    (record,) = PassManager([Ask(then=change)], CPU).run(parse(TEXT))
+    assert record.text.startswith("ask{")
+    assert [(e.action, e.subject, e.why) for e in record.edits] == [
+        ("rewrite", "second: Relu -> Abs", "test")
+    ]
+    assert [(r.node, r.op_type, r.reason) for r in record.remarks] == [("first", "Relu", "it is the first")]
+    assert record.seconds >= 0
+
+
+def test_random_numbers_depend_on_seed_and_place_only() -> None:
+    drawn: list[float] = []
+    draw = Ask(then=lambda module, ctx: drawn.append(ctx.rng.random()))
+    for seed in (0, 0, 1):
+        PassManager([draw, draw], CPU, seed=seed).run(parse(TEXT))
+    assert drawn[:2] == drawn[2:4]
+    assert len(set(drawn)) == 4
+
+
+def test_passes_that_will_not_run_need_nothing() -> None:
+    meter = Meter()
+    limit = BisectLimit(1)
+    manager = PassManager(
+        [Ask((need("x", Stat.RANGE),)), Ask((need("h", Stat.RANGE),))], CPU, [limit], measure=meter
+    )
+    assert len(manager.run(parse(TEXT))) == 1
+    assert [set(asked) for asked in meter.asked] == [{"x"}]
+    assert len(limit.skipped) == 1
