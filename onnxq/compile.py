@@ -244,7 +244,7 @@ class _Compilation:
         used = self.table.samples if self.table is not None else 0
         if self.data is None:
             warnings.append("compared and timed on random inputs, as there is no data: give --data")
-            specs = input_specs(self.source)
+            specs = input_specs(module.model)
             return _Samples(
                 open_data("random", specs, DataOptions(limit=16)), 0, self.options.validation_samples
             )

@@ -77,14 +77,24 @@ def _row(name: str, build: Callable[[ModuleType], Case], tasks: ModuleType | Non
 
 def _compile(case: Case, output: Path) -> CompileResult:
     specs = input_specs(load_model(case.model).model)
-    make = {part: (lambda feeds=feeds: feeds) for part, feeds in (("cal", case.calibration), ("held", case.held_out))}
+    make = {
+        part: (lambda feeds=feeds: feeds)
+        for part, feeds in (("cal", case.calibration), ("held", case.held_out))
+    }
     calibration = open_feeds("calibration feeds", make["cal"], specs, DataOptions())
     held_out = open_feeds("held-out feeds", make["held"], specs, DataOptions(limit=64))
     recipe = load_recipe("cpu")
     samples = sum(len(next(iter(feeds.values()))) for feeds in case.calibration)
-    recipe = recipe.model_copy(update={"calibration": recipe.calibration.model_copy(update={"samples": samples})})
+    recipe = recipe.model_copy(
+        update={"calibration": recipe.calibration.model_copy(update={"samples": samples})}
+    )
     return compile_model(
-        case.model, output, recipe=recipe, data=calibration, validation_data=held_out, options=CompileOptions(threads=1)
+        case.model,
+        output,
+        recipe=recipe,
+        data=calibration,
+        validation_data=held_out,
+        options=CompileOptions(threads=1),
     )
 
 
@@ -105,7 +115,9 @@ def _measured(case: Case, result: CompileResult, tasks: ModuleType) -> dict[str,
         "verdict": "ok",
     }
     if case.task is not None:
-        before, after = (100 * tasks.evaluate(case.task, path)["metric"] for path in (case.model, result.output))
+        before, after = (
+            100 * tasks.evaluate(case.task, path)["metric"] for path in (case.model, result.output)
+        )
         row |= {"fp32": round(before, 2), "int8": round(after, 2), "drop": round(before - after, 2)}
         if case.allowed_drop is not None and before - after > case.allowed_drop:
             row["verdict"] = "missed"
@@ -135,9 +147,13 @@ def _builders(assets: Path, minilm: Path | None) -> dict[str, Callable[[ModuleTy
 
     def winml(tasks: ModuleType) -> Case:
         task = replace(tasks.load("cifar10_resnet20"), model=models / "winml_ImageClassifier_cifar10.onnx")
-        train, test = (np.load(images / f"cifar10_{part}.npz")["x"] for part in ("train_calib_1000", "test_jpg_2500"))
+        train, test = (
+            np.load(images / f"cifar10_{part}.npz")["x"] for part in ("train_calib_1000", "test_jpg_2500")
+        )
         calibration, batches = _bgr(train[:200]), _bgr(test)
-        return Case("winml_ImageClassifier_cifar10", task.model, calibration, batches, replace(task, batches=batches))
+        return Case(
+            "winml_ImageClassifier_cifar10", task.model, calibration, batches, replace(task, batches=batches)
+        )
 
     return {
         "mnist_vit": labelled("mnist_vit", 0.3),
@@ -146,11 +162,14 @@ def _builders(assets: Path, minilm: Path | None) -> dict[str, Callable[[ModuleTy
         "squeezenet": labelled("imagenet", 1.0),
         "MiniLM (STS-b dev)": labelled("stsb", 0.5),
         "winml_ImageClassifier_cifar10": winml,
-        "ppocrv2_det": unlabelled("ppocrv2_det.onnx", lambda: _photographs(images, "x", 320, _imagenet)),
+        "ppocrv2_det": unlabelled("ppocrv2_det.onnx", lambda: _pages(assets)),
         "ultraface_rfb_320": unlabelled(
-            "ultraface_rfb_320.onnx", lambda: _photographs(images, "input", (320, 240), lambda x: (x - 127) / 128)
+            "ultraface_rfb_320.onnx",
+            lambda: _photographs(images, "input", (320, 240), lambda x: (x - 127) / 128),
         ),
-        "fns_candy": unlabelled("fns_candy.onnx", lambda: _photographs(images, "inputImage", 720, lambda x: x)[:4]),
+        "fns_candy": unlabelled(
+            "fns_candy.onnx", lambda: _photographs(images, "inputImage", 720, lambda x: x)[:4]
+        ),
         "silero_vad_16k_op15": unlabelled("silero_vad_16k_op15.onnx", lambda: _speech(assets, vad=True)),
         "silero_model_micro": unlabelled("silero_model_micro.onnx", lambda: _speech(assets, vad=False)),
         "magika_fast_v2_1": unlabelled("magika_fast_v2_1.onnx", lambda: _files(assets)),
@@ -173,6 +192,29 @@ def _photographs(
         raise FileNotFoundError("data/images/imagenet_sample")
     pixels = [np.asarray(Image.open(file).convert("RGB").resize(shape), np.float32) for file in files]
     return [{name: np.ascontiguousarray(prepare(x).transpose(2, 0, 1)[None], np.float32)} for x in pixels]
+
+
+def _pages(assets: Path) -> list[Feeds]:
+    """Return photographs with real sentences drawn on them, which is what a text detector looks for."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    sentences = (
+        (assets / "data" / "text" / "wikitext2" / "wiki.valid.tokens")
+        .read_text(encoding="utf-8")
+        .split(" . ")
+    )
+    pages = []
+    for number, file in enumerate(
+        sorted((assets / "data" / "images" / "imagenet_sample").glob("*.jpg"))[:32]
+    ):
+        page = Image.open(file).convert("RGB").resize((320, 320))
+        for line in range(5):
+            text = sentences[5 * number + line].strip().encode("ascii", "ignore").decode()[:30]
+            font = ImageFont.load_default(size=14 + 3 * line)
+            ImageDraw.Draw(page).text((10, 12 + 60 * line), text, "white" if line % 2 else "black", font=font)
+        pixels = _imagenet(np.asarray(page, np.float32)).transpose(2, 0, 1)[None]
+        pages.append({"x": np.ascontiguousarray(pixels, np.float32)})
+    return pages
 
 
 def _imagenet(x: NDArray[np.float32]) -> NDArray[np.floating[Any]]:

@@ -27,9 +27,14 @@ def parser(description: str | None) -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(description=(description or "").partition("\n\n")[0])
     options.add_argument("--json", action="store_true", help="print one JSON object")
     options.add_argument(
-        "--assets", type=Path, default=REPOSITORY.parent / "shared", help="folder with models/, data/ and evals/"
+        "--assets",
+        type=Path,
+        default=REPOSITORY.parent / "shared",
+        help="folder with models/, data/ and evals/",
     )
-    options.add_argument("--minilm", type=Path, help="all-MiniLM-L6-v2 as ONNX: the file that onnxq export wrote")
+    options.add_argument(
+        "--minilm", type=Path, help="all-MiniLM-L6-v2 as ONNX: the file that onnxq export wrote"
+    )
     return options
 
 
@@ -63,7 +68,11 @@ def show(title: str, rows: Sequence[Mapping[str, Any]], notes: Iterable[str], *,
     """Print the rows as a table, or everything as JSON."""
     where = environment()
     if as_json:
-        print(json.dumps({"title": title, "environment": where, "rows": list(rows), "notes": list(notes)}, indent=1))
+        print(
+            json.dumps(
+                {"title": title, "environment": where, "rows": list(rows), "notes": list(notes)}, indent=1
+            )
+        )
         return
     console = Console(width=WIDTH, highlight=False)
     console.print(f"{title}\n")
