@@ -1,0 +1,213 @@
+"""Recipes: which passes turn a model into which artifact, as TOML that people read and edit."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, ValidationError
+from pydantic_core import ErrorDetails
+
+from onnxq.errors import RecipeError, did_you_mean
+from onnxq.runtime.gates import Gates
+from onnxq.target import TARGETS, find_target
+
+
+def _known_target(name: str) -> str:
+    if name not in TARGETS:
+        raise ValueError(f"unknown target {name!r}; choose from {', '.join(TARGETS)}")
+    return name
+
+
+class _Section(BaseModel):
+    """A part of a recipe: it cannot be changed, and knows all of its keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Calibration(_Section):
+    """How the ranges of the activations are measured.
+
+    Args:
+        samples: At most so many samples are measured, from the beginning of the data.
+
+    """
+
+    samples: int = Field(default=128, ge=1)
+
+
+class Recipe(_Section):
+    """How to compile a model.
+
+    Args:
+        name: What listings and manifests call it.
+        pipeline: The passes as text, over as many lines as you like.
+        summary: One line for listings.
+        target: A key of ``onnxq.target.TARGETS``.
+        needs_data: Whether a pass reads ranges that only data can give.
+        calibration: How they are measured.
+        gates: What the result must reach.
+
+    """
+
+    name: str
+    pipeline: str
+    summary: str = ""
+    target: Annotated[str, AfterValidator(_known_target)] = "cpu"
+    needs_data: StrictBool = False
+    calibration: Calibration = Calibration()
+    gates: Gates = Gates()
+
+    def to_toml(self) -> str:
+        """Return the recipe as TOML that ``parse_recipe`` reads back."""
+        plain = self.model_dump(mode="json", exclude={"pipeline", "calibration", "gates"})
+        lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in plain.items()]
+        lines += ['pipeline = """', self.pipeline.strip().replace("\\", "\\\\"), '"""']
+        for section, values in (
+            ("calibration", self.calibration.model_dump()),
+            ("gates", asdict(self.gates)),
+        ):
+            given = [f"{key} = {value}" for key, value in values.items() if value is not None]
+            lines += ["", f"[{section}]", *given] if given else []
+        return "\n".join(lines) + "\n"
+
+    def with_options(self, settings: Sequence[str]) -> Recipe:
+        """Return the recipe with options of its passes set, each given as ``pass.option=value``.
+
+        Raises:
+            PipelineError: The pipeline does not parse, or has no such pass or option.
+
+        """
+        from onnxq.passmanager.pipeline import format_pipeline, override, parse_pipeline
+
+        if not settings:
+            return self
+        passes = parse_pipeline(self.pipeline)
+        for setting in settings:
+            passes = override(passes, setting)
+        return self.model_copy(update={"pipeline": format_pipeline(passes)})
+
+
+def default_recipe(target: str, *, has_data: bool) -> Recipe:
+    """Return the shipped recipe for a target, with data or without.
+
+    Raises:
+        RecipeError: There is no such target.
+
+    """
+    names = {"cpu": ("cpu-dynamic", "cpu"), "portable": ("weight-only", "all-tensors")}
+    return load_recipe(names[find_target(target).name][has_data])
+
+
+def load_recipe(source: str | Path) -> Recipe:
+    """Return a recipe.
+
+    Args:
+        source: The name of a shipped recipe, a ``.toml`` file, or the ``.json`` manifest of a
+            compiled model, whose recipe is taken.
+
+    Raises:
+        RecipeError: There is no such recipe, or something in it is wrong.
+
+    """
+    path = Path(source)
+    if path.suffix == ".json":
+        return _checked(_manifest(path)["recipe"], f"{path}: recipe")
+    if path.suffix == ".toml":
+        return parse_recipe(_read(path), where=str(path))
+    shipped = {file.stem: file for file in _shipped_files()}
+    if str(source) not in shipped:
+        hint = did_you_mean(str(source), shipped)
+        raise RecipeError(f"unknown recipe {str(source)!r}", hint=f"{hint or 'see: onnxq recipes'}")
+    return parse_recipe(shipped[str(source)].read_text(encoding="utf-8"), where=f"recipe {source}")
+
+
+def load_recipe_table(source: str | Path) -> str | None:
+    """Return, as JSON text, the calibration table in a manifest; None for any other recipe.
+
+    Raises:
+        RecipeError: The manifest cannot be read.
+
+    """
+    path = Path(source)
+    table = _manifest(path).get("table") if path.suffix == ".json" else None
+    return None if table is None else json.dumps(table)
+
+
+def shipped_recipes() -> list[Recipe]:
+    """Return the recipes that come with onnxq, by name."""
+    return [load_recipe(file.stem) for file in _shipped_files()]
+
+
+def parse_recipe(text: str, *, where: str) -> Recipe:
+    """Return the recipe that ``text``, as TOML, describes.
+
+    Raises:
+        RecipeError: It is not TOML, or a key or value is wrong; ``where`` names the source.
+
+    """
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"not TOML: {error}", where=where) from error
+    return _checked(data, where)
+
+
+def _shipped_files() -> list[Path]:
+    folder = Path(str(files("onnxq.recipes")))
+    return sorted(folder.glob("*.toml"))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise RecipeError("there is no such file", where=str(path)) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"cannot be read: {error}", where=str(path)) from error
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """Return the content of a manifest, which holds a recipe."""
+    hint = "give a manifest that onnxq compile wrote, or a .toml file"
+    try:
+        manifest = json.loads(_read(path))
+    except json.JSONDecodeError as error:
+        raise RecipeError(f"not JSON: {error}", where=str(path), hint=hint) from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("recipe"), dict):
+        raise RecipeError("this JSON has no recipe in it", where=str(path), hint=hint)
+    return manifest
+
+
+def _checked(data: dict[str, Any], where: str) -> Recipe:
+    try:
+        return Recipe.model_validate(data)
+    except ValidationError as error:
+        lines, hints = zip(*map(_explained, error.errors()), strict=True)
+        hint = next((hint for hint in hints if hint), None)
+        raise RecipeError("; ".join(lines), where=where, hint=hint) from error
+    except RecipeError as error:
+        raise RecipeError(str(error), where=where, hint=error.hint) from error
+
+
+def _explained(fault: ErrorDetails) -> tuple[str, str | None]:
+    """Return what is wrong with one key, and a suggestion if there is one."""
+    key = ".".join(map(str, fault["loc"]))
+    if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"unknown key {key!r}", did_you_mean(str(fault["loc"][-1]), _keys(fault["loc"][:-1]))
+    if fault["type"] == "missing":
+        return f"the key {key!r} is missing", None
+    reason = fault["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    return f"{key}: {reason}, found {fault['input']!r}", None
+
+
+def _keys(section: tuple[int | str, ...]) -> list[str]:
+    """Return the keys that a section of a recipe may have."""
+    if section == ("gates",):
+        return [field.name for field in fields(Gates)]
+    return list((Calibration if section else Recipe).model_fields)
