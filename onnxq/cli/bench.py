@@ -1,0 +1,120 @@
+"""onnxq bench: models timed side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from onnxq.cli.console import progress, show, show_json
+from onnxq.cli.options import DataSettings, Json, Provider, SomeData, Threads, provider_of
+from onnxq.errors import DataError, RecipeError
+
+if TYPE_CHECKING:
+    from onnxq.calibration.data import Dataset
+
+Models = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="A B...", help="The models; A is what others are compared with.", show_default=False
+    ),
+]
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shape",
+        metavar="SHAPE",
+        help="Feed random numbers: input=1x128; once for each input with dynamic axes.",
+        show_default=False,
+    ),
+]
+Rounds = Annotated[int, typer.Option(min=1, metavar="N", help="At most so many rounds.")]
+Seconds = Annotated[float, typer.Option(min=0.0, metavar="S", help="About how long the rounds may take.")]
+NoMemory = Annotated[bool, typer.Option("--no-memory", help="Do not measure memory.")]
+
+
+def run(
+    models: Models,
+    *,
+    data: SomeData = None,
+    shape: Shapes = None,
+    provider: Provider = "cpu",
+    threads: Threads = 1,
+    rounds: Rounds = 30,
+    seconds: Seconds = 20.0,
+    no_memory: NoMemory = False,
+    reading: DataSettings,
+    as_json: Json = False,
+) -> None:
+    """Time models side by side, and tell which kernels ran.
+
+    Interleaved rounds after a warm-up; medians with their spread. The batch size is 1
+    if not given. A model that would run elsewhere than asked for is refused.
+    """
+    from onnxq.runtime.bench import bench
+
+    single = replace(reading, batch_size=reading.batch_size or 1)
+    dataset = _dataset(models[0], data, shape or (), single)
+    feeds = [batch.feeds for batch in islice(dataset.batches(), rounds)]
+    with progress() as on_progress:
+        report = bench(
+            _named(models),
+            feeds,
+            provider_of(provider),
+            threads,
+            rounds=rounds,
+            seconds_budget=seconds,
+            memory=not no_memory,
+            on_progress=lambda done, total: on_progress("timing", done, total),
+        )
+    _present(report.to_dict(), as_json=as_json)
+
+
+def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """Return the input and the shape that ``input=1x128`` names; ``input=`` is a scalar.
+
+    Raises:
+        RecipeError: It is not written like that.
+
+    """
+    name, equals, axes = text.rpartition("=")
+    parts = axes.split("x") if axes else []
+    if not name or not equals or not all(part.isdecimal() and int(part) for part in parts):
+        raise RecipeError(f"{text!r} is no shape", where="--shape", hint="write it like input_ids=1x128")
+    return name, tuple(map(int, parts))
+
+
+def _dataset(model: Path, data: str | None, shapes: Sequence[str], reading: DataSettings) -> Dataset:
+    if data and shapes:
+        raise RecipeError("both --data and --shape are given", hint="give one of them")
+    if data:
+        return reading.open(data, model)
+    if not shapes:
+        raise DataError(
+            "there is nothing to feed the models",
+            hint="give --data DATA, --data random, or --shape INPUT=1x128",
+        )
+    return reading.random(model, dict(map(parse_shape, shapes)))
+
+
+def _named(models: Sequence[Path]) -> dict[str, Path]:
+    """Name the models by their files, or by their paths where two files are called the same."""
+    distinct = len({model.name for model in models}) == len(models)
+    return {model.name if distinct else str(model): model for model in models}
+
+
+def _present(latency: dict[str, Any], *, as_json: bool) -> None:
+    from onnxq.report.tables import conditions, footprint_table, kernels_table, latency_table
+    from onnxq.report.text import draw
+
+    if as_json:
+        show_json("bench", latency)
+        return
+    show(draw(latency_table(latency)), draw(footprint_table(latency)))
+    for model in latency["models"]:
+        show(draw(replace(kernels_table(model["kernels"], limit=6), title=f"Kernels of {model['name']}")))
+    show(conditions(latency))

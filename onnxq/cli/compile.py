@@ -1,0 +1,199 @@
+"""onnxq compile: from a model and data to a smaller, faster model with its manifest and report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from onnxq.cli.choose import choose_recipe, choose_table
+from onnxq.cli.console import progress, remark, show, show_json
+from onnxq.cli.options import (
+    DataSettings,
+    GateSettings,
+    Json,
+    MetricName,
+    Model,
+    PipelineText,
+    RecipeName,
+    Settings,
+    SomeData,
+    Threads,
+    metric_of,
+)
+from onnxq.errors import InputError, ToleranceError
+
+if TYPE_CHECKING:
+    from onnxq.manifest import Manifest
+    from onnxq.passmanager.instruments import Instrument
+
+_WATCH = "Watching the passes"
+WITHOUT_DATA = (
+    "no --data: activations are quantized at run time. With data their ranges are measured once, results "
+    "no longer move with batch and padding, and convolutions run in int8 too."
+)
+
+
+def _target_names() -> list[str]:
+    from onnxq.target import TARGETS
+
+    return sorted(TARGETS)
+
+
+Output = Annotated[
+    Path,
+    typer.Option("-o", "--output", metavar="OUT", help="Where the result goes.", show_default=False),
+]
+TargetName = Annotated[
+    str | None,
+    typer.Option(
+        "--target",
+        metavar="NAME",
+        help="Where the model shall run: cpu (if not given) or portable.",
+        autocompletion=_target_names,
+        show_default=False,
+    ),
+]
+Table = Annotated[
+    Path | None,
+    typer.Option("--table", metavar="TABLE", help="Ranges from onnxq calibrate.", show_default=False),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace a file that onnxq did not write.")]
+NoBench = Annotated[bool, typer.Option("--no-bench", help="Do not time the models.")]
+NoValidate = Annotated[bool, typer.Option("--no-validate", help="Do not compare the models.")]
+
+
+class Watch:
+    """Options of the instruments."""
+
+    PrintAfter = Annotated[
+        list[str] | None,
+        typer.Option(metavar="PASS|all", help="Print the graph after a pass.", rich_help_panel=_WATCH),
+    ]
+    Dump = Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Write the graph after each pass.", rich_help_panel=_WATCH),
+    ]
+    TimePasses = Annotated[
+        bool, typer.Option("--time-passes", help="Print what each pass did and took.", rich_help_panel=_WATCH)
+    ]
+    BisectLimit = Annotated[
+        int | None,
+        typer.Option(min=0, metavar="N", help="Run only the first N passes.", rich_help_panel=_WATCH),
+    ]
+
+
+def run(
+    model: Model,
+    *,
+    output: Output,
+    data: SomeData = None,
+    target: TargetName = None,
+    recipe: RecipeName = None,
+    pipeline: PipelineText = None,
+    settings: Settings = None,
+    table: Table = None,
+    threads: Threads = None,
+    no_bench: NoBench = False,
+    no_validate: NoValidate = False,
+    force: Force = False,
+    metric: MetricName = None,
+    gates: GateSettings,
+    print_after: Watch.PrintAfter = None,
+    dump: Watch.Dump = None,
+    time_passes: Watch.TimePasses = False,
+    bisect_limit: Watch.BisectLimit = None,
+    reading: DataSettings,
+    as_json: Json = False,
+) -> None:
+    """Compile MODEL into a smaller, faster one; validate and time it.
+
+    Writes OUT.onnx, OUT.manifest.json and OUT.report.md. `--recipe OUT.manifest.json` repeats the run.
+    """
+    from onnxq.compile import CompileOptions, compile_model
+    from onnxq.manifest import manifest_path
+    from onnxq.passmanager.reproducer import Reproducer
+    from onnxq.target import find_target
+
+    _refuse_overwriting(output, manifest_path(output), force=force)
+    measured = choose_table(table, None if data else recipe)
+    chosen = choose_recipe(recipe, pipeline, target, settings or (), has_data=bool(data or measured))
+    dataset = reading.open(data, model) if data else None
+    if not (data or measured or recipe or pipeline):
+        remark(WITHOUT_DATA)
+    reproducer = Reproducer(output.with_suffix(".failed"), find_target(chosen.target))
+    instruments = [reproducer, *_instruments(print_after or (), dump, bisect_limit)]
+    options = CompileOptions(
+        validate=not no_validate,
+        bench=not no_bench,
+        threads=threads,
+        gates=gates.over(chosen.gates),
+        metric=metric_of(metric),
+    )
+    try:
+        with progress() as on_progress:
+            compiled = compile_model(
+                model,
+                output,
+                recipe=chosen,
+                data=dataset,
+                table=measured,
+                instruments=instruments,
+                options=options,
+                on_progress=on_progress,
+            )
+    except ToleranceError:
+        present(output, load_manifest(output), as_json=as_json, passed=False, with_passes=time_passes)
+        raise
+    present(output, compiled.manifest, as_json=as_json, passed=True, with_passes=time_passes)
+
+
+def load_manifest(output: Path) -> Manifest:
+    """Return the manifest that was written beside ``output``."""
+    from onnxq.manifest import Manifest, manifest_path
+
+    return Manifest.model_validate_json(manifest_path(output).read_text(encoding="utf-8"))
+
+
+def present(
+    output: Path, manifest: Manifest, *, as_json: bool, passed: bool, with_passes: bool = False
+) -> None:
+    """Print what a compilation gave."""
+    from onnxq.manifest import manifest_path, report_path
+    from onnxq.report.tables import passes_table
+    from onnxq.report.text import compilation, draw
+
+    files = {"output": output, "manifest_file": manifest_path(output), "report_file": report_path(output)}
+    content = manifest.model_dump(mode="json", exclude={"table"})
+    if as_json:
+        paths = {key: str(path) for key, path in files.items()}
+        show_json("compile", {**paths, "passed": passed, "manifest": content})
+        return
+    for warning in manifest.warnings:
+        remark(warning, "warning")
+    show(*compilation(content))
+    if with_passes:
+        show(draw(passes_table(content["passes"])))
+    show(*(f"wrote {path}" for path in files.values()))
+
+
+def _instruments(print_after: Sequence[str], dump: Path | None, limit: int | None) -> Iterator[Instrument]:
+    from onnxq.passmanager.instruments import BisectLimit, DumpTo, PrintAfter
+
+    yield from (PrintAfter(name) for name in print_after)
+    if dump is not None:
+        yield DumpTo(dump)
+    if limit is not None:
+        yield BisectLimit(limit)
+
+
+def _refuse_overwriting(output: Path, manifest: Path, *, force: bool) -> None:
+    """Raise if ``output`` is a file of which onnxq knows nothing; the model itself is never replaced."""
+    if output.exists() and not manifest.exists() and not force:
+        raise InputError(
+            "it exists already, and onnxq did not write it",
+            where=str(output),
+            hint="give another name to -o, or --force to replace it",
+        )

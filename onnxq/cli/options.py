@@ -1,0 +1,270 @@
+"""Options that several commands share, each written once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from onnxq.cli.console import remark
+from onnxq.errors import RecipeError, did_you_mean
+
+if TYPE_CHECKING:
+    from onnxq.calibration.data import DataOptions, Dataset
+    from onnxq.runtime.gates import Gates
+    from onnxq.runtime.metrics import Metric
+    from onnxq.runtime.session import Provider as ProviderName
+
+_DATA, _GATES, _RUN = "How the data is read", "What the result must reach", "How it is run"
+
+
+def recipe_names() -> list[str]:
+    """Return what completes ``--recipe``."""
+    from onnxq.recipe import shipped_recipes
+
+    return [recipe.name for recipe in shipped_recipes()]
+
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object to standard output.")]
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="An .onnx file.", show_default=False)]
+Reference = Annotated[Path, typer.Argument(metavar="A", help="The original .onnx file.", show_default=False)]
+Candidate = Annotated[Path, typer.Argument(metavar="B", help="The compiled .onnx file.", show_default=False)]
+
+_DATA_HELP = "Data: a file or folder of arrays, texts or images, package.module:function, or the word random."
+SomeData = Annotated[str | None, typer.Option("--data", metavar="DATA", help=_DATA_HELP, show_default=False)]
+NeededData = Annotated[str, typer.Option("--data", metavar="DATA", help=_DATA_HELP, show_default=False)]
+
+RecipeName = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        metavar="RECIPE",
+        help="A recipe's name (see: onnxq recipes), a .toml file, or the manifest of an earlier run.",
+        autocompletion=recipe_names,
+        show_default=False,
+    ),
+]
+PipelineText = Annotated[
+    str | None,
+    typer.Option(
+        "--pipeline",
+        metavar="TEXT",
+        help="Passes, instead of a recipe's (see: onnxq passes).",
+        show_default=False,
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="SETTING",
+        help="Set pass.option=value; may be repeated.",
+        show_default=False,
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(
+        "--threads", min=1, metavar="N", help="Threads within an operator; ONNX Runtime chooses if not given."
+    ),
+]
+Provider = Annotated[str, typer.Option("--provider", help="Where to run: cpu or cuda.", rich_help_panel=_RUN)]
+MetricName = Annotated[
+    str | None,
+    typer.Option(
+        "--metric",
+        metavar="top1|MODULE:NAME",
+        help="A task metric, computed for both models from the data's labels.",
+        rich_help_panel=_GATES,
+        show_default=False,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """How ``--data`` is read; see ``onnxq.calibration.data.DataOptions``."""
+
+    batch_size: Annotated[
+        int | None, typer.Option(help="Samples in a batch; 8 if not given.", rich_help_panel=_DATA)
+    ] = None
+    limit: Annotated[
+        int | None, typer.Option(help="Read at most so many samples.", rich_help_panel=_DATA)
+    ] = None
+    label_column: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN", help="Column, or array of an .npz, with the labels.", rich_help_panel=_DATA
+        ),
+    ] = None
+    text_column: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Column with text; twice for pairs.", rich_help_panel=_DATA),
+    ] = None
+    tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Folder with tokenizer.json; else the model's own.", rich_help_panel=_DATA
+        ),
+    ] = None
+    max_length: Annotated[
+        int | None, typer.Option(help="Cut texts to so many tokens.", rich_help_panel=_DATA)
+    ] = None
+    pad_to: Annotated[
+        int | None, typer.Option(help="Pad every text to so many tokens.", rich_help_panel=_DATA)
+    ] = None
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="H[xW]", help="Resize images to this height and width.", rich_help_panel=_DATA),
+    ] = None
+    mean: Annotated[
+        str | None,
+        typer.Option(metavar="R[,G,B]", help="Subtracted from scaled pixels.", rich_help_panel=_DATA),
+    ] = None
+    std: Annotated[
+        str | None,
+        typer.Option(metavar="R[,G,B]", help="Divides pixels after --mean.", rich_help_panel=_DATA),
+    ] = None
+    scale: Annotated[
+        float | None, typer.Option(help="Multiplied to integer pixels first.", rich_help_panel=_DATA)
+    ] = None
+    layout: Annotated[
+        str | None, typer.Option(metavar="nchw|nhwc", help="The model's layout.", rich_help_panel=_DATA)
+    ] = None
+    channel_order: Annotated[
+        str, typer.Option(metavar="rgb|bgr", help="The model's order of colours.", rich_help_panel=_DATA)
+    ] = "rgb"
+    seed: Annotated[int, typer.Option(help="For random data.", rich_help_panel=_DATA)] = 0
+
+    def open(self, data: str, model: Path) -> Dataset:
+        """Return ``data`` for ``model``, and say what a user has to know of it.
+
+        Raises:
+            OnnxqError: The model or the data cannot be read, or an option is wrong.
+
+        """
+        from onnxq.calibration.data import input_specs, open_data
+        from onnxq.ir.store import load_model
+
+        dataset = open_data(data, input_specs(load_model(model).model), self.options(model))
+        if dataset.warning:
+            remark(dataset.warning, "warning")
+        return dataset
+
+    def random(self, model: Path, shapes: Mapping[str, tuple[int, ...]]) -> Dataset:
+        """Return random feeds, asked for by their shapes; an input that is not named has the model's.
+
+        Raises:
+            OnnxqError: The model cannot be read, or has no input of such a name.
+
+        """
+        from onnxq.calibration.data import input_specs, open_data
+        from onnxq.ir.store import load_model
+
+        specs = input_specs(load_model(model).model)
+        names = {spec.name for spec in specs}
+        for name in shapes:
+            if name not in names:
+                hint = did_you_mean(name, names)
+                raise RecipeError(f"the model has no input {name!r}", where="--shape", hint=hint)
+        fixed = [replace(spec, shape=shapes.get(spec.name, spec.shape)) for spec in specs]
+        return open_data("random", fixed, replace(self.options(model), batch_size=None))
+
+    def options(self, model: Path) -> DataOptions:
+        """Return the readers' options for data of ``model``.
+
+        Raises:
+            RecipeError: A value is out of its range, or no number where one is wanted.
+
+        """
+        from onnxq.calibration.data import DataOptions
+
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if hasattr(DataOptions, f.name)}
+        parsed = {
+            "text_columns": tuple(self.text_column or ()),
+            "mean": _numbers(self.mean, "--mean"),
+            "std": _numbers(self.std, "--std"),
+            "size": _height_and_width(self.size),
+            "model_dir": model.parent,
+        }
+        return DataOptions(**{**plain, **parsed})
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """Gates; one that is given replaces the recipe's. See ``onnxq.runtime.gates.Gates``."""
+
+    min_cosine: Annotated[
+        float | None, typer.Option(help="Smallest cosine of any output.", rich_help_panel=_GATES)
+    ] = None
+    min_sqnr_db: Annotated[
+        float | None, typer.Option(help="Smallest SQNR of any output, in dB.", rich_help_panel=_GATES)
+    ] = None
+    max_abs: Annotated[
+        float | None, typer.Option(help="Largest difference in any output.", rich_help_panel=_GATES)
+    ] = None
+    min_agreement: Annotated[
+        float | None,
+        typer.Option(help="Smallest share of equal classes or values, 0 to 1.", rich_help_panel=_GATES),
+    ] = None
+    max_drop: Annotated[
+        float | None, typer.Option(help="Points of the metric that may be lost.", rich_help_panel=_GATES)
+    ] = None
+
+    def over(self, base: Gates) -> Gates:
+        """Return ``base`` with what was given put in.
+
+        Raises:
+            RecipeError: A value cannot be reached by any model.
+
+        """
+        given = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(base, **{name: value for name, value in given.items() if value is not None})
+
+
+def provider_of(name: str) -> ProviderName:
+    """Return the name of a provider that onnxq knows.
+
+    Raises:
+        RecipeError: There is none of this name.
+
+    """
+    known: dict[str, ProviderName] = {"cpu": "cpu", "cuda": "cuda"}
+    if name not in known:
+        raise RecipeError(f"unknown provider {name!r}", where="--provider", hint=did_you_mean(name, known))
+    return known[name]
+
+
+def metric_of(name: str | None) -> Metric | None:
+    """Return the metric of this name, if one is given.
+
+    Raises:
+        RecipeError: There is no such metric.
+
+    """
+    from onnxq.runtime.metrics import load_metric
+
+    return None if name is None else load_metric(name)
+
+
+def _numbers(text: str | None, option: str) -> tuple[float, ...] | None:
+    if text is None:
+        return None
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise RecipeError(
+            f"{text!r} is no list of numbers", where=option, hint=f"write it like {option} 0.5,0.5,0.5"
+        ) from error
+
+
+def _height_and_width(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    height, _, width = text.partition("x")
+    if not (height.isdecimal() and (width or height).isdecimal()):
+        raise RecipeError(f"{text!r} is no size", where="--size", hint="write it like 224 or 224x320")
+    return int(height), int(width or height)

@@ -1,0 +1,105 @@
+"""The report that lies beside a compiled model, as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from onnxq.report.tables import (
+    Table,
+    accuracy_table,
+    conditions,
+    footprint_table,
+    kernels_table,
+    latency_table,
+    megabytes,
+    passes_table,
+    result_table,
+    skipped_table,
+)
+
+if TYPE_CHECKING:
+    from onnxq.manifest import Manifest
+
+_OPTIMISATION = (
+    "Run it with ONNX Runtime's default graph optimisations. Below `ORT_ENABLE_EXTENDED` the integer "
+    "kernels are not chosen, and the model is several times slower."
+)
+
+
+def render_report(manifest: Manifest) -> str:
+    """Return what was done and why, what was left alone, and what came of it."""
+    content = manifest.model_dump(mode="json")
+    sections = [_summary(content), *_results(content), *_work(content), *_provenance(content)]
+    return "\n\n".join(sections) + "\n"
+
+
+def table_text(table: Table, level: int = 2) -> str:
+    """Return the table as Markdown under its title as a heading."""
+    marks = ["---"] * table.text_columns + ["---:"] * (len(table.columns) - table.text_columns)
+    lines = [_row(table.columns), _row(marks), *map(_row, table.rows)]
+    return "\n".join([f"{'#' * level} {table.title}", "", *lines])
+
+
+def _summary(content: Mapping[str, Any]) -> str:
+    source, output, recipe = content["source"], content["output"], content["recipe"]
+    lines = [
+        f"# {output['name']}",
+        "",
+        f"Compiled from `{source['name']}` by onnxq {content['versions']['onnxq']} with the recipe "
+        f"`{recipe['name']}` for the target `{recipe['target']}`.",
+        *_warnings(content),
+    ]
+    return "\n".join(lines)
+
+
+def _warnings(content: Mapping[str, Any]) -> Iterator[str]:
+    for warning in content["warnings"]:
+        yield ""
+        yield f"> **Warning:** {warning}"
+
+
+def _results(content: Mapping[str, Any]) -> Iterator[str]:
+    accuracy, latency, kernels = content["accuracy"], content["latency"], content["kernels"]
+    if accuracy or latency:
+        yield table_text(result_table(accuracy, latency))
+    if accuracy:
+        yield table_text(accuracy_table(accuracy))
+        yield "\n".join([f"Compared on {accuracy['samples']} samples.", *accuracy["notes"]])
+    if latency:
+        yield table_text(latency_table(latency))
+        yield conditions(latency)
+        yield table_text(footprint_table(latency))
+    if kernels:
+        yield table_text(kernels_table(kernels))
+    if kernels and kernels["kinds"]["integer"]:
+        yield _OPTIMISATION
+
+
+def _work(content: Mapping[str, Any]) -> Iterator[str]:
+    yield table_text(passes_table(content["passes"]))
+    skipped = skipped_table(content["passes"])
+    if skipped.rows:
+        yield table_text(skipped)
+    yield f"## Recipe\n\n```\n{content['recipe']['pipeline'].strip()}\n```"
+
+
+def _provenance(content: Mapping[str, Any]) -> Iterator[str]:
+    yield table_text(_origins(content))
+    yield table_text(Table("Versions", ("package", "version"), tuple(content["versions"].items()), 2))
+    flags = ", ".join(content["cpu_flags"]) or "unknown"
+    yield f"CPU features that matter here: {flags}."
+
+
+def _origins(content: Mapping[str, Any]) -> Table:
+    rows = [
+        (kind, content[kind]["name"], megabytes(content[kind]["size_bytes"]), content[kind]["digest"])
+        for kind in ("source", "output")
+    ]
+    if data := content["data"]:
+        rows.append(("data", data["name"], f"{data['samples']} samples", data["digest"]))
+    return Table("Provenance", ("", "name", "size", "SHA-256"), tuple(rows), 4)
+
+
+def _row(cells: list[str] | tuple[str, ...]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|').replace(chr(10), ' ') for cell in cells)} |"

@@ -1,0 +1,240 @@
+"""The tables of every report, as plain text cells; the terminal and Markdown only draw them.
+
+They are made from what ``to_dict()`` of the runtime's reports gives, which is also what manifests
+and ``--json`` hold. A cell of a number that does not exist is ``-``.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+NOTHING = "-"
+MEGABYTE = 1e6
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text.
+
+    Args:
+        title: What it shows.
+        columns: The header.
+        rows: As many cells as ``columns`` each.
+        text_columns: So many columns from the left are text; the others are numbers.
+
+    """
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    text_columns: int = 1
+
+
+def result_table(accuracy: Mapping[str, Any] | None, latency: Mapping[str, Any] | None) -> Table:
+    """Return what matters most: the metric, the agreement, the time and the size, before and after."""
+    rows = [] if accuracy is None else [*_metric_rows(accuracy), *_similarity_rows(accuracy)]
+    if latency is not None:
+        rows += _cost_rows(*latency["models"][:2])
+    return Table("Result", ("", "before", "after", "change"), tuple(rows))
+
+
+def metric_table(accuracy: Mapping[str, Any]) -> Table:
+    """Return the task metric of both models; no rows if there is none."""
+    return Table("Metric", ("", "before", "after", "change"), tuple(_metric_rows(accuracy)))
+
+
+def accuracy_table(accuracy: Mapping[str, Any]) -> Table:
+    """Return one row for each output."""
+    columns = ("output", "cosine", "worst sample", "SQNR dB", "largest diff.", "of", "agree")
+    return Table("Accuracy", columns, tuple(_output_row(output) for output in accuracy["outputs"]))
+
+
+def latency_table(latency: Mapping[str, Any]) -> Table:
+    """Return one row of times for each model."""
+    rows = tuple(_latency_row(model) for model in latency["models"])
+    return Table("Latency", ("model", "median ms", "10-90 %", "speedup", "10-90 %"), rows)
+
+
+def footprint_table(latency: Mapping[str, Any]) -> Table:
+    """Return what each model costs besides time."""
+    rows = tuple(_footprint_row(model) for model in latency["models"])
+    return Table("Footprint", ("model", "MB on disk", "opens in ms", "memory MB", "process MB"), rows)
+
+
+def kernels_table(kernels: Mapping[str, Any], limit: int = 12) -> Table:
+    """Return one row for each operator that ran, the slowest first, the rest on one row."""
+    summary = kernels["summary"]
+    rows = [_kernel_row(row) for row in summary[:limit]]
+    if rest := summary[limit:]:
+        count, share = sum(row["count"] for row in rest), sum(row["share"] for row in rest)
+        rows.append((f"{len(rest)} more", "", "", str(count), _percent(share)))
+    columns = ("kernel", "computes in", "ran on", "nodes", "time")
+    return Table("Kernels", columns, tuple(rows), text_columns=3)
+
+
+def passes_table(passes: Sequence[Mapping[str, Any]]) -> Table:
+    """Return what each pass did, in order."""
+    rows = tuple(
+        (one["text"], _edits(one["edits"]), str(len(one["skipped"])), f"{one['seconds'] * 1e3:.0f}")
+        for one in passes
+    )
+    return Table("Passes", ("pass", "what it did", "left alone", "ms"), rows, text_columns=2)
+
+
+def skipped_table(passes: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the nodes left alone, one row for each pass and reason."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for one in passes:
+        for remark in one["skipped"]:
+            groups[one["text"].partition("{")[0], remark["reason"]].append(remark)
+    rows = tuple(
+        (name, reason, _operators(remarks), str(len(remarks))) for (name, reason), remarks in groups.items()
+    )
+    return Table("Left alone", ("pass", "reason", "operators", "nodes"), rows, text_columns=3)
+
+
+def model_tables(content: Mapping[str, Any]) -> list[Table]:
+    """Return what is in one model; see ``onnxq.ir.overview``."""
+    opsets = ", ".join(f"{domain} {version}" for domain, version in content["opsets"].items())
+    facts = [
+        ("size on disk", megabytes(content["size_bytes"])),
+        ("parameters", f"{content['parameters']:,}"),
+        ("IR version, operator sets", f"{content['ir_version']}, {opsets}"),
+        ("written by", content["producer"] or NOTHING),
+        *((f"input {name}", type_) for name, type_ in content["inputs"].items()),
+        *((f"output {name}", type_) for name, type_ in content["outputs"].items()),
+    ]
+    total = sum(content["bytes_by_dtype"].values()) or 1
+    weights = [
+        (name, megabytes(size), _percent(size / total)) for name, size in content["bytes_by_dtype"].items()
+    ]
+    operators = [(name, str(count)) for name, count in content["operators"].items()]
+    values = [_value_row(value) for value in content["quantized"]]
+    tables = [
+        Table("Model", ("", ""), tuple(facts), 2),
+        Table("Weights", ("type", "bytes", "share"), tuple(weights)),
+        Table("Operators", ("operator", "count"), tuple(operators)),
+        Table("Quantized values", ("value", "kind", "type", "scale", "zero point"), tuple(values), 3),
+    ]
+    return [table for table in tables if table.rows]
+
+
+def conditions(latency: Mapping[str, Any]) -> str:
+    """Return one sentence that says how the times were taken."""
+    threads = latency["threads"] or "as ONNX Runtime chooses"
+    lengths = latency["sequence_lengths"]
+    tokens = f", {_either(lengths)} tokens" if lengths else ""
+    return (
+        f"Timed in one process, interleaved, {latency['rounds']} rounds; provider {latency['provider']}, "
+        f"threads: {threads}, batch {_either(latency['batch_sizes'])}{tokens}."
+    )
+
+
+def megabytes(size: float) -> str:
+    """Return bytes as ``23.3 MB``, with three digits or more."""
+    return f"{size / MEGABYTE:.{0 if size >= 100 * MEGABYTE else 1 if size >= 10 * MEGABYTE else 3}f} MB"
+
+
+def _metric_rows(accuracy: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    metric = accuracy["metric"]
+    if metric is None:
+        return []
+    before, after = (_percent(metric[model]) for model in ("reference", "candidate"))
+    drop = metric["drop_points"]
+    return [(metric["name"], before, after, NOTHING if drop is None else f"{0 - drop:+.2f} points")]
+
+
+def _similarity_rows(accuracy: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    outputs = accuracy["outputs"]
+    cosines = [output["cosine"] for output in outputs if output["cosine"] is not None]
+    agreements = [output["agreement"] for output in outputs if output["agreement"] is not None]
+    rows: list[tuple[str, ...]] = []
+    if cosines:
+        rows.append(("cosine of the outputs", "", f"{min(cosines):.5f}", ""))
+    if agreements:
+        rows.append(("same top-1 class", "", _percent(min(agreements)), ""))
+    return rows
+
+
+def _cost_rows(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    spread = after["paired_speedup"]
+    ratio = f"{spread['median']:.2f}x ({spread['p10']:.2f}-{spread['p90']:.2f})"
+    sizes = [model["size_bytes"] for model in (before, after)]
+    times = [f"{_digits(model['latency_ms']['median'])} ms" for model in (before, after)]
+    return [
+        ("latency", *times, ratio),
+        ("size", *map(megabytes, sizes), f"{sizes[0] / sizes[1]:.2f}x smaller"),
+    ]
+
+
+def _output_row(output: Mapping[str, Any]) -> tuple[str, ...]:
+    agree = output["agreement"] if output["equal"] is None else output["equal"]
+    sqnr = "exact" if output["max_abs"] == 0 else _number(output["sqnr_db"], ".1f")
+    return (
+        output["name"],
+        _number(output["cosine"], ".5f"),
+        _number(output["cosine_min"], ".5f"),
+        sqnr,
+        _number(output["max_abs"], ".3g"),
+        _number(output["scale"], ".3g"),
+        NOTHING if agree is None else _percent(agree),
+    )
+
+
+def _latency_row(model: Mapping[str, Any]) -> tuple[str, ...]:
+    time, ratio = model["latency_ms"], model["paired_speedup"]
+    return (
+        model["name"],
+        _digits(time["median"]),
+        f"{_digits(time['p10'])}-{_digits(time['p90'])}",
+        f"{ratio['median']:.2f}x",
+        f"{ratio['p10']:.2f}-{ratio['p90']:.2f}",
+    )
+
+
+def _footprint_row(model: Mapping[str, Any]) -> tuple[str, ...]:
+    size, cost = f"{model['size_bytes'] / MEGABYTE:.3g}", model["footprint"]
+    if cost is None:
+        return model["name"], size, NOTHING, NOTHING, NOTHING
+    memory = (f"{cost[key] / MEGABYTE:.0f}" for key in ("session_bytes", "peak_bytes"))
+    return model["name"], size, f"{cost['create_ms']:.0f}", *memory
+
+
+def _kernel_row(row: Mapping[str, Any]) -> tuple[str, ...]:
+    provider = row["provider"].removesuffix("ExecutionProvider")
+    return row["op_type"], row["kind"], provider, str(row["count"]), _percent(row["share"])
+
+
+def _value_row(value: Mapping[str, Any]) -> tuple[str, ...]:
+    per = "" if value["axis"] is None else f", axis {value['axis']}"
+    scales, zeros = ([f"{end:.4g}" for end in value[key]] for key in ("scales", "zero_points"))
+    spans = (low if low == high else f"{low}-{high}" for low, high in (scales, zeros))
+    return value["name"], value["kind"], f"{value['dtype']}{per}", *spans
+
+
+def _either(numbers: Sequence[int]) -> str:
+    return ", ".join(map(str, numbers))
+
+
+def _edits(edits: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} x {action}" for action, count in edits.items()) or "nothing"
+
+
+def _operators(remarks: Sequence[Mapping[str, Any]]) -> str:
+    return ", ".join(sorted(Counter(remark["op_type"] for remark in remarks)))
+
+
+def _number(value: float | None, form: str) -> str:
+    return NOTHING if value is None else format(value, form)
+
+
+def _digits(value: float) -> str:
+    """Return a time with three digits or more."""
+    return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3}f}"
+
+
+def _percent(share: float | None) -> str:
+    return NOTHING if share is None else f"{100 * share:.2f} %"

@@ -1,0 +1,44 @@
+"""Tables on the terminal, at most 80 columns wide where nothing longer must be read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from onnxq.report.tables import Table, conditions, result_table, skipped_table
+
+
+def draw(table: Table) -> RenderableType:
+    """Return the table for rich: its title, header and rows, a blank line after it; long text is folded."""
+    drawn = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for index, column in enumerate(table.columns):
+        is_text = index < table.text_columns
+        drawn.add_column(
+            column,
+            justify="left" if is_text else "right",
+            overflow="fold",
+            no_wrap=not is_text,
+        )
+    for row in table.rows:
+        drawn.add_row(*map(Text, row))
+    return Group(Text(table.title, "bold"), drawn, "")
+
+
+def compilation(content: Mapping[str, Any]) -> Iterator[RenderableType]:
+    """Yield what to print of a manifest's content: results, kernels, and what was left alone."""
+    result = result_table(content["accuracy"], content["latency"])
+    if result.rows:
+        yield draw(result)
+    if content["latency"]:
+        yield conditions(content["latency"])
+    if content["kernels"]:
+        counts = content["kernels"]["kinds"].items()
+        yield f"Nodes that ran: {', '.join(f'{count} {kind}' for kind, count in counts if count)}."
+    skipped = skipped_table(content["passes"])
+    if skipped.rows:
+        yield draw(skipped)
