@@ -1,0 +1,110 @@
+"""A model's tensors, and the data files beside the model that hold some of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx_ir as ir
+
+from onnxq.errors import ModelError
+
+
+def tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
+    """Yield every initializer and every attribute tensor, those of subgraphs and functions included."""
+    for graph in model.graphs():
+        yield from (
+            value.const_value for value in graph.initializers.values() if value.const_value is not None
+        )
+    for node in _all_nodes(model):
+        yield from _attribute_tensors(node)
+
+
+def external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
+    """Yield the tensors whose data lie in other files."""
+    return (tensor for tensor in tensors(model) if isinstance(tensor, ir.ExternalTensor))
+
+
+def external_files(model: ir.Model) -> list[Path]:
+    """Return the data files that the model refers to, sorted."""
+    return sorted({Path(tensor.path) for tensor in external_tensors(model)})
+
+
+def attach_external(model: ir.Model, folder: Path) -> None:
+    """Let external tensors read their files from ``folder``, after all of them were checked.
+
+    Only names and sizes of files are looked at.
+
+    Raises:
+        ModelError: A file is missing, too short, outside ``folder`` or reachable by other names.
+
+    """
+    for tensor in external_tensors(model):
+        tensor.base_dir = folder
+        problem = _location_problem(tensor, folder) or _size_problem(tensor)
+        if problem is not None:
+            raise ModelError(problem[0], where=f"tensor {tensor.name!r}", hint=problem[1])
+
+
+def read_attributes(model: ir.Model) -> None:
+    """Read the external tensors among node attributes into memory, as onnx_ir would not when saving."""
+    for node in _all_nodes(model):
+        for name, attr in node.attributes.items():
+            if attr.type == ir.AttributeType.TENSOR and isinstance(attr.value, ir.ExternalTensor):
+                stored = attr.value
+                tensor = ir.Tensor(stored.numpy().copy(), dtype=stored.dtype, name=stored.name)
+                node.attributes[name] = ir.AttrTensor(name, tensor)
+
+
+def _all_nodes(model: ir.Model) -> Iterator[ir.Node]:
+    yield from model.graph.all_nodes()
+    for function in model.functions.values():
+        yield from function.all_nodes()
+
+
+def _attribute_tensors(node: ir.Node) -> Iterator[ir.TensorProtocol]:
+    for attr in node.attributes.values():
+        if attr.is_ref():
+            continue
+        if attr.type == ir.AttributeType.TENSOR:
+            yield attr.as_tensor()
+        elif attr.type == ir.AttributeType.TENSORS:
+            yield from attr.as_tensors()
+
+
+def _location_problem(tensor: ir.ExternalTensor, folder: Path) -> tuple[str, str] | None:
+    file = folder / tensor.location
+    if not file.resolve().is_relative_to(folder.resolve()):
+        return (
+            f"its data file {str(tensor.location)!r} lies outside the model's folder and is not read",
+            "put the data file beside the model, as a file and not as a link",
+        )
+    if not file.is_file():
+        return (
+            f"its data file {str(tensor.location)!r} is missing",
+            "copy the model together with its data files",
+        )
+    if file.stat().st_nlink > 1:
+        return (
+            f"its data file {str(tensor.location)!r} has a second name (a hard link) and is not read",
+            "make a real copy of the data file",
+        )
+    return None
+
+
+def _size_problem(tensor: ir.ExternalTensor) -> tuple[str, str] | None:
+    start, length = tensor.offset or 0, tensor.length
+    if length not in (None, tensor.nbytes):
+        return (
+            f"its place in {str(tensor.location)!r} (offset {start}, length {length}) does not fit "
+            f"its {tensor.nbytes} bytes",
+            "export the model again",
+        )
+    size = Path(tensor.path).stat().st_size
+    if start + tensor.nbytes > size:
+        return (
+            f"its data file {str(tensor.location)!r} is too short: {size} bytes, "
+            f"but the tensor ends at {start + tensor.nbytes}",
+            "copy the data file again, or export the model again",
+        )
+    return None
