@@ -212,10 +212,13 @@ def test_text_that_is_not_utf8_is_an_error(tmp_path: Path, text: bytes) -> None:
     assert refusal(path).message.startswith("the graph is not valid: ")
 
 
-def test_an_unknown_type_is_an_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("type_", "message"), [(90, "90 is not a valid DataType"), (0, "a tensor has no type")]
+)
+def test_an_unknown_type_is_an_error(tmp_path: Path, type_: int, message: str) -> None:
     model = matmul()
-    model.graph.initializer.add(name="v", data_type=90, dims=[2], raw_data=b"1234")
-    assert "90 is not a valid DataType" in refusal(written(model, tmp_path / "m.onnx")).message
+    model.graph.initializer.add(name="v", data_type=type_, dims=[2], raw_data=b"1234")
+    assert message in refusal(written(model, tmp_path / "m.onnx")).message
 
 
 def test_a_model_without_outputs_is_an_error(tmp_path: Path) -> None:
