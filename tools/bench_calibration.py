@@ -1,11 +1,11 @@
 """Time and memory of calibration on MiniLM: onnxq against plain inference and onnxruntime's calibrators.
 
-Samples are stretches of 128 tokens of the STS benchmark's sentences. onnxq measures every statistic it has at the
-inputs of all linear layers; onnxruntime's calibrators measure the MatMuls. Each measurement is a fresh process that
-opens the model and runs the data in batches of 8. Rows: the same with 1024 samples, with single sentences padded to
-128 tokens, and with these padded to the longest of each batch. Times are medians of interleaved rounds; onnxruntime's
-calibrators run once. Exits with 1 if onnxq takes more than 4 times plain inference or 700 MB, or if 1024 samples take
-5 % more memory than 128.
+Samples are stretches of 128 tokens of the STS benchmark's sentences. onnxq measures every statistic it has at
+the inputs of all linear layers; onnxruntime's calibrators measure the MatMuls. Each measurement is a fresh
+process that opens the model and runs the data in batches of 8. Further rows: 1024 samples; single sentences
+padded to 128 tokens; and these padded to the longest of each batch. Times are medians of interleaved rounds;
+what is slow runs once. Exits with 1 if onnxq takes more than 4 times plain inference or 700 MB, or if 1024
+samples take 5 % more memory than 128.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ class Case:
         """Run it in a fresh process."""
         command = [sys.executable, __file__, "--child", self.job, "--minilm", str(model)]
         command += ["--data", str(folder / f"{self.data}.npz")] + ["--ragged"] * self.ragged
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
         return result
 
@@ -216,7 +216,7 @@ def main() -> int:
     tasks = real_tasks(args.assets)
     if tasks is None or args.minilm is None:
         print(
-            "needs the STS benchmark among the assets and all-MiniLM-L6-v2 as ONNX: --minilm FILE",
+            "needs the STS benchmark among the assets, and all-MiniLM-L6-v2 as ONNX: --minilm FILE",
             file=sys.stderr,
         )
         return 2
@@ -226,7 +226,8 @@ def main() -> int:
     full, many = measured[Case("onnxq", "full")], measured[Case("onnxq", "many")]
     times, growth = full["seconds"] / measured[Case("plain", "full")]["seconds"], many["mb"] / full["mb"]
     verdict = (
-        f"onnxq: {times:.2f}x plain inference (at most {MOST_TIMES:g}), {full['mb']:.0f} MB (at most {MOST_MB}), "
+        f"onnxq: {times:.2f}x plain inference (at most {MOST_TIMES:g}), {full['mb']:.0f} MB "
+        f"(at most {MOST_MB}), "
         f"{growth - 1:+.1%} memory with 8 times the samples (at most {MOST_GROWTH - 1:.0%})."
     )
     title = f"Calibration of all-MiniLM-L6-v2: {THREADS} threads, batches of {BATCH}"
