@@ -9,15 +9,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from onnxq.files import write_whole
-from onnxq.ir.store import load_model, model_digest, model_size, save_model
-from onnxq.report.markdown import render_report
-
 from onnxq.calibration.collect import collect
 from onnxq.calibration.data import Batch, DataOptions, Dataset, input_specs, open_data
 from onnxq.calibration.table import CalibrationTable
 from onnxq.errors import CalibrationError
+from onnxq.files import write_whole
 from onnxq.ir.module import GraphModule
+from onnxq.ir.store import load_model, model_digest, model_size, save_model
 from onnxq.manifest import (
     DataUsed,
     Manifest,
@@ -33,6 +31,7 @@ from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.quant.facts import Facts, Need
 from onnxq.recipe import Recipe
+from onnxq.report.markdown import render_report
 from onnxq.runtime.bench import LatencyReport, bench
 from onnxq.runtime.environment import cpu_flags, runtime_versions
 from onnxq.runtime.gates import Gates, enforce
@@ -213,7 +212,7 @@ class _Compilation:
         """Save the model, compare, time, and write what is known beside it."""
         self._stamp(module)
         save_model(module, self.output, source=self.source)
-        warnings: list[str] = []
+        warnings = [self.data.warning] if self.data is not None and self.data.warning else []
         samples = self._validation(module, validation_data, warnings)
         accuracy = self._validate(samples) if self.options.validate else None
         latency = self._bench(samples) if self.options.bench else None
@@ -248,11 +247,11 @@ class _Compilation:
             return _Samples(
                 open_data("random", specs, DataOptions(limit=16)), 0, self.options.validation_samples
             )
-        available = self.data.samples
-        if available is not None and available <= used:
-            warnings.append("compared on the samples that ranges were measured on: there are no others")
-            used = 0
-        return _Samples(self.data, used, self.options.validation_samples)
+        unseen = _Samples(self.data, used, self.options.validation_samples)
+        if next(unseen.batches(), None) is not None:
+            return unseen
+        warnings.append("compared on the samples that ranges were measured on: there are no others")
+        return replace(unseen, skip=0)
 
     def _validate(self, samples: _Samples) -> AccuracyReport:
         def on_progress(done: int, total: int | None) -> None:
@@ -349,6 +348,4 @@ def _latency_warnings(latency: LatencyReport | None) -> list[str]:
     if latency is None or latency.models[1].speedup >= 1:
         return []
     ratio = latency.models[1].speedup
-    return [
-        f"the compiled model is slower than the source here: {ratio:.2f}x; keep the source, or see its kernels"
-    ]
+    return [f"the compiled model is slower than the source here ({ratio:.2f}x): its kernels tell why"]

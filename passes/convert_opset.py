@@ -37,7 +37,8 @@ class ConvertOpset(Pass):
 
     def _refuse_removed_operators(self, module: GraphModule) -> None:
         for node in module.graph:
-            if node.domain in ("", "ai.onnx") and not onnx.defs.has(node.op_type, max_inclusive_version=self.minimum):
+            known = onnx.defs.has(node.op_type, max_inclusive_version=self.minimum)
+            if node.domain in ("", "ai.onnx") and not known:
                 raise ModelError(
                     f"operator {node.op_type} of operator set {module.opset} is no longer part of ONNX",
                     where=f"node {node.name!r}",

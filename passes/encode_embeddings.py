@@ -41,15 +41,17 @@ class EncodeEmbeddings(Pass):
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Look at every Gather whose data is a float32 constant."""
         for node in module.graph:
-            if not is_standard(node, "Gather") or constant_of(node.inputs[0]) is None or not is_float(node.inputs[0]):
+            if not is_standard(node, "Gather"):
+                continue
+            table = node.inputs[0]
+            if table is None or constant_of(table) is None or not is_float(table):
                 continue
             reason = self._reason(node)
-            if reason is None:
-                columns = np.abs(array_of(node.inputs[0])).max(axis=0)
-                encoding = symmetric_encoding(columns, axis=1)
-                ctx.edit.encode(node.inputs[0], encoding, readers=[node], why="embedding table")
-            else:
+            if reason is not None:
                 ctx.skip(node, reason)
+                continue
+            columns = np.abs(array_of(table)).max(axis=0)
+            ctx.edit.encode(table, symmetric_encoding(columns, axis=1), readers=[node], why="embedding table")
 
     def _reason(self, node: ir.Node) -> str | None:
         if constant_of(input_of(node, 1)) is not None:

@@ -1,8 +1,9 @@
 """Compile all-MiniLM-L6-v2 with onnxq and with onnxruntime's quantizers, and compare the results in one run.
 
-Rows: the original, onnxq with and without data, quantize_dynamic per channel, quantize_static with its defaults and for
-MatMul alone. All calibrate on the same 128 sentences. Cosine: pooled embeddings of 64 other sentences against fp32's. Speed:
-one thread, batch 1, 128 tokens, interleaved. Exits with 1 if onnxq is below 2.0x or below cosine 0.993.
+Rows: the original, onnxq with and without data, quantize_dynamic per channel, quantize_static with its
+defaults and for MatMul alone. All calibrate on the same 128 sentences. Cosine: pooled embeddings of 64
+other sentences against fp32's. Speed: one thread, batch 1, 128 tokens, interleaved. Exits with 1 if onnxq
+is below 2.0x or below cosine 0.993.
 """
 
 from __future__ import annotations

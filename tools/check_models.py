@@ -1,7 +1,7 @@
 """Compile every third-party model among the assets and compare it with the original on real data.
 
-For the classifiers and the text encoder the task's own metric is computed for both; the other models have no labels, so
-their outputs are compared. Exits with 1 if a drop is larger than allowed, or a model fails.
+For the classifiers and the text encoder the task's own metric is computed for both; the other models have
+no labels, so their outputs are compared. Exits with 1 if a drop is larger than allowed, or a model fails.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ def _compile(case: Case, output: Path) -> CompileResult:
 
 def _measured(case: Case, result: CompileResult, tasks: ModuleType) -> dict[str, Any]:
     accuracy, latency = result.accuracy, result.latency
-    assert accuracy is not None and latency is not None
+    assert accuracy is not None
+    assert latency is not None
     first = accuracy.outputs[0]
     row: dict[str, Any] = {
         "model": case.name,

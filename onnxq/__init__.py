@@ -1,0 +1,78 @@
+"""onnxq compiles an exported ONNX model into a smaller, faster one, validated and timed in ONNX Runtime.
+
+The names below are the library's front door; each is imported when it is first used, so that importing onnxq is cheap.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onnxq.calibration.data import DataOptions, Dataset, open_data, open_feeds
+    from onnxq.calibration.table import CalibrationTable
+    from onnxq.compile import CompileOptions, CompileResult, calibrate_model, compile_model
+    from onnxq.errors import OnnxqError
+    from onnxq.ir.module import GraphModule
+    from onnxq.ir.store import load_model, save_model
+    from onnxq.passmanager.manager import PassManager
+    from onnxq.passmanager.pipeline import load_pass, parse_pipeline
+    from onnxq.recipe import Recipe, load_recipe
+    from onnxq.runtime.bench import bench
+    from onnxq.runtime.validate import validate
+
+_HOME = {
+    "CalibrationTable": "onnxq.calibration.table",
+    "CompileOptions": "onnxq.compile",
+    "CompileResult": "onnxq.compile",
+    "DataOptions": "onnxq.calibration.data",
+    "Dataset": "onnxq.calibration.data",
+    "GraphModule": "onnxq.ir.module",
+    "OnnxqError": "onnxq.errors",
+    "PassManager": "onnxq.passmanager.manager",
+    "Recipe": "onnxq.recipe",
+    "bench": "onnxq.runtime.bench",
+    "calibrate_model": "onnxq.compile",
+    "compile_model": "onnxq.compile",
+    "load_model": "onnxq.ir.store",
+    "load_pass": "onnxq.passmanager.pipeline",
+    "load_recipe": "onnxq.recipe",
+    "open_data": "onnxq.calibration.data",
+    "open_feeds": "onnxq.calibration.data",
+    "parse_pipeline": "onnxq.passmanager.pipeline",
+    "save_model": "onnxq.ir.store",
+    "validate": "onnxq.runtime.validate",
+}
+
+__all__ = [
+    "CalibrationTable",
+    "CompileOptions",
+    "CompileResult",
+    "DataOptions",
+    "Dataset",
+    "GraphModule",
+    "OnnxqError",
+    "PassManager",
+    "Recipe",
+    "bench",
+    "calibrate_model",
+    "compile_model",
+    "load_model",
+    "load_pass",
+    "load_recipe",
+    "open_data",
+    "open_feeds",
+    "parse_pipeline",
+    "save_model",
+    "validate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'onnxq' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,170 @@
+"""Compiling the digits transformer from file to file, with everything that lies beside the result."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxq import (
+    CalibrationTable,
+    CompileOptions,
+    CompileResult,
+    Dataset,
+    OnnxqError,
+    calibrate_model,
+    compile_model,
+    load_model,
+    load_recipe,
+    open_data,
+    open_feeds,
+)
+from onnxq.calibration.data import input_specs
+from onnxq.digits import DIGITS_MODEL, load_digits_split
+from onnxq.errors import CalibrationError, InputError, ToleranceError
+from onnxq.ir.store import model_digest
+from onnxq.manifest import manifest_path, report_path
+from onnxq.runtime.gates import Gates
+from onnxq.runtime.kernels import Kind, kernel_report
+
+QUIET = CompileOptions(validate=False, bench=False)
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    pytest.importorskip("sklearn", reason="needs the demo extra")
+    images = load_digits_split().calibration_images
+    specs = input_specs(load_model(DIGITS_MODEL).model)
+    return open_feeds("digits", lambda: [{"image": images[i : i + 8]} for i in range(0, 128, 8)], specs)
+
+
+@pytest.fixture(scope="module")
+def compiled(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> CompileResult:
+    output = tmp_path_factory.mktemp("compiled") / "digits.onnx"
+    return compile_model(DIGITS_MODEL, output, recipe=load_recipe("cpu"), data=data)
+
+
+def test_the_result_is_smaller_close_and_whole(compiled: CompileResult) -> None:
+    assert compiled.manifest.output.size_bytes < 0.35 * compiled.manifest.source.size_bytes
+    assert compiled.accuracy is not None
+    # One class in 64 may flip: int8 moves logits by about a hundredth of their spread.
+    assert (compiled.accuracy.outputs[0].agreement or 0) >= 1 - 1 / 64
+    assert sorted(path.name for path in compiled.output.parent.iterdir()) == [
+        "digits.manifest.json",
+        "digits.onnx",
+        "digits.report.md",
+    ]
+
+
+def test_every_weight_runs_in_an_integer_kernel(compiled: CompileResult) -> None:
+    report = kernel_report(compiled.output, {"image": np.zeros((1, 1, 8, 8), np.float32)})
+    assert report.kinds[Kind.INTEGER] == 14  # 12 MatMul, 1 Conv, 1 Gemm
+    assert report.kinds[Kind.FLOAT] == 4  # the products of two activations in two attention layers
+
+
+def test_inputs_and_outputs_keep_names_and_types(compiled: CompileResult) -> None:
+    before, after = (onnx.load(path).graph for path in (DIGITS_MODEL, compiled.output))
+    assert list(before.input) == list(after.input)
+    assert [output.name for output in before.output] == [output.name for output in after.output]
+
+
+def test_the_manifest_repeats_the_build_byte_for_byte(compiled: CompileResult, tmp_path: Path) -> None:
+    path = manifest_path(compiled.output)
+    table = CalibrationTable.from_json(json.dumps(json.loads(path.read_text())["table"]))
+    again = tmp_path / "digits.onnx"
+    compile_model(DIGITS_MODEL, again, recipe=load_recipe(path), table=table, options=QUIET)
+    assert again.read_bytes() == compiled.output.read_bytes()
+
+
+def test_the_model_says_where_it_comes_from(compiled: CompileResult) -> None:
+    notes = {entry.key: entry.value for entry in onnx.load(compiled.output).metadata_props}
+    assert notes["onnxq.recipe"] == "cpu"
+    assert notes["onnxq.source.sha256"] == model_digest(DIGITS_MODEL)
+    assert notes["onnxq.pipeline"].endswith("insert-qdq, remove-dead")
+
+
+def test_the_report_tells_what_was_left_alone(compiled: CompileResult) -> None:
+    report = report_path(compiled.output).read_text()
+    assert "both of its inputs are computed at run time" in report
+
+
+def test_batches_of_another_size_give_the_same_model(
+    compiled: CompileResult, data: Dataset, tmp_path: Path
+) -> None:
+    images = load_digits_split().calibration_images[:128]
+    one_by_one = open_feeds("digits", lambda: [{"image": images[i : i + 1]} for i in range(128)], data.inputs)
+    output = tmp_path / "digits.onnx"
+    compile_model(DIGITS_MODEL, output, recipe=load_recipe("cpu"), data=one_by_one, options=QUIET)
+    # The float model itself rounds differently in another batch size, by some units of 1e-7 of a value; so may a scale.
+    before, after = (_scales(path) for path in (compiled.output, output))
+    assert before.keys() == after.keys()
+    for name, scale in before.items():
+        np.testing.assert_allclose(after[name], scale, rtol=1e-5)
+
+
+def _scales(path: Path) -> dict[str, np.ndarray]:
+    tensors = onnx.load(path).graph.initializer
+    return {t.name: onnx.numpy_helper.to_array(t) for t in tensors if t.name.endswith("_scale")}
+
+
+def test_without_data_activations_are_quantized_at_run_time(tmp_path: Path) -> None:
+    result = compile_model(
+        DIGITS_MODEL,
+        tmp_path / "d.onnx",
+        recipe=load_recipe("cpu-dynamic"),
+        options=CompileOptions(bench=False),
+    )
+    assert any("random inputs" in warning for warning in result.manifest.warnings)
+    operators = {node.op_type for node in onnx.load(result.output).graph.node}
+    assert "DynamicQuantizeLinear" in operators
+    assert "QuantizeLinear" not in operators
+
+
+def test_static_recipes_need_data(tmp_path: Path) -> None:
+    with pytest.raises(OnnxqError, match="there is no data"):
+        compile_model(DIGITS_MODEL, tmp_path / "d.onnx", recipe=load_recipe("cpu"), options=QUIET)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_table_replaces_the_data(compiled: CompileResult, data: Dataset, tmp_path: Path) -> None:
+    table = calibrate_model(DIGITS_MODEL, data, recipe=load_recipe("cpu"))
+    output = tmp_path / "d.onnx"
+    compile_model(DIGITS_MODEL, output, recipe=load_recipe("cpu"), table=table, options=QUIET)
+    assert output.read_bytes() == compiled.output.read_bytes()
+
+
+def test_a_table_of_another_model_is_refused(data: Dataset, tmp_path: Path) -> None:
+    table = calibrate_model(DIGITS_MODEL, data, recipe=load_recipe("cpu"))
+    other = tmp_path / "other.onnx"
+    model = onnx.load(DIGITS_MODEL)
+    model.doc_string = "another model"
+    onnx.save(model, other)
+    with pytest.raises(CalibrationError, match="another model"):
+        compile_model(other, tmp_path / "d.onnx", recipe=load_recipe("cpu"), table=table, options=QUIET)
+
+
+def test_a_missed_gate_leaves_the_model_and_says_no(data: Dataset, tmp_path: Path) -> None:
+    options = CompileOptions(bench=False, gates=Gates(min_cosine=1.0))
+    with pytest.raises(ToleranceError, match="cosine"):
+        compile_model(
+            DIGITS_MODEL, tmp_path / "d.onnx", recipe=load_recipe("cpu"), data=data, options=options
+        )
+    assert (tmp_path / "d.manifest.json").exists()
+
+
+def test_the_source_is_never_overwritten(data: Dataset, tmp_path: Path) -> None:
+    source = tmp_path / "model.onnx"
+    source.write_bytes(DIGITS_MODEL.read_bytes())
+    with pytest.raises(InputError):
+        compile_model(source, source, recipe=load_recipe("cpu"), data=data, options=QUIET)
+    assert source.read_bytes() == DIGITS_MODEL.read_bytes()
+
+
+def test_random_data_works_when_asked_for_by_name(tmp_path: Path) -> None:
+    specs = input_specs(load_model(DIGITS_MODEL).model)
+    data = open_data("random", specs)
+    result = compile_model(
+        DIGITS_MODEL, tmp_path / "d.onnx", recipe=load_recipe("cpu"), data=data, options=QUIET
+    )
+    assert any("random" in warning for warning in result.manifest.warnings)
