@@ -1,0 +1,292 @@
+"""Laws that hold every pass to its promise, on any model, by running it in ONNX Runtime.
+
+``HoldToPromise`` is an instrument: put it among a PassManager's instruments, with feeds to run, and each
+pass that changes numbers more than its effect allows fails with an AssertionError as its cause.
+
+**EXACT.** The outputs before and after differ by rounding only: at most ``SAFETY * eps * terms *
+magnitude``, with the eps of the narrowest float type, the number of roundings that can add up on the way
+(``terms``: the longest sum in each node, over all nodes) and the largest magnitude of any value inside, since
+a sum that cancels loses digits of its summands. This is a first-order bound for graphs that
+do not amplify: a model that divides by a difference of near-equal numbers needs feeds that avoid it.
+
+**QUANTIZING.** Bounds that hold for a whole network would be far too wide to find a mistake, so each
+quantization and each linear layer is held to its own, at the values that really reach it:
+``|x' - x|`` is at most half a step and what the grid cuts off; and for a layer that is
+linear in each of its inputs, ``|f(x', w', b') - f(x, w, b)|`` is at most ``f(|x| + dx, |w| + dw, |b| + db) -
+f(|x|, |w|, |b|)``, which for a product is ``|x| dw + dx |w| + dx dw``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+
+from onnxq.ir.digest import graph_digest
+from onnxq.ir.layers import LINEAR, Layer, layer_of
+from onnxq.ir.module import GraphModule, array_of, constant_of, input_of, is_standard, name_of
+from onnxq.ir.text import parse, render
+from onnxq.passmanager.base import Effect, Pass, PassRecord
+from onnxq.passmanager.instruments import Instrument
+from onnxq.quant.encoding import Encoding
+from onnxq.quant.facts import Facts, Need
+from onnxq.runtime.session import open_session
+
+Array = NDArray[Any]
+Feeds = Mapping[str, Array]
+
+SAFETY = 4.0
+"""Both sides round, and a runtime's sums may be in any order."""
+
+
+def random_feeds(module: GraphModule, seed: int, *, integers_below: int = 3) -> dict[str, Array]:
+    """Return one batch for the model: normal floats, small integers; open axes get small sizes."""
+    rng = np.random.default_rng(seed)
+    sizes: dict[str, int] = {}
+    feeds: dict[str, Array] = {}
+    for value in module.graph.inputs:
+        if value.is_initializer() or value.dtype is None or value.shape is None:
+            continue
+        shape = [d if isinstance(d, int) else sizes.setdefault(str(d), 3 + len(sizes)) for d in value.shape]
+        numbers = (
+            rng.normal(size=shape)
+            if value.dtype.is_floating_point()
+            else rng.integers(0, integers_below, shape)
+        )
+        feeds[name_of(value)] = np.asarray(numbers, value.dtype.numpy())
+    return feeds
+
+
+@dataclass(frozen=True)
+class FeedsData:
+    """Feeds as calibration data, and as a PassManager's ``measure``."""
+
+    feeds: Sequence[Feeds]
+
+    def batches(self) -> Iterator[FeedsBatch]:
+        """Yield each of the feeds as a batch."""
+        yield from map(FeedsBatch, self.feeds)
+
+    def measure(self, module: GraphModule, needs: Sequence[Need]) -> Mapping[str, Facts]:
+        """Measure ``needs`` on these feeds."""
+        from onnxq.calibration.collect import collect
+
+        return collect(module.model, needs, self, threads=1).facts
+
+
+@dataclass(frozen=True)
+class FeedsBatch:
+    """One batch without labels."""
+
+    feeds: Feeds
+    labels: None = None
+
+    @property
+    def rows(self) -> int:
+        """The number of samples."""
+        return next((len(array) for array in self.feeds.values() if array.ndim), 1)
+
+
+def run_model(module: GraphModule, feeds: Feeds, *, inner: bool = False) -> dict[str, Array]:
+    """Return the outputs by name, and with ``inner`` all values of the main graph's nodes.
+
+    ONNX Runtime runs the graph as it stands, with none of its optimisations.
+    """
+    names = [name_of(v) for node in module.graph for v in node.outputs if v.name] if inner else []
+    proto = ir.to_proto(module.model)
+    session = open_session(proto, threads=1, extra_outputs=names, optimization="none")
+    return session.run(feeds)
+
+
+@dataclass
+class HoldToPromise(Instrument):
+    """After each pass, asserts the laws of its effect, and what every pass must keep.
+
+    Args:
+        feeds: What to run the model on.
+
+    """
+
+    feeds: Sequence[Feeds]
+    _before: GraphModule = field(init=False)
+
+    def before(self, module: GraphModule, pass_: Pass, index: int) -> None:
+        """Keep a copy."""
+        self._before = GraphModule(module.model.clone(), dict(module.facts), dict(module.decisions))
+
+    def after(self, module: GraphModule, pass_: Pass, index: int, record: PassRecord) -> None:
+        """Assert the laws; a pass that changed nothing has kept them."""
+        if graph_digest(self._before) == graph_digest(module):
+            return
+        assert_text_round_trip(module)
+        assert_same_interface(self._before, module)
+        for feeds in self.feeds:
+            if pass_.effect is Effect.EXACT:
+                assert_exact(self._before, module, feeds)
+            else:
+                assert_within_steps(self._before, module, feeds)
+
+
+def assert_text_round_trip(module: GraphModule) -> None:
+    """Assert that the module's text reads back as the same module."""
+    text = render(module)
+    assert graph_digest(parse(text)) == graph_digest(module), "the text form reads back as another graph"
+
+
+def assert_same_interface(before: GraphModule, after: GraphModule) -> None:
+    """Assert that what must be fed, and what comes out, kept names, order and types."""
+    assert _interface(after) == _interface(before), f"{_interface(before)} became {_interface(after)}"
+
+
+def assert_exact(before: GraphModule, after: GraphModule, feeds: Feeds) -> None:
+    """Assert that the outputs differ by rounding only."""
+    old, new = run_model(before, feeds, inner=True), run_model(after, feeds, inner=True)
+    bound = rounding_bound([(before, {**feeds, **old}), (after, {**feeds, **new})])
+    for output in before.graph.outputs:
+        name = name_of(output)
+        _assert_near(new[name], old[name], bound, f"output {name!r}")
+
+
+def rounding_bound(runs: Sequence[tuple[GraphModule, Mapping[str, Array]]]) -> float:
+    """Return how far outputs may differ by rounding: see EXACT above.
+
+    Args:
+        runs: Modules, and the values seen in a run of each.
+
+    """
+    floats = [v for _, seen in runs for v in seen.values() if v.size and v.dtype.kind == "f"]
+    narrowest = {value.dtype for module, _ in runs for value in module.values()}
+    eps = np.finfo(np.float16 if ir.DataType.FLOAT16 in narrowest else np.float32).eps
+    terms = max(sum(_terms(node, seen) for node in module.graph) for module, seen in runs)
+    return float(SAFETY * eps * terms * max((float(np.abs(v).max()) for v in floats), default=0.0))
+
+
+def assert_within_steps(before: GraphModule, after: GraphModule, feeds: Feeds) -> None:
+    """Assert of each quantization and each linear layer that it keeps its own bound."""
+    seen = {**feeds, **run_model(after, feeds, inner=True)}
+    seen |= {name: v.const_value.numpy() for name, v in after.graph.initializers.items() if v.const_value}
+    rounding = rounding_bound([(after, seen)])
+    old_nodes = {node.name or "": node for node in before.graph}
+    for node in after.graph:
+        if is_standard(node, "DequantizeLinear"):
+            found = _restored(node.outputs[0], _gathered(node, old_nodes, seen), seen)
+            result = seen[name_of(node.outputs[0])]
+            _assert_near(result, found.real, found.error + rounding, f"node {node.name!r}")
+        elif is_standard(node, *LINEAR) and node.name in old_nodes:
+            _assert_layer_within_steps(old_nodes[node.name or ""], node, seen, rounding)
+
+
+@dataclass(frozen=True)
+class _Restored:
+    """A value before it was quantized, and how far it may have moved; equal shapes."""
+
+    real: Array
+    error: Array
+
+
+def _restored(value: ir.Value, original: Array | None, seen: Mapping[str, Array]) -> _Restored:
+    """Look through a DequantizeLinear at what was quantized; ``original`` stands for a constant."""
+    node = value.producer()
+    if node is None or not is_standard(node, "DequantizeLinear"):
+        array = seen[name_of(value)].astype(np.float64)
+        return _Restored(array, np.zeros_like(array))
+    source = _quantized_from(node)
+    real = original if source is None else seen[name_of(source)]
+    if real is None:
+        real = seen[name_of(value)]
+    return _Restored(real.astype(np.float64), _encoding_of(node, seen).error_bound(real).astype(np.float64))
+
+
+def _gathered(
+    dequantize: ir.Node, old_nodes: Mapping[str, ir.Node], seen: Mapping[str, Array]
+) -> Array | None:
+    """Return the float rows that were gathered before the table became integers."""
+    value = dequantize.inputs[0]
+    gather = None if value is None else value.producer()
+    old = None if gather is None else old_nodes.get(gather.name or "")
+    if gather is None or old is None or not is_standard(gather, "Gather"):
+        return None
+    table, indices = constant_of(old.inputs[0]), seen[name_of(gather.inputs[1])]
+    return None if table is None else np.take(table, indices, axis=old.attributes.get_int("axis", 0))
+
+
+def _quantized_from(dequantize: ir.Node) -> ir.Value | None:
+    """Return what a QuantizeLinear before ``dequantize`` reads; None for stored integers."""
+    value = dequantize.inputs[0]
+    producer = None if value is None else value.producer()
+    if producer is None or not is_standard(producer, "QuantizeLinear", "DynamicQuantizeLinear"):
+        return None
+    return producer.inputs[0]
+
+
+def _encoding_of(dequantize: ir.Node, seen: Mapping[str, Array]) -> Encoding:
+    """Return the encoding that a DequantizeLinear undoes, as seen at run time."""
+    integers, scale = (seen[name_of(value)] for value in dequantize.inputs[:2])
+    zero = input_of(dequantize, 2)
+    zero_point = np.zeros(scale.shape, np.int32) if zero is None else seen[name_of(zero)].astype(np.int32)
+    axis = dequantize.attributes.get_int("axis", 1) if scale.ndim else None
+    return Encoding(scale, zero_point, integers.dtype.name, axis)
+
+
+def _assert_layer_within_steps(
+    old: ir.Node, new: ir.Node, seen: Mapping[str, Array], rounding: float
+) -> None:
+    parts = [
+        _restored(value, constant_of(input_of(old, index)), seen)
+        for index, value in enumerate(new.inputs)
+        if value is not None
+    ]
+    exact = _evaluate(new, [part.real for part in parts])
+    sizes = [np.abs(part.real) for part in parts]
+    widest = _evaluate(
+        new, [size + part.error for size, part in zip(sizes, parts, strict=True)], absolute=True
+    )
+    bound = widest - _evaluate(new, sizes, absolute=True) + rounding
+    _assert_near(seen[name_of(new.outputs[0])], exact, bound, f"layer {new.name!r}")
+
+
+def _evaluate(node: ir.Node, inputs: Sequence[Array], *, absolute: bool = False) -> Array:
+    """Evaluate one node in float64; with ``absolute``, its constant factors by their magnitude."""
+    proto = ir.to_proto(node)
+    for attribute in proto.attribute:
+        if absolute and attribute.name in ("alpha", "beta"):
+            attribute.f = abs(attribute.f)
+    names = [name for name in proto.input if name]
+    # The reference evaluator wants a name once, even if a node reads it twice.
+    places = iter(f"input_{index}" for index in range(len(names)))
+    proto.input[:] = [next(places) if name else "" for name in proto.input]
+    opsets = {"": node.graph.opset_imports[""]} if node.graph else {"": onnx.defs.onnx_opset_version()}
+    feeds = {f"input_{index}": array for index, array in enumerate(inputs)}
+    (result,) = ReferenceEvaluator(proto, opsets=opsets).run(None, feeds)
+    return np.asarray(result, np.float64)
+
+
+def _assert_near(new: Array, old: Array, bound: Array | float, where: str) -> None:
+    assert new.shape == old.shape, f"{where}: shape {old.shape} became {new.shape}"
+    if new.dtype.kind != "f":
+        np.testing.assert_array_equal(new, old, where)
+        return
+    error = np.abs(new.astype(np.float64) - old.astype(np.float64))
+    excess = float((error - bound).max(initial=-np.inf))
+    assert excess <= 0, f"{where}: differs by {error.max()}, {excess} more than its bound"
+
+
+def _interface(module: GraphModule) -> list[tuple[str, ir.DataType | None]]:
+    fed = [value for value in module.graph.inputs if not value.is_initializer()]
+    return [(name_of(value), value.dtype) for value in (*fed, *module.graph.outputs)]
+
+
+def _terms(node: ir.Node, seen: Mapping[str, Array]) -> int:
+    """Bound how many terms a node adds up: a layer those of one channel, others one sample's elements."""
+    layer = layer_of(node) if is_standard(node, *LINEAR) else None
+    if isinstance(layer, Layer):
+        weight = array_of(layer.weight)
+        return int(weight.size // weight.shape[layer.channel_axis])
+    arrays = [seen[name_of(value)] for value in node.inputs if name_of(value) in seen]
+    return max((int(np.prod(array.shape[1:])) for array in arrays), default=1)
