@@ -30,9 +30,10 @@ class FoldBatchNorm(Pass):
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Compute in float64, so that folding rounds once."""
-        for layer in list(linear_layers(module)):
-            norm = sole_reader(layer.output)
-            if norm is None or not is_standard(norm, "BatchNormalization"):
+        layers: dict[ir.Value | None, Layer] = {layer.output: layer for layer in linear_layers(module)}
+        for norm in list(module.graph):
+            layer = layers.get(norm.inputs[0]) if is_standard(norm, "BatchNormalization") else None
+            if layer is None:
                 continue
             reason = _reason(layer, norm)
             if reason is not None:
@@ -42,6 +43,8 @@ class FoldBatchNorm(Pass):
 
 
 def _reason(layer: Layer, norm: ir.Node) -> str | None:
+    if sole_reader(layer.output) is not norm:
+        return "it is not the only reader of the layer before it"
     if layer.node.op_type == "MatMul":
         return "a MatMul has no bias to fold it into"
     if layer.node.op_type == "ConvTranspose" and attribute(layer.node, "group", 1) != 1:

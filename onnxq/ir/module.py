@@ -115,11 +115,15 @@ def is_standard(node: ir.Node, *op_types: str) -> bool:
 
 
 def sole_reader(value: ir.Value) -> ir.Node | None:
-    """Return the one node that reads ``value``, or None if it has more readers or is an output."""
+    """Return the one node that reads ``value``.
+
+    None if it has more readers, is an output, or is read in a subgraph.
+    """
     uses = value.uses()
     if len(uses) != 1 or value.is_graph_output():
         return None
-    return next(iter(uses)).node
+    reader = next(iter(uses)).node
+    return reader if reader.graph is value.graph else None
 
 
 def attribute(node: ir.Node, name: str, default: Any) -> Any:
