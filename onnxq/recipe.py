@@ -160,7 +160,7 @@ def parse_recipe(text: str, *, where: str) -> Recipe:
 
 def _shipped_files() -> list[Path]:
     folder = Path(str(files("onnxq.recipes")))
-    return sorted(folder.glob("*.toml"))
+    return sorted(folder.glob("*.toml"), key=lambda file: file.stem)
 
 
 def _read(path: Path) -> str:

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from onnxq.cli.choose import choose_recipe
+from onnxq.cli.choose import RecipeSettings
 from onnxq.cli.console import progress, show, show_json
-from onnxq.cli.options import DataSettings, Json, Model, NeededData, PipelineText, RecipeName, Settings
+from onnxq.cli.options import DataSettings, Json, Model, NeededData
 
 Output = Annotated[
     Path,
@@ -22,9 +22,7 @@ def run(
     *,
     data: NeededData,
     output: Output,
-    recipe: RecipeName = None,
-    pipeline: PipelineText = None,
-    settings: Settings = None,
+    wanted: RecipeSettings,
     reading: DataSettings,
     as_json: Json = False,
 ) -> None:
@@ -35,10 +33,9 @@ def run(
     """
     from onnxq.compile import calibrate_model
 
-    chosen = choose_recipe(recipe, pipeline, None, settings or (), has_data=True)
     dataset = reading.open(data, model)
     with progress() as on_progress:
-        table = calibrate_model(model, dataset, recipe=chosen, on_progress=on_progress)
+        table = calibrate_model(model, dataset, recipe=wanted.choose(has_data=True), on_progress=on_progress)
     table.save(output)
     if as_json:
         show_json(

@@ -2,15 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from onnxq.cli.options import recipe_names
 from onnxq.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from onnxq.calibration.table import CalibrationTable
     from onnxq.recipe import Recipe
+
+
+def target_names() -> list[str]:
+    """Return what completes ``--target``."""
+    from onnxq.target import TARGETS
+
+    return sorted(TARGETS)
+
+
+@dataclass(frozen=True)
+class RecipeSettings:
+    """Which passes run; without any of these, the recipe for the target, with data or without."""
+
+    target: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Where the model shall run: cpu (if not given) or portable.",
+            autocompletion=target_names,
+        ),
+    ] = None
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RECIPE",
+            help="A recipe's name (see: onnxq recipes), a .toml file, or the manifest of an earlier run.",
+            autocompletion=recipe_names,
+        ),
+    ] = None
+    pipeline: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Passes, instead of a recipe's (see: onnxq passes).")
+    ] = None
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SETTING", help="Set pass.option=value; may be repeated."),
+    ] = None
+
+    @property
+    def none_chosen(self) -> bool:
+        """Whether the default recipe is taken."""
+        return self.recipe is None and self.pipeline is None
+
+    def choose(self, *, has_data: bool) -> Recipe:
+        """Return the recipe that the options ask for.
+
+        Raises:
+            RecipeError: Both a recipe and a pipeline are given, or one of them is wrong.
+            DataError: The recipe needs data and there is none.
+
+        """
+        recipe = self._base(has_data=has_data)
+        if recipe.needs_data and not has_data:
+            raise DataError(
+                "it measures activations, and there is no data",
+                where=f"recipe {recipe.name!r}",
+                hint="give --data, or a recipe that needs none, such as cpu-dynamic",
+            )
+        return recipe.with_options(self.settings or ())
+
+    def _base(self, *, has_data: bool) -> Recipe:
+        """Return the recipe before its options are set."""
+        from onnxq.recipe import Recipe, default_recipe, load_recipe
+        from onnxq.target import find_target
+
+        if self.recipe and self.pipeline is not None:
+            raise RecipeError("both --recipe and --pipeline are given", hint="give one of them")
+        target = find_target(self.target or "cpu").name
+        if self.pipeline is not None:
+            return Recipe(name="custom", summary="given as --pipeline", pipeline=self.pipeline, target=target)
+        if self.recipe is None:
+            return default_recipe(target, has_data=has_data)
+        recipe = load_recipe(self.recipe)
+        return recipe.model_copy(update={"target": target}) if self.target else recipe
 
 
 def choose_table(path: Path | None, recipe: str | None) -> CalibrationTable | None:
@@ -27,33 +103,3 @@ def choose_table(path: Path | None, recipe: str | None) -> CalibrationTable | No
         return CalibrationTable.load(path)
     text = load_recipe_table(recipe) if recipe else None
     return None if text is None else CalibrationTable.from_json(text, f"{recipe}: table")
-
-
-def choose_recipe(
-    name: str | None, pipeline: str | None, target: str | None, settings: Sequence[str], *, has_data: bool
-) -> Recipe:
-    """Return the recipe that the options ask for.
-
-    Raises:
-        RecipeError: Both a recipe and a pipeline are given, or one of them is wrong.
-        DataError: The recipe needs data and there is none.
-
-    """
-    from onnxq.recipe import Recipe, default_recipe, load_recipe
-    from onnxq.target import find_target
-
-    if name and pipeline is not None:
-        raise RecipeError("both --recipe and --pipeline are given", hint="give one of them")
-    if pipeline is not None:
-        recipe = Recipe(name="custom", summary="given as --pipeline", pipeline=pipeline)
-    else:
-        recipe = load_recipe(name) if name else default_recipe(target or "cpu", has_data=has_data)
-    if recipe.needs_data and not has_data:
-        raise DataError(
-            "it measures activations, and there is no data",
-            where=f"recipe {recipe.name!r}",
-            hint="give --data, or a recipe that needs none, such as cpu-dynamic",
-        )
-    if target:
-        recipe = recipe.model_copy(update={"target": find_target(target).name})
-    return recipe.with_options(settings)

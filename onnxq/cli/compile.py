@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onnxq.cli.choose import choose_recipe, choose_table
+from onnxq.cli.choose import RecipeSettings, choose_table
 from onnxq.cli.console import progress, remark, show, show_json
 from onnxq.cli.options import (
     DataSettings,
@@ -16,9 +17,6 @@ from onnxq.cli.options import (
     Json,
     MetricName,
     Model,
-    PipelineText,
-    RecipeName,
-    Settings,
     SomeData,
     Threads,
     metric_of,
@@ -35,26 +33,8 @@ WITHOUT_DATA = (
     "no longer move with batch and padding, and convolutions run in int8 too."
 )
 
-
-def _target_names() -> list[str]:
-    from onnxq.target import TARGETS
-
-    return sorted(TARGETS)
-
-
 Output = Annotated[
-    Path,
-    typer.Option("-o", "--output", metavar="OUT", help="Where the result goes.", show_default=False),
-]
-TargetName = Annotated[
-    str | None,
-    typer.Option(
-        "--target",
-        metavar="NAME",
-        help="Where the model shall run: cpu (if not given) or portable.",
-        autocompletion=_target_names,
-        show_default=False,
-    ),
+    Path, typer.Option("-o", "--output", metavar="OUT", help="Where the result goes.", show_default=False)
 ]
 Table = Annotated[
     Path | None,
@@ -65,24 +45,36 @@ NoBench = Annotated[bool, typer.Option("--no-bench", help="Do not time the model
 NoValidate = Annotated[bool, typer.Option("--no-validate", help="Do not compare the models.")]
 
 
-class Watch:
-    """Options of the instruments."""
+@dataclass(frozen=True)
+class WatchSettings:
+    """What to see of the passes at work."""
 
-    PrintAfter = Annotated[
+    print_after: Annotated[
         list[str] | None,
         typer.Option(metavar="PASS|all", help="Print the graph after a pass.", rich_help_panel=_WATCH),
-    ]
-    Dump = Annotated[
+    ] = None
+    dump: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Write the graph after each pass.", rich_help_panel=_WATCH),
-    ]
-    TimePasses = Annotated[
+    ] = None
+    time_passes: Annotated[
         bool, typer.Option("--time-passes", help="Print what each pass did and took.", rich_help_panel=_WATCH)
-    ]
-    BisectLimit = Annotated[
+    ] = False
+    bisect_limit: Annotated[
         int | None,
         typer.Option(min=0, metavar="N", help="Run only the first N passes.", rich_help_panel=_WATCH),
-    ]
+    ] = None
+
+    def instruments(self) -> Iterator[Instrument]:
+        """Yield what watches the passes."""
+        from onnxq.passmanager.instruments import BisectLimit, DumpTo, PrintAfter
+
+        if self.bisect_limit is not None:
+            remark(f"--bisect-limit: only the first {self.bisect_limit} passes run")
+            yield BisectLimit(self.bisect_limit)
+        yield from (PrintAfter(name) for name in self.print_after or ())
+        if self.dump is not None:
+            yield DumpTo(self.dump)
 
 
 def run(
@@ -90,10 +82,7 @@ def run(
     *,
     output: Output,
     data: SomeData = None,
-    target: TargetName = None,
-    recipe: RecipeName = None,
-    pipeline: PipelineText = None,
-    settings: Settings = None,
+    wanted: RecipeSettings,
     table: Table = None,
     threads: Threads = None,
     no_bench: NoBench = False,
@@ -101,10 +90,7 @@ def run(
     force: Force = False,
     metric: MetricName = None,
     gates: GateSettings,
-    print_after: Watch.PrintAfter = None,
-    dump: Watch.Dump = None,
-    time_passes: Watch.TimePasses = False,
-    bisect_limit: Watch.BisectLimit = None,
+    watch: WatchSettings,
     reading: DataSettings,
     as_json: Json = False,
 ) -> None:
@@ -113,41 +99,31 @@ def run(
     Writes OUT.onnx, OUT.manifest.json and OUT.report.md. `--recipe OUT.manifest.json` repeats the run.
     """
     from onnxq.compile import CompileOptions, compile_model
-    from onnxq.manifest import manifest_path
-    from onnxq.passmanager.reproducer import Reproducer
-    from onnxq.target import find_target
 
-    _refuse_overwriting(output, manifest_path(output), force=force)
-    measured = choose_table(table, None if data else recipe)
-    chosen = choose_recipe(recipe, pipeline, target, settings or (), has_data=bool(data or measured))
+    _refuse_overwriting(output, force=force)
+    measured = choose_table(table, None if data else wanted.recipe)
+    recipe = gates.into(wanted.choose(has_data=bool(data or measured)))
     dataset = reading.open(data, model) if data else None
-    if not (data or measured or recipe or pipeline):
+    if not (data or measured) and wanted.none_chosen:
         remark(WITHOUT_DATA)
-    reproducer = Reproducer(output.with_suffix(".failed"), find_target(chosen.target))
-    instruments = [reproducer, *_instruments(print_after or (), dump, bisect_limit)]
-    options = CompileOptions(
-        validate=not no_validate,
-        bench=not no_bench,
-        threads=threads,
-        gates=gates.over(chosen.gates),
-        metric=metric_of(metric),
-    )
     try:
         with progress() as on_progress:
-            compiled = compile_model(
+            manifest = compile_model(
                 model,
                 output,
-                recipe=chosen,
+                recipe=recipe,
                 data=dataset,
                 table=measured,
-                instruments=instruments,
-                options=options,
+                instruments=[_reproducer(output, recipe.target), *watch.instruments()],
+                options=CompileOptions(not no_validate, not no_bench, threads, metric=metric_of(metric)),
                 on_progress=on_progress,
-            )
+            ).manifest
     except ToleranceError:
-        present(output, load_manifest(output), as_json=as_json, passed=False, with_passes=time_passes)
+        present(output, load_manifest(output), as_json=as_json, passed=False, with_passes=watch.time_passes)
         raise
-    present(output, compiled.manifest, as_json=as_json, passed=True, with_passes=time_passes)
+    for note in dataset.notes if dataset else ():
+        remark(note)
+    present(output, manifest, as_json=as_json, passed=True, with_passes=watch.time_passes)
 
 
 def load_manifest(output: Path) -> Manifest:
@@ -179,19 +155,19 @@ def present(
     show(*(f"wrote {path}" for path in files.values()))
 
 
-def _instruments(print_after: Sequence[str], dump: Path | None, limit: int | None) -> Iterator[Instrument]:
-    from onnxq.passmanager.instruments import BisectLimit, DumpTo, PrintAfter
+def _reproducer(output: Path, target: str) -> Instrument:
+    """Return what writes a failing pass and its graph into a folder beside ``output``."""
+    from onnxq.passmanager.reproducer import Reproducer
+    from onnxq.target import find_target
 
-    yield from (PrintAfter(name) for name in print_after)
-    if dump is not None:
-        yield DumpTo(dump)
-    if limit is not None:
-        yield BisectLimit(limit)
+    return Reproducer(output.with_suffix(".failed"), find_target(target))
 
 
-def _refuse_overwriting(output: Path, manifest: Path, *, force: bool) -> None:
+def _refuse_overwriting(output: Path, *, force: bool) -> None:
     """Raise if ``output`` is a file of which onnxq knows nothing; the model itself is never replaced."""
-    if output.exists() and not manifest.exists() and not force:
+    from onnxq.manifest import manifest_path
+
+    if output.exists() and not manifest_path(output).exists() and not force:
         raise InputError(
             "it exists already, and onnxq did not write it",
             where=str(output),

@@ -14,6 +14,7 @@ from onnxq.errors import RecipeError, did_you_mean
 
 if TYPE_CHECKING:
     from onnxq.calibration.data import DataOptions, Dataset
+    from onnxq.recipe import Recipe
     from onnxq.runtime.gates import Gates
     from onnxq.runtime.metrics import Metric
     from onnxq.runtime.session import Provider as ProviderName
@@ -37,34 +38,6 @@ _DATA_HELP = "Data: a file or folder of arrays, texts or images, package.module:
 SomeData = Annotated[str | None, typer.Option("--data", metavar="DATA", help=_DATA_HELP, show_default=False)]
 NeededData = Annotated[str, typer.Option("--data", metavar="DATA", help=_DATA_HELP, show_default=False)]
 
-RecipeName = Annotated[
-    str | None,
-    typer.Option(
-        "--recipe",
-        metavar="RECIPE",
-        help="A recipe's name (see: onnxq recipes), a .toml file, or the manifest of an earlier run.",
-        autocompletion=recipe_names,
-        show_default=False,
-    ),
-]
-PipelineText = Annotated[
-    str | None,
-    typer.Option(
-        "--pipeline",
-        metavar="TEXT",
-        help="Passes, instead of a recipe's (see: onnxq passes).",
-        show_default=False,
-    ),
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="SETTING",
-        help="Set pass.option=value; may be repeated.",
-        show_default=False,
-    ),
-]
 Threads = Annotated[
     int | None,
     typer.Option(
@@ -213,6 +186,10 @@ class GateSettings:
     max_drop: Annotated[
         float | None, typer.Option(help="Points of the metric that may be lost.", rich_help_panel=_GATES)
     ] = None
+
+    def into(self, recipe: Recipe) -> Recipe:
+        """Return the recipe with these gates, so that its manifest holds them too."""
+        return recipe.model_copy(update={"gates": self.over(recipe.gates)})
 
     def over(self, base: Gates) -> Gates:
         """Return ``base`` with what was given put in.

@@ -9,10 +9,10 @@ from onnxq.report.tables import (
     Table,
     accuracy_table,
     conditions,
+    file_size,
     footprint_table,
     kernels_table,
     latency_table,
-    megabytes,
     passes_table,
     result_table,
     skipped_table,
@@ -61,8 +61,7 @@ def _warnings(content: Mapping[str, Any]) -> Iterator[str]:
 
 def _results(content: Mapping[str, Any]) -> Iterator[str]:
     accuracy, latency, kernels = content["accuracy"], content["latency"], content["kernels"]
-    if accuracy or latency:
-        yield table_text(result_table(accuracy, latency))
+    yield table_text(result_table(content))
     if accuracy:
         yield table_text(accuracy_table(accuracy))
         yield "\n".join([f"Compared on {accuracy['samples']} samples.", *accuracy["notes"]])
@@ -93,7 +92,7 @@ def _provenance(content: Mapping[str, Any]) -> Iterator[str]:
 
 def _origins(content: Mapping[str, Any]) -> Table:
     rows = [
-        (kind, content[kind]["name"], megabytes(content[kind]["size_bytes"]), content[kind]["digest"])
+        (kind, content[kind]["name"], file_size(content[kind]["size_bytes"]), content[kind]["digest"])
         for kind in ("source", "output")
     ]
     if data := content["data"]:

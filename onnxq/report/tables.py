@@ -33,11 +33,13 @@ class Table:
     text_columns: int = 1
 
 
-def result_table(accuracy: Mapping[str, Any] | None, latency: Mapping[str, Any] | None) -> Table:
-    """Return what matters most: the metric, the agreement, the time and the size, before and after."""
+def result_table(content: Mapping[str, Any]) -> Table:
+    """Return what matters most of a manifest: accuracy, time and size, before and after."""
+    accuracy, latency = content["accuracy"], content["latency"]
     rows = [] if accuracy is None else [*_metric_rows(accuracy), *_similarity_rows(accuracy)]
     if latency is not None:
-        rows += _cost_rows(*latency["models"][:2])
+        rows.append(_time_row(*latency["models"][:2]))
+    rows.append(_size_row(content["source"]["size_bytes"], content["output"]["size_bytes"]))
     return Table("Result", ("", "before", "after", "change"), tuple(rows))
 
 
@@ -61,7 +63,7 @@ def latency_table(latency: Mapping[str, Any]) -> Table:
 def footprint_table(latency: Mapping[str, Any]) -> Table:
     """Return what each model costs besides time."""
     rows = tuple(_footprint_row(model) for model in latency["models"])
-    return Table("Footprint", ("model", "MB on disk", "opens in ms", "memory MB", "process MB"), rows)
+    return Table("Footprint", ("model", "on disk", "opens in ms", "memory MB", "process MB"), rows)
 
 
 def kernels_table(kernels: Mapping[str, Any], limit: int = 12) -> Table:
@@ -100,7 +102,7 @@ def model_tables(content: Mapping[str, Any]) -> list[Table]:
     """Return what is in one model; see ``onnxq.ir.overview``."""
     opsets = ", ".join(f"{domain} {version}" for domain, version in content["opsets"].items())
     facts = [
-        ("size on disk", megabytes(content["size_bytes"])),
+        ("size on disk", file_size(content["size_bytes"])),
         ("parameters", f"{content['parameters']:,}"),
         ("IR version, operator sets", f"{content['ir_version']}, {opsets}"),
         ("written by", content["producer"] or NOTHING),
@@ -109,7 +111,7 @@ def model_tables(content: Mapping[str, Any]) -> list[Table]:
     ]
     total = sum(content["bytes_by_dtype"].values()) or 1
     weights = [
-        (name, megabytes(size), _percent(size / total)) for name, size in content["bytes_by_dtype"].items()
+        (name, file_size(size), _percent(size / total)) for name, size in content["bytes_by_dtype"].items()
     ]
     operators = [(name, str(count)) for name, count in content["operators"].items()]
     values = [_value_row(value) for value in content["quantized"]]
@@ -133,9 +135,11 @@ def conditions(latency: Mapping[str, Any]) -> str:
     )
 
 
-def megabytes(size: float) -> str:
-    """Return bytes as ``23.3 MB``, with three digits or more."""
-    return f"{size / MEGABYTE:.{0 if size >= 100 * MEGABYTE else 1 if size >= 10 * MEGABYTE else 3}f} MB"
+def file_size(size: float) -> str:
+    """Return bytes as ``23.3 MB`` or ``1.8 kB``."""
+    kilo = size < MEGABYTE
+    value = size / (1e3 if kilo else MEGABYTE)
+    return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f} {'kB' if kilo else 'MB'}"
 
 
 def _metric_rows(accuracy: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -159,15 +163,15 @@ def _similarity_rows(accuracy: Mapping[str, Any]) -> list[tuple[str, ...]]:
     return rows
 
 
-def _cost_rows(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def _time_row(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:
     spread = after["paired_speedup"]
     ratio = f"{spread['median']:.2f}x ({spread['p10']:.2f}-{spread['p90']:.2f})"
-    sizes = [model["size_bytes"] for model in (before, after)]
-    times = [f"{_digits(model['latency_ms']['median'])} ms" for model in (before, after)]
-    return [
-        ("latency", *times, ratio),
-        ("size", *map(megabytes, sizes), f"{sizes[0] / sizes[1]:.2f}x smaller"),
-    ]
+    return ("latency", *(f"{_digits(model['latency_ms']['median'])} ms" for model in (before, after)), ratio)
+
+
+def _size_row(before: int, after: int) -> tuple[str, ...]:
+    ratio = f"{before / after:.2f}x smaller" if after <= before else f"{after / before:.2f}x larger"
+    return "size", file_size(before), file_size(after), ratio
 
 
 def _output_row(output: Mapping[str, Any]) -> tuple[str, ...]:
@@ -196,7 +200,7 @@ def _latency_row(model: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _footprint_row(model: Mapping[str, Any]) -> tuple[str, ...]:
-    size, cost = f"{model['size_bytes'] / MEGABYTE:.3g}", model["footprint"]
+    size, cost = file_size(model["size_bytes"]), model["footprint"]
     if cost is None:
         return model["name"], size, NOTHING, NOTHING, NOTHING
     memory = (f"{cost[key] / MEGABYTE:.0f}" for key in ("session_bytes", "peak_bytes"))

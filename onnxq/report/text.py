@@ -31,9 +31,7 @@ def draw(table: Table) -> RenderableType:
 
 def compilation(content: Mapping[str, Any]) -> Iterator[RenderableType]:
     """Yield what to print of a manifest's content: results, kernels, and what was left alone."""
-    result = result_table(content["accuracy"], content["latency"])
-    if result.rows:
-        yield draw(result)
+    yield draw(result_table(content))
     if content["latency"]:
         yield conditions(content["latency"])
     if content["kernels"]:

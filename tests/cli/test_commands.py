@@ -1,0 +1,297 @@
+"""Each command on a real, small model: what it prints, writes and exits with."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from onnxq.recipe import load_recipe
+
+
+@pytest.fixture(scope="module")
+def compiled(onnxq, model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a model that ``onnxq compile`` wrote."""
+    output = tmp_path_factory.mktemp("compiled") / "out.onnx"
+    result = onnxq("compile", model, "-o", output, "--data", data, "--no-bench")
+    assert result.exit_code == 0, result.stderr
+    return output
+
+
+def loaded(text: str, command: str) -> dict[str, Any]:
+    content = json.loads(text)
+    assert (content["schema"], content["command"]) == (1, command)
+    return dict(content)
+
+
+def test_compile_writes_model_manifest_and_report(compiled: Path) -> None:
+    names = {path.name for path in compiled.parent.iterdir()}
+    assert names == {"out.onnx", "out.manifest.json", "out.report.md"}
+    manifest = json.loads(compiled.with_suffix(".manifest.json").read_text())
+    assert manifest["output"]["digest"] == hashlib.sha256(compiled.read_bytes()).hexdigest()
+    assert manifest["recipe"]["name"] == "cpu"
+
+
+def test_compile_prints_results_to_stdout_and_remarks_to_stderr(
+    onnxq, model: Path, data: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.onnx"
+    result = onnxq(
+        *("compile", model, "-o", output, "--data", data, "--label-column", "label", "--no-bench"),
+        *("--time-passes", "--print-after", "insert-qdq", "--dump", tmp_path / "dump"),
+    )
+    assert result.exit_code == 0
+    assert "cosine of the outputs" in result.stdout
+    assert "encode-weights" in result.stdout
+    assert f"wrote {output}\n" in result.stdout
+    assert "warning: compared on the samples that ranges were measured on" in result.stderr
+    assert "# after pass" in result.stderr
+    assert list((tmp_path / "dump").glob("*-insert-qdq.onnxtxt"))
+
+
+def test_compile_repeats_byte_for_byte_from_its_manifest(
+    onnxq, model: Path, compiled: Path, tmp_path: Path
+) -> None:
+    again = tmp_path / "again.onnx"
+    manifest = compiled.with_suffix(".manifest.json")
+    result = onnxq("compile", model, "-o", again, "--recipe", manifest, "--no-bench", "--no-validate")
+    assert result.exit_code == 0, result.stderr
+    assert again.read_bytes() == compiled.read_bytes()
+
+
+def test_compile_without_data_says_what_data_would_bring(onnxq, model: Path, tmp_path: Path) -> None:
+    result = onnxq("compile", model, "-o", tmp_path / "out.onnx", "--no-bench", "--json")
+    assert result.exit_code == 0
+    assert result.stderr.startswith("note: no --data: activations are quantized at run time.")
+    content = loaded(result.stdout, "compile")
+    assert content["passed"]
+    assert content["manifest"]["recipe"]["name"] == "cpu-dynamic"
+
+
+def test_compile_runs_the_first_passes_only(onnxq, model: Path, tmp_path: Path) -> None:
+    result = onnxq("compile", model, "-o", tmp_path / "out.onnx", "--no-bench", "--bisect-limit", 2, "--json")
+    assert len(loaded(result.stdout, "compile")["manifest"]["passes"]) == 2
+    assert "only the first 2 passes run" in result.stderr
+
+
+def test_compile_with_a_missed_gate_shows_what_was_measured(
+    onnxq, model: Path, data: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out.onnx"
+    result = onnxq(
+        "compile", model, "-o", output, "--data", data, "--no-bench", "--min-cosine", "1", "--json"
+    )
+    assert result.exit_code == 1
+    content = loaded(result.stdout, "compile")
+    assert not content["passed"]
+    assert content["manifest"]["recipe"]["gates"]["min_cosine"] == 1
+    assert "min-cosine: output 'y' has 0.99" in result.stderr
+
+
+def test_compile_takes_a_pipeline_and_settings(onnxq, model: Path, data: Path, tmp_path: Path) -> None:
+    result = onnxq(
+        *("compile", model, "-o", tmp_path / "out.onnx", "--data", data, "--no-bench", "--json"),
+        *("--pipeline", "encode-weights, encode-activations, insert-qdq", "--target", "portable"),
+        *("--set", "encode-activations.method=mse"),
+    )
+    recipe = loaded(result.stdout, "compile")["manifest"]["recipe"]
+    assert recipe["pipeline"] == "encode-weights,encode-activations{method=mse},insert-qdq"
+    assert (recipe["name"], recipe["target"]) == ("custom", "portable")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--recipe", "cpu"],
+            "error: recipe 'cpu': it measures activations, and there is no data\n  hint: give --data",
+        ),
+        (["--recipe", "cpuu"], "error: unknown recipe 'cpuu'\n  hint: did you mean 'cpu'?"),
+        (
+            ["--recipe", "fp32", "--pipeline", ""],
+            "error: both --recipe and --pipeline are given\n  hint: give one",
+        ),
+        (["--pipeline", "fold-constant"], "^^^^^^^^^^^^^\n  hint: did you mean 'fold-constants'?"),
+        (["--set", "fold-batch-norms.x=1"], "has no pass 'fold-batch-norms'"),
+        (["--target", "gpu"], "error: unknown target 'gpu'\n  hint: did you mean 'cpu'?"),
+        (["--data", "nowhere.npz"], "error: nowhere.npz: there is no such file or folder"),
+        (
+            ["--data", "random", "--size", "big"],
+            "error: --size: 'big' is no size\n  hint: write it like 224 or 224x320",
+        ),
+        (
+            ["--data", "random", "--mean", "a,b"],
+            "error: --mean: 'a,b' is no list of numbers\n  hint: write it like --mean",
+        ),
+        (["--metric", "top2"], "error: metric 'top2': no such metric"),
+        (["--min-cosine", "3"], "error: gate min-cosine: 3.0 is not possible"),
+        (["--table", "nowhere.json"], "error: nowhere.json: cannot be read"),
+    ],
+)
+def test_compile_tells_wrong_options_in_one_line(
+    onnxq, model: Path, tmp_path: Path, arguments, message: str
+) -> None:
+    result = onnxq("compile", model, "-o", tmp_path / "out.onnx", *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_compile_replaces_only_what_onnxq_wrote(onnxq, model: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.onnx"
+    output.write_text("mine")
+    run = ["compile", model, "-o", output, "--no-bench", "--no-validate"]
+    refused = onnxq(*run)
+    assert refused.exit_code == 2
+    assert "it exists already, and onnxq did not write it" in refused.stderr
+    assert output.read_text() == "mine"
+    assert onnxq(*run, "--force").exit_code == 0
+    assert onnxq(*run).exit_code == 0  # its manifest lies beside it now
+
+
+def test_calibrate_writes_a_table_that_compile_takes(
+    onnxq, model: Path, data: Path, compiled: Path, tmp_path: Path
+) -> None:
+    table, output = tmp_path / "table.json", tmp_path / "out.onnx"
+    result = onnxq("calibrate", model, "--data", data, "-o", table, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert loaded(result.stdout, "calibrate")["samples"] == 24
+    assert (
+        onnxq("compile", model, "-o", output, "--table", table, "--no-bench", "--no-validate").exit_code == 0
+    )
+    assert output.read_bytes() == compiled.read_bytes()
+    assert "wrote" in onnxq("calibrate", model, "--data", data, "-o", table).stdout
+
+
+def test_validate_compares_and_judges(onnxq, model: Path, compiled: Path, data: Path) -> None:
+    arguments = ["validate", model, compiled, "--data", data]
+    report = loaded(onnxq(*arguments, "--json").stdout, "validate")
+    assert report["samples"] == 24
+    assert report["outputs"][0]["cosine"] > 0.999
+    passed = onnxq(*arguments, "--min-cosine", "0.99")
+    assert (passed.exit_code, "compared on 24 samples" in passed.stdout) == (0, True)
+    missed = onnxq(*arguments, "--max-abs", "1e-9")
+    assert (missed.exit_code, "largest diff." in missed.stdout) == (1, True)
+    assert "wanted at most 1e-09" in missed.stderr
+
+
+def test_validate_takes_labels_and_a_metric_of_the_users_own(
+    onnxq, model: Path, compiled: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_metric.py").write_text(
+        "def positive(outputs, batch):\n    return (outputs['y'].sum((1, 2)) > 0) == (batch.labels > 0)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    result = onnxq(
+        *("validate", model, compiled, "--data", data, "--label-column", "label"),
+        *("--metric", "own_metric:positive", "--max-drop", "100"),
+    )
+    assert result.exit_code == 0, result.stderr
+    assert "own_metric:positive" in result.stdout
+
+
+def test_bench_times_side_by_side(onnxq, model: Path, compiled: Path) -> None:
+    arguments = [
+        "bench",
+        model,
+        compiled,
+        "--shape",
+        "x=2x5x4",
+        "--rounds",
+        5,
+        "--seconds",
+        0.1,
+        "--no-memory",
+    ]
+    result = onnxq(*arguments)
+    assert result.exit_code == 0, result.stderr
+    assert "Kernels of small.onnx" in result.stdout
+    assert "5 rounds; provider cpu, threads: 1, batch 2." in result.stdout
+    report = loaded(onnxq(*arguments, "--json").stdout, "bench")
+    assert [one["name"] for one in report["models"]] == ["small.onnx", "out.onnx"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            [],
+            "error: there is nothing to feed the models\n  hint: give --data DATA, --data random, or --shape",
+        ),
+        (["--shape", "x:1"], "error: --shape: 'x:1' is no shape\n  hint: write it like input_ids=1x128"),
+        (["--shape", "z=1x5x4"], "error: --shape: the model has no input 'z'\n  hint: choose from: x"),
+        (["--shape", "x=1x5x4", "--data", "random"], "error: both --data and --shape are given"),
+        (["--data", "random", "--provider", "gpu"], "error: --provider: unknown provider 'gpu'"),
+    ],
+)
+def test_bench_tells_wrong_options_in_one_line(
+    onnxq, model: Path, arguments: list[str], message: str
+) -> None:
+    result = onnxq("bench", model, *arguments)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+
+
+def test_inspect_shows_operators_and_encodings(onnxq, compiled: Path) -> None:
+    shown = onnxq("inspect", compiled, "--kernels").stdout
+    for text in (
+        "DequantizeLinear",
+        "float[N,5,4]",
+        "int8, axis 1",
+        "Quantized values",
+        "MatMulIntegerToFloat",
+    ):
+        assert text in shown
+    content = loaded(onnxq("inspect", compiled, "--kernels", "--text", "--json").stdout, "inspect")
+    assert content["kernels"]["kinds"]["integer"] == 2
+    assert content["parameters"] > 18
+    assert "mlp_3d (float[N,5,4] x)" in content["text"]
+    assert "QuantizeLinear" in onnxq("inspect", compiled, "--text").stdout
+
+
+def test_inspect_tells_what_is_no_model(onnxq, tmp_path: Path) -> None:
+    (tmp_path / "x.onnx").write_bytes(b"PK\x03\x04")
+    result = onnxq("inspect", tmp_path / "x.onnx")
+    assert result.exit_code == 2
+    assert "this is not an ONNX model: it is a zip archive" in result.stderr
+
+
+def test_passes_lists_all_and_describes_one(onnxq) -> None:
+    assert "insert-qdq" in onnxq("passes").stdout
+    one = onnxq("passes", "encode-activations").stdout
+    assert one.startswith("encode-activations (exact, from onnxq)\n")
+    assert "all-tensors" in one
+    (content,) = loaded(onnxq("passes", "convert-opset", "--json").stdout, "passes")["passes"]
+    assert content["options"] == [{"name": "minimum", "type": "int", "default": "13"}]
+    unknown = onnxq("passes", "insert-qdx")
+    assert (unknown.exit_code, "did you mean 'insert-qdq'?" in unknown.stderr) == (2, True)
+
+
+def test_recipes_lists_all_and_prints_one_to_start_from(onnxq, tmp_path: Path) -> None:
+    assert "cpu-dynamic" in onnxq("recipes").stdout
+    own = tmp_path / "own.toml"
+    own.write_text(onnxq("recipes", "cpu").stdout)
+    assert load_recipe(own).pipeline == load_recipe("cpu").pipeline
+    assert len(loaded(onnxq("recipes", "--json").stdout, "recipes")["recipes"]) >= 5
+
+
+def test_doctor_shows_versions_and_extras(onnxq) -> None:
+    result = onnxq("doctor")
+    assert result.exit_code == 0
+    assert "CPUExecutionProvider" in result.stdout
+    content = loaded(onnxq("doctor", "--json").stdout, "doctor")
+    assert content["versions"]["numpy"] == np.__version__
+    assert content["extras"]["cpu"] == []
+    assert "test" not in content["extras"]
+
+
+def test_demo_does_the_whole_job(onnxq, tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="the demo extra is not installed")
+    result = onnxq("demo", "-o", tmp_path / "demo", "--json")
+    assert result.exit_code == 0, result.stderr
+    manifest = loaded(result.stdout, "compile")["manifest"]
+    assert abs(manifest["accuracy"]["metric"]["drop_points"]) <= 0.6  # 3 of 500 held-out images
+    assert manifest["kernels"]["kinds"]["integer"] > 0
+    assert len(list((tmp_path / "demo").iterdir())) == 3
