@@ -65,6 +65,8 @@ def progress() -> Iterator[OnProgress]:
 
         def update(stage: str, done: int, total: int | None) -> None:
             if stage not in tasks:
+                for earlier in bars.tasks:
+                    bars.update(earlier.id, total=earlier.completed)
                 tasks[stage] = bars.add_task(stage, total=total)
             bars.update(tasks[stage], completed=done, total=total)
 

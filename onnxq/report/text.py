@@ -39,4 +39,5 @@ def compilation(content: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield f"Nodes that ran: {', '.join(f'{count} {kind}' for kind, count in counts if count)}."
     skipped = skipped_table(content["passes"])
     if skipped.rows:
+        yield ""
         yield draw(skipped)

@@ -116,3 +116,11 @@ def test_json_that_is_no_manifest_is_refused(tmp_path: Path, text: str, message:
     with pytest.raises(RecipeError, match=message) as caught:
         load_recipe(path)
     assert caught.value.hint == "give a manifest that onnxq compile wrote, or a .toml file"
+
+
+def test_the_recipe_in_the_documentation_is_right() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "recipes.md").read_text(encoding="utf-8")
+    recipe = parse_recipe(text.partition("```toml\n")[2].partition("```")[0], where="docs/recipes.md")
+    assert parse_pipeline(recipe.pipeline)
+    for name in (*(recipe.name for recipe in shipped_recipes()), *Recipe.model_fields, "min_sqnr_db"):
+        assert f"`{name}`" in text or f"`{name}." in text or f".{name}`" in text, name
