@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from onnxq.manifest import Manifest
     from onnxq.passmanager.instruments import Instrument
 
+_STAMP, _TAIL = b"onnxq.version", 1 << 16
 _WATCH = "Watching the passes"
 WITHOUT_DATA = (
     "no --data: activations are quantized at run time. With data their ranges are measured once, results "
@@ -164,12 +165,17 @@ def _reproducer(output: Path, target: str) -> Instrument:
 
 
 def _refuse_overwriting(output: Path, *, force: bool) -> None:
-    """Raise if ``output`` is a file of which onnxq knows nothing; the model itself is never replaced."""
-    from onnxq.manifest import manifest_path
-
-    if output.exists() and not manifest_path(output).exists() and not force:
+    """Raise if ``output`` is a file that onnxq did not write; the model itself is never replaced."""
+    if output.is_file() and not force and not _has_stamp(output):
         raise InputError(
             "it exists already, and onnxq did not write it",
             where=str(output),
             hint="give another name to -o, or --force to replace it",
         )
+
+
+def _has_stamp(model: Path) -> bool:
+    """Tell whether onnxq's notes stand in the model's metadata, which ONNX files have at their end."""
+    with model.open("rb") as file:
+        file.seek(max(0, model.stat().st_size - _TAIL))
+        return _STAMP in file.read()

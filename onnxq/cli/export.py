@@ -74,6 +74,6 @@ def run(
         )
         return
     show(f"exported for {result.task} to {result.folder}: {', '.join(result.models)}")
-    if result.tolerance is not None and not result.remarks:
+    if result.tolerance is not None:
         show(f"its outputs are PyTorch's to within {result.tolerance:g}")
     show(f"beside it: {', '.join(name for name in result.files if name not in result.models)}")

@@ -36,8 +36,7 @@ def compilation(content: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield conditions(content["latency"])
     if content["kernels"]:
         counts = content["kernels"]["kinds"].items()
-        yield f"Nodes that ran: {', '.join(f'{count} {kind}' for kind, count in counts if count)}."
+        yield f"Nodes that ran: {', '.join(f'{count} {kind}' for kind, count in counts if count)}.\n"
     skipped = skipped_table(content["passes"])
     if skipped.rows:
-        yield ""
         yield draw(skipped)

@@ -2,6 +2,10 @@
 
 import hashlib
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +152,7 @@ def test_compile_replaces_only_what_onnxq_wrote(onnxq, model: Path, tmp_path: Pa
     assert "it exists already, and onnxq did not write it" in refused.stderr
     assert output.read_text() == "mine"
     assert onnxq(*run, "--force").exit_code == 0
-    assert onnxq(*run).exit_code == 0  # its manifest lies beside it now
+    assert onnxq(*run).exit_code == 0  # it says itself that onnxq wrote it
 
 
 def test_calibrate_writes_a_table_that_compile_takes(
@@ -295,3 +299,18 @@ def test_demo_does_the_whole_job(onnxq, tmp_path: Path) -> None:
     assert abs(manifest["accuracy"]["metric"]["drop_points"]) <= 0.6  # 3 of 500 held-out images
     assert manifest["kernels"]["kinds"]["integer"] > 0
     assert len(list((tmp_path / "demo").iterdir())) == 3
+
+
+def test_an_interrupted_run_says_so_and_can_be_repeated(
+    onnxq, model: Path, data: Path, tmp_path: Path
+) -> None:
+    arguments = ["compile", str(model), "-o", str(tmp_path / "out.onnx"), "--data", str(data)]
+    code = f"from onnxq.cli.app import make_app; make_app()({arguments})"
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not (tmp_path / "out.onnx").exists():
+            time.sleep(0.05)  # what follows, validating and timing, takes seconds
+        process.send_signal(signal.SIGINT)
+        _, remarks = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert remarks.endswith("error: interrupted\n")
+    assert onnxq(*arguments, "--no-bench").exit_code == 0
