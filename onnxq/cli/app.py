@@ -10,7 +10,18 @@ import typer
 
 from onnxq.cli.frame import framed
 
-COMMANDS = ("compile", "calibrate", "validate", "bench", "inspect", "passes", "recipes", "demo", "doctor")
+COMMANDS = (
+    "compile",
+    "export",
+    "calibrate",
+    "validate",
+    "bench",
+    "inspect",
+    "passes",
+    "recipes",
+    "demo",
+    "doctor",
+)
 """Each is a module beside this one, with a function ``run``."""
 
 EPILOG = "Exit codes: 0 done, 1 a gate was missed, 2 your side, 3 our side."
