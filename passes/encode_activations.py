@@ -13,16 +13,28 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import onnx_ir as ir
-from onnxq.quant.ranges import range_method
 
 from onnxq.ir.layers import LINEAR, Layer, layer_of, linear_layers
 from onnxq.ir.module import GraphModule, is_float, is_standard, name_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.quant.encoding import Encoding, affine_encoding, symmetric_encoding
-from onnxq.quant.facts import Need
+from onnxq.quant.facts import Facts, Need
+from onnxq.quant.ranges import range_method
 
 MASKING = ("Add", "Where")
 """What puts an attention mask on the scores; on a grid, masked scores would come back within reach."""
+
+PARAMETERS = {
+    "Dropout": (1,),
+    "DequantizeLinear": (1,),
+    "QuantizeLinear": (1,),
+    "Resize": (1, 2),
+    "Upsample": (1,),
+}
+"""Inputs that are no activations but say what the operator does: ratios, scales, regions."""
+
+LARGEST = 1e38
+"""Larger magnitudes, infinity among them, are what masks are made of; their grid could hold nothing else."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +66,13 @@ class EncodeActivations(Pass):
             yield Need(name_of(value), range_method(self._method(value)).stats)
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
-        """Encode a value once, for all of its readers in scope."""
+        """Encode a value once, for all of its readers in scope, where its range has an encoding."""
         for value, readers in self._sites(module):
+            reason = _reason(value, module.facts[name_of(value)])
+            if reason is not None:
+                for node in _around(value):
+                    ctx.skip(node, f"{name_of(value)!r} stays in float: {reason}")
+                continue
             method = self._method(value)
             encoding = self._encoding(module, value, method)
             ctx.edit.encode(value, encoding, readers=readers, why=f"{method} range of its calibrated values")
@@ -84,7 +101,7 @@ def _gemm_io(
     """Join the wishes of all encoded layers, value by value."""
     readers: dict[ir.Value, list[ir.Node] | None] = {}
     for layer in linear_layers(module):
-        if name_of(layer.weight) not in module.decisions:
+        if not module.reads_encoded(layer.node, layer.weight):
             continue
         wish = readers.setdefault(layer.activation, [])
         if wish is not None:
@@ -99,8 +116,37 @@ def _activations(module: GraphModule) -> Iterator[ir.Value]:
     computed = (value for node in module.graph for value in node.outputs)
     for value in (*module.graph.inputs, *computed):
         read = value.uses() or value.is_graph_output()
-        if is_float(value) and read and not _is_masked_score(value) and not _is_fused(value):
+        if (
+            is_float(value)
+            and read
+            and not (_is_masked_score(value) or _is_fused(value) or _is_parameter(value))
+        ):
             yield value
+
+
+def _reason(value: ir.Value, facts: Facts) -> str | None:
+    """Return why ``value`` cannot be encoded, or None."""
+    producer = value.producer()
+    if producer is not None and is_standard(producer, "AveragePool") and "dilations" in producer.attributes:
+        return "onnxruntime 1.31.1 cannot open a quantized AveragePool with dilations"
+    if facts.count == 0:
+        return "it never had an element"
+    if max(-facts.low, facts.high) > LARGEST:
+        return f"it reaches from {facts.low:.3g} to {facts.high:.3g}, as masks do"
+    return None
+
+
+def _around(value: ir.Value) -> list[ir.Node]:
+    """Return the node that computes ``value``, or those that read it."""
+    producer = value.producer()
+    return list(value.consumers()) if producer is None else [producer]
+
+
+def _is_parameter(value: ir.Value) -> bool:
+    """Tell whether an operator is steered by ``value``."""
+    return any(
+        is_standard(use.node, *PARAMETERS) and use.idx in PARAMETERS[use.node.op_type] for use in value.uses()
+    )
 
 
 def _is_masked_score(value: ir.Value) -> bool:

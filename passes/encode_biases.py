@@ -28,28 +28,34 @@ class EncodeBiases(Pass):
     effect: ClassVar[Effect] = Effect.EXACT
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
-        """Where int32 cannot hold a bias, its layer goes back to float, as it would run in float anyway."""
+        """Where the bias has to stay in float, its layer goes back to float: it would run in float anyway."""
         for layer in linear_layers(module):
             activation = module.decisions.get(name_of(layer.activation))
             weight = module.decisions.get(name_of(layer.weight))
             if layer.bias is None or activation is None or weight is None or not weight.read_by(layer.node):
                 continue
             reason = _reason(layer, activation, weight)
-            if reason is None:
-                encoding = _encoding(activation, weight)
-                ctx.edit.encode(
-                    layer.bias, encoding, readers=[layer.node], why="added inside the accumulator"
-                )
-            else:
+            if reason is not None:
+                _back_to_float(layer, activation, ctx)
                 ctx.skip(layer.node, reason)
+                continue
+            encoding = _encoding(activation, weight)
+            ctx.edit.encode(layer.bias, encoding, readers=[layer.node], why="added inside the accumulator")
+
+
+def _back_to_float(layer: Layer, activation: Decision, ctx: PassContext) -> None:
+    why = "no integer kernel takes its bias"
+    ctx.edit.forget(layer.weight, readers=[layer.node], why=why)
+    if activation.readers is not None:
+        ctx.edit.forget(layer.activation, readers=[layer.node], why=why)
 
 
 def _reason(layer: Layer, activation: Decision, weight: Decision) -> str | None:
     bias = constant_of(layer.bias)
     if bias is None:
-        return "its bias is computed at run time"
+        return "its bias is computed at run time, so it stays in float"
     if attribute(layer.node, "alpha", 1.0) != 1 or attribute(layer.node, "beta", 1.0) != 1:
-        return "the Gemm scales its terms, so its bias stays in float"
+        return "the Gemm scales its terms, so it stays in float"
     if bias.ndim != 1 or bias.shape[0] != _channels(layer):
         return "its bias is not one number for each channel, so it stays in float"
     if (np.abs(bias) > LARGEST * _encoding(activation, weight).scale).any():

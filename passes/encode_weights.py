@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
-import onnx_ir as ir
 
 from onnxq.ir.layers import LINEAR, Layer, layer_of
 from onnxq.ir.module import GraphModule, array_of, is_standard
@@ -33,7 +32,6 @@ class EncodeWeights(Pass):
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave a node alone where its weight is no constant or the target has no kernel for it."""
-        given: dict[ir.Value, Encoding] = {}
         for node in module.graph:
             if not is_standard(node, *LINEAR):
                 continue
@@ -44,11 +42,9 @@ class EncodeWeights(Pass):
             if node.op_type not in ctx.target.integer_operators:
                 ctx.skip(node, f"target {ctx.target.name} has no integer kernel for it")
                 continue
-            encoding = self._encoding(layer)
-            if given.setdefault(layer.weight, encoding) != encoding:
-                ctx.skip(node, "another layer reads its weight along another axis")
-                continue
-            ctx.edit.encode(layer.weight, encoding, readers=[node], why=f"weight of {node.op_type}")
+            ctx.edit.encode(
+                layer.weight, self._encoding(layer), readers=[node], why=f"weight of {node.op_type}"
+            )
 
     def _encoding(self, layer: Layer) -> Encoding:
         weight = np.abs(array_of(layer.weight))

@@ -14,7 +14,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from onnxq.ir.layers import Layer, linear_layers
-from onnxq.ir.module import GraphModule, name_of
+from onnxq.ir.module import GraphModule
 from onnxq.passmanager.base import Effect, Pass, PassContext
 
 WHY = "no data says what its range is"
@@ -31,10 +31,10 @@ class QuantizeDynamically(Pass):
         """Withdraw the weight's encoding where only a MatMul would profit from it."""
         quantized: dict[ir.Value, ir.Value] = {}
         for layer in list(linear_layers(module)):
-            if name_of(layer.weight) not in module.decisions:
+            if not module.reads_encoded(layer.node, layer.weight):
                 continue
             if layer.node.op_type != "MatMul":
-                ctx.edit.forget(layer.weight, why="its input stays in float")
+                ctx.edit.forget(layer.weight, readers=[layer.node], why="its input stays in float")
                 ctx.skip(layer.node, "without data only MatMul gains from integers: give --data")
                 continue
             if layer.activation not in quantized:

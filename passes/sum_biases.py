@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from onnxq.ir.layers import linear_layers
-from onnxq.ir.module import GraphModule, is_standard, name_of, rank_of, sole_reader
+from onnxq.ir.layers import Layer, linear_layers
+from onnxq.ir.module import GraphModule, is_standard, rank_of, sole_reader
 from onnxq.passmanager.base import Effect, Pass, PassContext
 
 
@@ -27,8 +27,10 @@ class SumBiases(Pass):
         """A MatMul of unknown rank is treated like a two-dimensional one, as Sum costs it nothing."""
         for layer in linear_layers(module):
             reader = sole_reader(layer.output)
-            if reader is None or not is_standard(reader, "Add") or layer.node.op_type != "MatMul":
-                continue
-            if name_of(layer.weight) not in module.decisions or rank_of(layer.activation) not in (None, 2):
-                continue
-            ctx.edit.retype(reader, "Sum", why="keeps onnxruntime from a Gemm with a float bias")
+            if reader is not None and is_standard(reader, "Add") and _may_become_gemm(layer, module):
+                ctx.edit.retype(reader, "Sum", why="keeps onnxruntime from a Gemm with a float bias")
+
+
+def _may_become_gemm(layer: Layer, module: GraphModule) -> bool:
+    quantized = layer.node.op_type == "MatMul" and module.reads_encoded(layer.node, layer.weight)
+    return quantized and rank_of(layer.activation) in (None, 2)

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import NameFixPass
 
-from onnxq.ir.module import Decision, GraphModule, name_of
+from onnxq.ir.module import Decision, GraphModule, array_of, constant_of, name_of
 from onnxq.quant.encoding import Encoding
 
 
@@ -139,7 +139,7 @@ class Editor:
         self._record("rewire", f"{node.name} -> {[name_of(value) for value in inputs]}", why)
 
     def reroute_output(self, value: ir.Value, to: ir.Value, *, why: str) -> None:
-        """Make ``to`` the model's output instead of ``value``, under its name; others still read ``value``."""
+        """Make ``to`` the model's output instead of ``value``, under its name."""
         self._take_over_output(value, to)
         self._record("reroute", f"output {to.name}", why)
 
@@ -169,14 +169,24 @@ class Editor:
         self._record(f"remove {node.op_type}", node.name or "", why)
 
     def encode(
-        self, value: ir.Value, encoding: Encoding, *, why: str, readers: Iterable[ir.Node] | None = None
+        self,
+        value: ir.Value,
+        encoding: Encoding,
+        *,
+        why: str,
+        readers: Sequence[ir.Node] | None = None,
     ) -> None:
-        """Decide the encoding of ``value`` for ``readers`` (default: all); a second call adds readers."""
+        """Decide the encoding of ``value`` for ``readers`` (default: all); a second call adds readers.
+
+        Where other readers of a constant have another encoding, ``readers`` get a copy of it.
+        """
+        if readers is not None and self._read_otherwise(value, encoding, readers):
+            value = self._copy_for(value, readers)
         name = name_of(value)
         names = None if readers is None else frozenset(node.name or "" for node in readers)
         old = self.module.decisions.get(name)
-        if old is not None and old.encoding == encoding and old.readers is not None and names is not None:
-            names = names | old.readers
+        if old is not None and old.encoding == encoding:
+            names = None if names is None or old.readers is None else names | old.readers
         self.module.decisions[name] = Decision(encoding, names)
         self._record("encode", name, why)
 
@@ -186,10 +196,19 @@ class Editor:
         self.module.decisions[name] = replace(self.module.decisions[name], readers=None)
         self._record("encode", name, why)
 
-    def forget(self, value: ir.Value, *, why: str) -> None:
-        """Take the decision on ``value`` back, or off the list once it is realised."""
-        if self.module.decisions.pop(name_of(value), None) is not None:
-            self._record("forget", name_of(value), why)
+    def forget(self, value: ir.Value, *, why: str, readers: Sequence[ir.Node] | None = None) -> None:
+        """Take the decision on ``value`` back for ``readers`` (default: all), or as realised."""
+        name = name_of(value)
+        old = self.module.decisions.pop(name, None)
+        if old is None:
+            return
+        if readers is not None:
+            left = {
+                node.name or "" for node in value.consumers() if old.read_by(node) and node not in readers
+            }
+            if left:
+                self.module.decisions[name] = replace(old, readers=frozenset(left))
+        self._record("forget", name, why)
 
     def apply(self, change: Callable[[ir.Model], ir.Model], *, why: str) -> None:
         """Let a library change the whole model; ``change`` returns the model to go on with.
@@ -207,6 +226,21 @@ class Editor:
     def _new_value(self, name: str, dtype: ir.DataType | None, shape: ir.Shape | None) -> ir.Value:
         type_ = None if dtype is None else ir.TensorType(dtype)
         return ir.Value(name=self._unique(name), type=type_, shape=shape)
+
+    def _read_otherwise(
+        self, value: ir.Value, encoding: Encoding, readers: Sequence[ir.Node]
+    ) -> list[ir.Node]:
+        """Return the other readers of a constant that have another encoding of it."""
+        old = self.module.decisions.get(name_of(value))
+        if old is None or old.encoding == encoding or constant_of(value) is None:
+            return []
+        return [node for node in value.consumers() if old.read_by(node) and node not in readers]
+
+    def _copy_for(self, value: ir.Value, readers: Sequence[ir.Node]) -> ir.Value:
+        why = "its readers want two encodings"
+        copy = self.constant(name_of(value), array_of(value), why=why)
+        self.reroute(value, copy, readers=readers, why=why)
+        return copy
 
     def _record(self, action: str, subject: str, why: str) -> None:
         self.edits.append(Edit(action, subject, why))

@@ -64,6 +64,11 @@ class GraphModule:
         for node in self.graph:
             yield from node.outputs
 
+    def reads_encoded(self, node: ir.Node, value: ir.Value | None) -> bool:
+        """Tell whether it is decided that ``node`` reads the quantized form of ``value``."""
+        decision = self.decisions.get(name_of(value))
+        return decision is not None and decision.read_by(node)
+
     def value(self, name: str) -> ir.Value | None:
         """Return the value of the main graph with this name, if there is one."""
         return next((value for value in self.values() if value.name == name), None)
@@ -100,8 +105,8 @@ def array_of(value: ir.Value | None) -> NDArray[Any]:
 
 
 def is_float(value: ir.Value | None) -> bool:
-    """Tell whether the value is known to be float32."""
-    return value is not None and value.dtype == ir.DataType.FLOAT
+    """Tell whether the value is known to be a float32 tensor, and not a sequence of some."""
+    return value is not None and isinstance(value.type, ir.TensorType) and value.dtype == ir.DataType.FLOAT
 
 
 def rank_of(value: ir.Value | None) -> int | None:
