@@ -30,8 +30,11 @@ class InsertQdq(Pass):
     effect: ClassVar[Effect] = Effect.QUANTIZING
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
-        """Constants are quantized here and now, everything else at run time."""
-        for value in list(module.values()):
+        """Constants are quantized here and now, everything else at run time.
+
+        Constants come last, as a Gather from an embedding table turns what it gives into integers.
+        """
+        for value in sorted(module.values(), key=lambda value: value.is_initializer()):
             decision = module.decisions.get(name_of(value))
             if decision is None:
                 continue
@@ -46,11 +49,8 @@ class InsertQdq(Pass):
 def _realise_activation(
     value: ir.Value, decision: Decision, readers: list[ir.Node], ctx: PassContext
 ) -> None:
-    grid, why, place = (
-        _grid(value, decision.encoding, ctx),
-        f"encoded as {decision.encoding.dtype}",
-        value.producer(),
-    )
+    grid = _grid(value, decision.encoding, ctx)
+    why, place = f"encoded as {decision.encoding.dtype}", value.producer()
     quantized = ctx.edit.insert(
         "QuantizeLinear",
         [value, *grid],
@@ -73,7 +73,7 @@ def _realise_activation(
     )
     if decision.readers is None:
         readers = [node for node in readers if node is not quantized.producer()]
-        if value.is_graph_output():
+        if value.is_graph_output() and place is not None:
             ctx.edit.reroute_output(value, restored, why=why)
     ctx.edit.reroute(value, restored, readers=readers, why=why)
 
@@ -132,7 +132,7 @@ def _dequantize_rows(
 
 
 def _grid(value: ir.Value, encoding: Encoding, ctx: PassContext) -> Grid:
-    why = f"grid of {value.name}"
+    why = "scale and zero point"
     zero_point = encoding.zero_point.astype(DTYPES[encoding.dtype])
     return (
         ctx.edit.constant(f"{value.name}_scale", encoding.scale, why=why),
