@@ -1,7 +1,7 @@
 """Give every Gemm with constant weight and bias the plain form ``x W + b`` that integer kernels know.
 
-Before: ``y = Gemm<alpha = 0.5, beta = 2.0>(x, w, b)``, ``b`` of shape (1, N). After: ``y = Gemm(x, w', b')`` with
-``w' = alpha * w`` and ``b' = beta * b`` of shape (N,).
+Before: ``y = Gemm<alpha = 0.5, beta = 2.0>(x, w, b)``, ``b`` of shape (1, N). After: ``y = Gemm(x, w', b')``
+with ``w' = alpha * w`` and ``b' = beta * b`` of shape (N,).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class NormalizeGemm(Pass):
 
 def _is_plain(layer: Layer) -> bool:
     factors = attribute(layer.node, "alpha", 1.0), attribute(layer.node, "beta", 1.0)
-    shape = None if layer.bias is None or layer.bias.shape is None else layer.bias.shape.numpy()
+    shape = () if layer.bias is None or layer.bias.shape is None else tuple(layer.bias.shape)
     return factors == (1.0, 1.0) and (layer.bias is None or shape == (_channels(layer),))
 
 

@@ -16,10 +16,12 @@ from onnxq.ir.layers import Layer, linear_layers
 from onnxq.ir.module import GraphModule, attribute, constant_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 
+WHY = "MatMul's input can be quantized at run time"
+
 
 @dataclass(frozen=True)
 class UnfuseGemm(Pass):
-    """Split each Gemm with a constant weight; its factors alpha and beta go into weight and bias."""
+    """Split each Gemm with a constant weight; alpha, beta and the transposition go into the constants."""
 
     name: ClassVar[str] = "unfuse-gemm"
     effect: ClassVar[Effect] = Effect.EXACT
@@ -40,24 +42,25 @@ class UnfuseGemm(Pass):
 
 
 def _unfuse(layer: Layer, ctx: PassContext) -> None:
-    node, why = layer.node, "MatMul's input can be quantized at run time"
+    node = layer.node
     weight = _scaled(layer.weight, attribute(node, "alpha", 1.0), bool(attribute(node, "transB", 0)), ctx)
+    if layer.bias is None:
+        ctx.edit.rewire_all(node, [layer.activation, weight], why=WHY)
+        ctx.edit.retype(node, "MatMul", why=WHY)
+        return
     product = ctx.edit.insert(
         "MatMul",
         [layer.activation, weight],
-        f"{node.name}_product",
+        f"{layer.output.name}_product",
         before=node,
         dtype=layer.output.dtype,
         shape=layer.output.shape,
-        why=why,
+        why=WHY,
     )
-    terms = (
-        [product]
-        if layer.bias is None
-        else [product, _scaled(layer.bias, attribute(node, "beta", 1.0), False, ctx)]
+    ctx.edit.rewire_all(
+        node, [product, _scaled(layer.bias, attribute(node, "beta", 1.0), False, ctx)], why=WHY
     )
-    ctx.edit.rewire_all(node, terms, why=why)
-    ctx.edit.retype(node, "Sum", why=why)
+    ctx.edit.retype(node, "Sum", why=WHY)
 
 
 def _scaled(value: ir.Value, factor: float, transposed: bool, ctx: PassContext) -> ir.Value:
@@ -65,7 +68,6 @@ def _scaled(value: ir.Value, factor: float, transposed: bool, ctx: PassContext) 
     array = constant_of(value)
     if array is None or (factor == 1 and not transposed):
         return value
-    matrix = array.T if transposed else array
-    return ctx.edit.constant(
-        f"{value.name}_scaled", np.float32(factor) * matrix, why="Gemm's factors move into it"
-    )
+    name = f"{value.name}_transposed" if factor == 1 else f"{value.name}_scaled"
+    scaled = np.float32(factor) * (array.T if transposed else array)
+    return ctx.edit.constant(name, scaled, why="Gemm's factors move into it")
