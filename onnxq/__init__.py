@@ -1,6 +1,7 @@
 """onnxq compiles an exported ONNX model into a smaller, faster one, validated and timed in ONNX Runtime.
 
-The names below are the library's front door; each is imported when it is first used, so that importing onnxq is cheap.
+The names below are the library's front door; each is imported when it is first used, so that importing
+onnxq is cheap.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onnxq.calibration.data import DataOptions, Dataset, open_data, open_feeds
     from onnxq.calibration.table import CalibrationTable
-    from onnxq.compile import CompileOptions, CompileResult, calibrate_model, compile_model
+    from onnxq.comparison import CompileOptions
+    from onnxq.compile import CompileResult, calibrate_model, compile_model
     from onnxq.errors import OnnxqError
     from onnxq.ir.module import GraphModule
     from onnxq.ir.store import load_model, save_model
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "CalibrationTable": "onnxq.calibration.table",
-    "CompileOptions": "onnxq.compile",
+    "CompileOptions": "onnxq.comparison",
     "CompileResult": "onnxq.compile",
     "DataOptions": "onnxq.calibration.data",
     "Dataset": "onnxq.calibration.data",

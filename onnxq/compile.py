@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from onnxq.calibration.collect import collect
-from onnxq.calibration.data import Batch, DataOptions, Dataset, input_specs, open_data
+from onnxq.calibration.data import Dataset, input_specs
 from onnxq.calibration.table import CalibrationTable
+from onnxq.comparison import (
+    Comparison,
+    CompileOptions,
+    Progress,
+    choose_samples,
+    compare,
+    with_options,
+)
 from onnxq.errors import CalibrationError
 from onnxq.files import write_whole
 from onnxq.ir.module import GraphModule
@@ -32,43 +38,11 @@ from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.quant.facts import Facts, Need
 from onnxq.recipe import Recipe
 from onnxq.report.markdown import render_report
-from onnxq.runtime.bench import LatencyReport, bench
+from onnxq.runtime.bench import LatencyReport
 from onnxq.runtime.environment import cpu_flags, runtime_versions
-from onnxq.runtime.gates import Gates, enforce
-from onnxq.runtime.metrics import Metric
-from onnxq.runtime.validate import AccuracyReport, validate
+from onnxq.runtime.gates import enforce
+from onnxq.runtime.validate import AccuracyReport
 from onnxq.target import find_target
-
-Progress = Callable[[str, int, int | None], None]
-"""Called with the stage, what is done and what there is to do."""
-
-
-TIMED_BATCHES = 8
-"""How many batches the timing goes round."""
-
-
-@dataclass(frozen=True)
-class CompileOptions:
-    """What happens around the pipeline.
-
-    Args:
-        validate: Compare the result with the source.
-        bench: Time both.
-        threads: Threads within an operator; None leaves it to ONNX Runtime.
-        bench_batch_size: Samples in each timed run.
-        validation_samples: How many samples the comparison takes, beyond those calibrated on.
-        gates: What the result must reach; added to the recipe's own.
-        metric: A task metric, computed for both models.
-
-    """
-
-    validate: bool = True
-    bench: bool = True
-    threads: int | None = None
-    bench_batch_size: int = 1
-    validation_samples: int = 256
-    gates: Gates = field(default_factory=Gates)
-    metric: Metric | None = None
 
 
 @dataclass(frozen=True)
@@ -212,18 +186,19 @@ class _Compilation:
         """Save the model, compare, time, and write what is known beside it."""
         self._stamp(module)
         save_model(module, self.output, source=self.source)
-        warnings = [self.data.warning] if self.data is not None and self.data.warning else []
-        samples = self._validation(module, validation_data, warnings)
-        accuracy = self._validate(samples) if self.options.validate else None
-        latency = self._bench(samples) if self.options.bench else None
-        warnings += _latency_warnings(latency)
-        manifest = self._manifest(module, records, accuracy, latency, warnings)
+        used = self.table.samples if self.table is not None else 0
+        samples = choose_samples(validation_data, self.data, used, input_specs(module.model), self.options)
+        comparison = compare(self.source, self.output, samples, self.options, self.progress)
+        manifest = self._manifest(module, records, comparison)
         write_whole(manifest_path(self.output), manifest.to_json())
         write_whole(report_path(self.output), render_report(manifest))
-        if accuracy is not None:
-            enforce(accuracy, self.recipe.gates)
-            enforce(accuracy, self.options.gates)
-        return CompileResult(self.output, manifest, tuple(records), accuracy, latency)
+        if comparison.accuracy is not None:
+            enforce(comparison.accuracy, self.recipe.gates)
+            enforce(comparison.accuracy, self.options.gates)
+        return CompileResult(self.output, manifest, tuple(records), comparison.accuracy, comparison.latency)
+
+    def _warnings(self) -> tuple[str, ...]:
+        return (self.data.warning,) if self.data is not None and self.data.warning else ()
 
     def _stamp(self, module: GraphModule) -> None:
         """Write into the model itself what it is and where it comes from."""
@@ -236,53 +211,13 @@ class _Compilation:
             }
         )
 
-    def _validation(self, module: GraphModule, given: Dataset | None, warnings: list[str]) -> _Samples:
-        """Choose the samples to compare and time on: given ones, unseen ones, seen ones or random ones."""
-        if given is not None:
-            return _Samples(given, 0, None)
-        used = self.table.samples if self.table is not None else 0
-        if self.data is None:
-            warnings.append("compared and timed on random inputs, as there is no data: give --data")
-            specs = input_specs(module.model)
-            return _Samples(
-                open_data("random", specs, DataOptions(limit=16)), 0, self.options.validation_samples
-            )
-        unseen = _Samples(self.data, used, self.options.validation_samples)
-        if next(unseen.batches(), None) is not None:
-            return unseen
-        warnings.append("compared on the samples that ranges were measured on: there are no others")
-        return replace(unseen, skip=0)
-
-    def _validate(self, samples: _Samples) -> AccuracyReport:
-        def on_progress(done: int, total: int | None) -> None:
-            self.progress("validating", done, total)
-
-        return validate(
-            self.source,
-            self.output,
-            samples.batches(),
-            self.options.metric,
-            threads=self.options.threads,
-            on_progress=on_progress,
-        )
-
-    def _bench(self, samples: _Samples) -> LatencyReport:
-        def on_progress(done: int, total: int | None) -> None:
-            self.progress("timing", done, total)
-
-        feeds = [batch.feeds for batch in samples.timed(self.options.bench_batch_size)]
-        models = {"source": self.source, "compiled": self.output}
-        return bench(models, feeds, threads=self.options.threads, on_progress=on_progress)
-
     def _manifest(
         self,
         module: GraphModule,
         records: Sequence[PassRecord],
-        accuracy: AccuracyReport | None,
-        latency: LatencyReport | None,
-        warnings: Sequence[str],
+        comparison: Comparison,
     ) -> Manifest:
-        table = self.table
+        table, accuracy, latency = self.table, comparison.accuracy, comparison.latency
         name = self.data.name if self.data is not None else "calibration table"
         return Manifest(
             recipe=self.recipe,
@@ -298,41 +233,8 @@ class _Compilation:
             accuracy=None if accuracy is None else accuracy.to_dict(),
             latency=None if latency is None else latency.to_dict(),
             kernels=None if latency is None else latency.models[1].kernels.to_dict(),
-            warnings=tuple(warnings),
+            warnings=self._warnings() + comparison.warnings,
         )
-
-
-@dataclass(frozen=True)
-class _Samples:
-    """Samples to compare or time on: those of ``data`` after the first ``skip``, at most ``count``."""
-
-    data: Dataset
-    skip: int
-    count: int | None
-
-    def batches(self) -> Iterator[Batch]:
-        """Yield whole batches; one that holds a skipped sample is left out."""
-        seen = 0
-        for batch in with_options(self.data, limit=self._limit()).batches():
-            if seen >= self.skip:
-                yield batch
-            seen += batch.rows
-
-    def timed(self, batch_size: int) -> list[Batch]:
-        """Return a few batches of ``batch_size``."""
-        chosen = with_options(self.data, limit=TIMED_BATCHES * batch_size, batch_size=batch_size)
-        return list(islice(chosen.batches(), TIMED_BATCHES))
-
-    def _limit(self) -> int | None:
-        if self.count is None:
-            return self.data.options.limit
-        wanted = self.skip + self.count
-        return min(wanted, self.data.options.limit or wanted)
-
-
-def with_options(data: Dataset, **changes: Any) -> Dataset:
-    """Return the same data, read with other options."""
-    return replace(data, options=replace(data.options, **changes))
 
 
 def _known(table: CalibrationTable, need: Need) -> bool:
@@ -342,10 +244,3 @@ def _known(table: CalibrationTable, need: Need) -> bool:
 
 def _model_file(path: Path) -> ModelFile:
     return ModelFile(name=path.name, digest=model_digest(path), size_bytes=model_size(path))
-
-
-def _latency_warnings(latency: LatencyReport | None) -> list[str]:
-    if latency is None or latency.models[1].speedup >= 1:
-        return []
-    ratio = latency.models[1].speedup
-    return [f"the compiled model is slower than the source here ({ratio:.2f}x): its kernels tell why"]

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from onnxq.ir.edit import Edit
 from onnxq.passmanager.base import PassRecord
 from onnxq.recipe import Recipe
 
@@ -49,6 +50,16 @@ class Skipped(BaseModel):
     reason: str
 
 
+class Edits(BaseModel):
+    """How often a pass made one kind of change, and why."""
+
+    model_config = ConfigDict(frozen=True)
+
+    action: str
+    why: str
+    count: int
+
+
 class PassSummary(BaseModel):
     """What one pass did."""
 
@@ -56,7 +67,7 @@ class PassSummary(BaseModel):
 
     text: str
     seconds: float
-    edits: dict[str, int]
+    edits: tuple[Edits, ...]
     skipped: tuple[Skipped, ...]
 
 
@@ -97,12 +108,12 @@ def report_path(model: Path) -> Path:
 
 
 def summarise(records: Sequence[PassRecord]) -> tuple[PassSummary, ...]:
-    """Count each pass's edits by action and keep what it skipped."""
+    """Count each pass's edits by kind and reason, and keep what it skipped."""
     return tuple(
         PassSummary(
             text=record.text,
             seconds=round(record.seconds, 4),
-            edits=dict(sorted(Counter(edit.action for edit in record.edits).items())),
+            edits=_counted(record.edits),
             skipped=tuple(
                 Skipped(node=remark.node, op_type=remark.op_type, reason=remark.reason)
                 for remark in record.remarks
@@ -110,6 +121,12 @@ def summarise(records: Sequence[PassRecord]) -> tuple[PassSummary, ...]:
         )
         for record in records
     )
+
+
+def _counted(edits: Sequence[Edit]) -> tuple[Edits, ...]:
+    """Count the edits of the same kind and reason, in the order of their first."""
+    counts = Counter((edit.action, edit.why) for edit in edits)
+    return tuple(Edits(action=action, why=why, count=count) for (action, why), count in counts.items())
 
 
 def installed_versions() -> dict[str, str]:

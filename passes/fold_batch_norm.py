@@ -66,7 +66,7 @@ def _fold(layer: Layer, norm: ir.Node, ctx: PassContext) -> None:
     factor = gamma / np.sqrt(variance + attribute(norm, "epsilon", 1e-5))
     weight, bias = _array(layer.weight), np.zeros(1) if layer.bias is None else _array(layer.bias)
     shape = [-1 if axis == layer.channel_axis else 1 for axis in range(weight.ndim)]
-    why = f"{norm.name} folded in"
+    why = "the BatchNormalization behind it is folded in"
     new_weight = ctx.edit.constant(
         f"{layer.weight.name}_folded", _float(weight * factor.reshape(shape)), why=why
     )

@@ -22,7 +22,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from onnxq.calibration.data import input_specs, open_feeds
-from onnxq.compile import CompileOptions, compile_model
+from onnxq.comparison import CompileOptions
+from onnxq.compile import compile_model
 from onnxq.ir.store import load_model, model_size
 from onnxq.recipe import load_recipe
 from onnxq.runtime.bench import bench

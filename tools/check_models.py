@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from onnxq.calibration.data import DataOptions, input_specs, open_feeds
-from onnxq.compile import CompileOptions, CompileResult, compile_model
+from onnxq.comparison import CompileOptions
+from onnxq.compile import CompileResult, compile_model
 from onnxq.errors import InputError, OnnxqError
 from onnxq.ir.store import load_model
 from onnxq.recipe import load_recipe

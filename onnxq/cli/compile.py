@@ -99,7 +99,8 @@ def run(
 
     Writes OUT.onnx, OUT.manifest.json and OUT.report.md. `--recipe OUT.manifest.json` repeats the run.
     """
-    from onnxq.compile import CompileOptions, compile_model
+    from onnxq.comparison import CompileOptions
+    from onnxq.compile import compile_model
 
     _refuse_overwriting(output, force=force)
     measured = choose_table(table, None if data else wanted.recipe)

@@ -27,7 +27,8 @@ def run(*, output: Folder = Path("onnxq-demo"), as_json: Json = False) -> None:
     training images, its accuracy from 500 images that it has never seen.
     """
     from onnxq.calibration.data import input_specs, open_feeds
-    from onnxq.compile import CompileOptions, compile_model
+    from onnxq.comparison import CompileOptions
+    from onnxq.compile import compile_model
     from onnxq.digits import DIGITS_MODEL, load_digits_split
     from onnxq.ir.store import load_model
     from onnxq.recipe import load_recipe

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxq.errors import OnnxqError, PassError, PreconditionError
+from onnxq.errors import CalibrationError, OnnxqError, PassError
 from onnxq.ir.edit import Editor
 from onnxq.ir.module import GraphModule, name_of, rank_of
 from onnxq.passmanager.base import Pass, PassContext, PassRecord
@@ -47,7 +47,7 @@ class PassManager:
 
         Raises:
             PassError: A pass failed or broke a promise; ``where`` names the pass and its place.
-            PreconditionError: A pass needs facts and there is no data.
+            CalibrationError: A pass needs facts and there is no data.
             OnnxqError: Anything that a pass or the measurement says about the caller's side.
 
         """
@@ -83,7 +83,7 @@ class PassManager:
         if not self._unmet(module, pass_, index):
             return
         if self.measure is None:
-            raise PreconditionError(
+            raise CalibrationError(
                 "the pass needs measured ranges, and there is no data",
                 where=place_of(pass_, index),
                 hint="give calibration data, or choose a pipeline that needs none",

@@ -14,6 +14,7 @@ from onnxq.report.tables import (
     kernels_table,
     latency_table,
     passes_table,
+    reasons_table,
     result_table,
     skipped_table,
 )
@@ -77,6 +78,7 @@ def _results(content: Mapping[str, Any]) -> Iterator[str]:
 
 def _work(content: Mapping[str, Any]) -> Iterator[str]:
     yield table_text(passes_table(content["passes"]))
+    yield table_text(reasons_table(content["passes"]))
     skipped = skipped_table(content["passes"])
     if skipped.rows:
         yield table_text(skipped)

@@ -86,6 +86,16 @@ def passes_table(passes: Sequence[Mapping[str, Any]]) -> Table:
     return Table("Passes", ("pass", "what it did", "left alone", "ms"), rows, text_columns=2)
 
 
+def reasons_table(passes: Sequence[Mapping[str, Any]]) -> Table:
+    """Return why each pass changed what it changed, one row for each pass, kind of change and reason."""
+    rows = tuple(
+        (one["text"].partition("{")[0], edit["action"], edit["why"], str(edit["count"]))
+        for one in passes
+        for edit in one["edits"]
+    )
+    return Table("Why", ("pass", "change", "reason", "times"), rows, text_columns=3)
+
+
 def skipped_table(passes: Sequence[Mapping[str, Any]]) -> Table:
     """Return the nodes left alone, one row for each pass and reason."""
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
@@ -223,8 +233,11 @@ def _either(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers))
 
 
-def _edits(edits: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} x {action}" for action, count in edits.items()) or "nothing"
+def _edits(edits: Sequence[Mapping[str, Any]]) -> str:
+    counts: Counter[str] = Counter()
+    for edit in edits:
+        counts[edit["action"]] += edit["count"]
+    return ", ".join(f"{count} x {action}" for action, count in sorted(counts.items())) or "nothing"
 
 
 def _operators(remarks: Sequence[Mapping[str, Any]]) -> str:

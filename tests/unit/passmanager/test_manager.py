@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from onnxq.errors import ModelError, PassError, PreconditionError, VerifyError
+from onnxq.errors import CalibrationError, ModelError, PassError, VerifyError
 from onnxq.ir.module import GraphModule
 from onnxq.ir.text import parse
 from onnxq.passmanager.base import Effect, Pass, PassContext
@@ -132,7 +132,7 @@ def test_facts_of_vanished_values_are_dropped() -> None:
 
 
 def test_without_data_a_need_is_an_error() -> None:
-    with pytest.raises(PreconditionError, match=r"pass 2 \(ask\): the pass needs measured ranges") as caught:
+    with pytest.raises(CalibrationError, match=r"pass 2 \(ask\): the pass needs measured ranges") as caught:
         run(Ask(), Ask((need("x", Stat.RANGE),)))
     assert caught.value.hint == "give calibration data, or choose a pipeline that needs none"
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from onnxq.manifest import DataUsed, Manifest, ModelFile, PassSummary, Skipped
+from onnxq.manifest import DataUsed, Edits, Manifest, ModelFile, PassSummary, Skipped
 from onnxq.recipe import load_recipe
 from onnxq.report.markdown import render_report, table_text
 from onnxq.report.tables import (
@@ -19,6 +19,7 @@ from onnxq.report.tables import (
     kernels_table,
     latency_table,
     passes_table,
+    reasons_table,
     result_table,
     skipped_table,
 )
@@ -65,6 +66,10 @@ def manifest(**changes: Any) -> Manifest:
         Skipped(node=f"n{i}", op_type=op, reason="too | small")
         for i, op in enumerate(["Conv", "Gemm", "Conv"])
     )
+    edits = (
+        Edits(action="encode", why="weight of Conv", count=2),
+        Edits(action="encode", why="bias", count=1),
+    )
     content: dict[str, Any] = {
         "recipe": load_recipe("cpu"),
         "source": ModelFile(name="a.onnx", digest="d1", size_bytes=10_000_000),
@@ -75,9 +80,7 @@ def manifest(**changes: Any) -> Manifest:
         "table": None,
         "versions": {"onnxq": "0.1.0", "numpy": "2.0"},
         "cpu_flags": ("avx2", "avx512_vnni"),
-        "passes": (
-            PassSummary(text="encode-weights{x=1}", seconds=0.5, edits={"encode": 3}, skipped=skipped),
-        ),
+        "passes": (PassSummary(text="encode-weights{x=1}", seconds=0.5, edits=edits, skipped=skipped),),
         "accuracy": accuracy(MetricResult("top1", 0.98, 0.975)),
         "latency": latency(),
         "kernels": kernels().to_dict(),
@@ -102,6 +105,14 @@ def test_the_result_shows_metric_time_and_size_before_and_after() -> None:
         ("same top-1 class", "", "97.50 %", ""),
         ("latency", "10.0 ms", "4.00 ms", "2.50x (2.40-2.60)"),
         ("size", "10.0 MB", "4.00 MB", "2.50x smaller"),
+    )
+
+
+def test_each_change_has_its_reason() -> None:
+    rows = reasons_table(manifest().model_dump(mode="json")["passes"]).rows
+    assert rows == (
+        ("encode-weights", "encode", "weight of Conv", "2"),
+        ("encode-weights", "encode", "bias", "1"),
     )
 
 

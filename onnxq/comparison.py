@@ -1,0 +1,180 @@
+"""Comparing a compiled model with its source: on which samples, how close it is, and how fast."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from onnxq.calibration.data import Batch, DataOptions, Dataset, InputSpec, open_data
+from onnxq.errors import InputError
+from onnxq.runtime.bench import LatencyReport, bench
+from onnxq.runtime.gates import Gates
+from onnxq.runtime.metrics import Metric
+from onnxq.runtime.validate import AccuracyReport, validate
+
+Progress = Callable[[str, int, int | None], None]
+"""Called with the stage, what is done and what there is to do."""
+
+TIMED_BATCHES = 8
+"""How many batches the timing goes round."""
+
+
+@dataclass(frozen=True)
+class CompileOptions:
+    """What happens around the pipeline.
+
+    Args:
+        validate: Compare the result with the source.
+        bench: Time both.
+        threads: Threads within an operator; None leaves it to ONNX Runtime.
+        bench_batch_size: Samples in each timed run.
+        validation_samples: How many samples the comparison takes, beyond those calibrated on.
+        gates: What the result must reach; added to the recipe's own.
+        metric: A task metric, computed for both models.
+
+    """
+
+    validate: bool = True
+    bench: bool = True
+    threads: int | None = None
+    bench_batch_size: int = 1
+    validation_samples: int = 256
+    gates: Gates = field(default_factory=Gates)
+    metric: Metric | None = None
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples to compare and time on: those of ``data`` after the first ``skip``, at most ``count``.
+
+    Args:
+        data: Where they come from.
+        skip: How many were used to measure ranges.
+        count: How many to compare; None for all that ``data`` gives.
+        made_up: Whether they are random.
+        warnings: What has to be known about them.
+
+    """
+
+    data: Dataset
+    skip: int = 0
+    count: int | None = None
+    made_up: bool = False
+    warnings: tuple[str, ...] = ()
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield whole batches; one that holds a skipped sample is left out."""
+        seen = 0
+        for batch in with_options(self.data, limit=self._limit()).batches():
+            if seen >= self.skip:
+                yield batch
+            seen += batch.rows
+
+    def timed(self, batch_size: int) -> list[Batch]:
+        """Return a few batches of ``batch_size``."""
+        chosen = with_options(self.data, limit=TIMED_BATCHES * batch_size, batch_size=batch_size)
+        return list(islice(chosen.batches(), TIMED_BATCHES))
+
+    def _limit(self) -> int | None:
+        if self.count is None:
+            return self.data.options.limit
+        wanted = self.skip + self.count
+        return min(wanted, self.data.options.limit or wanted)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How close and how fast a compiled model is; a part that was not asked for, or not possible, is None."""
+
+    accuracy: AccuracyReport | None
+    latency: LatencyReport | None
+    warnings: tuple[str, ...]
+
+
+def choose_samples(
+    given: Dataset | None,
+    data: Dataset | None,
+    used: int,
+    inputs: Sequence[InputSpec],
+    options: CompileOptions,
+) -> Samples:
+    """Choose given samples, or unseen ones of the calibration data, or seen ones, or random ones.
+
+    Args:
+        given: Samples that were given for this purpose.
+        data: The calibration data.
+        used: How many samples of it ranges were measured on.
+        inputs: What the model takes.
+        options: How many samples to compare.
+
+    """
+    if given is not None:
+        return Samples(given)
+    if data is None:
+        warning = "compared and timed on random inputs, as there is no data: give --data"
+        random = open_data("random", inputs, DataOptions(limit=16))
+        return Samples(random, made_up=True, warnings=(warning,))
+    unseen = Samples(data, used, options.validation_samples)
+    if next(unseen.batches(), None) is not None:
+        return unseen
+    warning = "compared on the samples that ranges were measured on: there are no others"
+    return replace(unseen, skip=0, warnings=(warning,))
+
+
+def compare(
+    source: Path, output: Path, samples: Samples, options: CompileOptions, progress: Progress
+) -> Comparison:
+    """Compare and time both models on ``samples``, as far as ``options`` ask for it.
+
+    Raises:
+        OnnxqError: One of them does not run on these samples. Where the samples are made up that is
+            no reason to fail: the comparison is left out, with a warning.
+
+    """
+    try:
+        accuracy = _validate(source, output, samples, options, progress) if options.validate else None
+        latency = _bench(source, output, samples, options, progress) if options.bench else None
+    except InputError as error:
+        if not samples.made_up:
+            raise
+        return Comparison(
+            None, None, (f"not compared, as random inputs do not run: {error.message}; give --data",)
+        )
+    asked = options.validate or options.bench
+    return Comparison(accuracy, latency, (*(samples.warnings if asked else ()), *_slower(latency)))
+
+
+def with_options(data: Dataset, **changes: Any) -> Dataset:
+    """Return the same data, read with other options."""
+    return replace(data, options=replace(data.options, **changes))
+
+
+def _validate(
+    source: Path, output: Path, samples: Samples, options: CompileOptions, progress: Progress
+) -> AccuracyReport:
+    def on_progress(done: int, total: int | None) -> None:
+        progress("validating", done, total)
+
+    batches, threads = samples.batches(), options.threads
+    return validate(source, output, batches, options.metric, threads=threads, on_progress=on_progress)
+
+
+def _bench(
+    source: Path, output: Path, samples: Samples, options: CompileOptions, progress: Progress
+) -> LatencyReport:
+    def on_progress(done: int, total: int | None) -> None:
+        progress("timing", done, total)
+
+    feeds = [batch.feeds for batch in samples.timed(options.bench_batch_size)]
+    models = {"source": source, "compiled": output}
+    return bench(models, feeds, threads=options.threads, on_progress=on_progress)
+
+
+def _slower(latency: LatencyReport | None) -> tuple[str, ...]:
+    if latency is None or latency.models[1].speedup >= 1:
+        return ()
+    ratio = latency.models[1].speedup
+    return (f"the compiled model is slower than the source here ({ratio:.2f}x): its kernels tell why",)
