@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.ir.module import GraphModule
+from onnxq.ir.module import GraphModule, is_standard
 from onnxq.passmanager.base import Effect, Pass, PassContext
 
 HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
@@ -34,15 +34,17 @@ class WidenFloat16(Pass):
         if with_subgraph is not None:
             ctx.skip(with_subgraph, "its subgraph may read half-precision values of the main graph")
             return
-        outputs = [value for value in module.graph.outputs if value.dtype == HALF]
+        computed = [value for value in module.graph.outputs if value.dtype == HALF and value.producer()]
         for node in module.graph:
             _widen_node(node, ctx)
         for value in list(module.graph.initializers.values()):
             _widen_constant(value, ctx)
         for value in module.graph.inputs:
             _cast_input(value, ctx)
-        for value in outputs:
+        for value in computed:
             _cast_output(value, ctx)
+        for node in list(module.graph):
+            _drop_empty_cast(node, ctx)
 
 
 def _widen_node(node: ir.Node, ctx: PassContext) -> None:
@@ -62,7 +64,8 @@ def _widen_node(node: ir.Node, ctx: PassContext) -> None:
 def _widen_constant(value: ir.Value, ctx: PassContext) -> None:
     if value.dtype == HALF and value.const_value is not None:
         wide = value.const_value.numpy().astype(np.float32)
-        ctx.edit.reroute(value, ctx.edit.constant(f"{value.name}_f32", wide, why=WHY), why=WHY)
+        constant = ctx.edit.constant(f"{value.name}_f32", wide, why=WHY)
+        ctx.edit.reroute(value, constant, readers=value.consumers(), why=WHY)
 
 
 def _cast_input(value: ir.Value, ctx: PassContext) -> None:
@@ -93,6 +96,15 @@ def _cast_output(value: ir.Value, ctx: PassContext) -> None:
         why=WHY,
     )
     ctx.edit.reroute_output(value, half, why=WHY)
+
+
+def _drop_empty_cast(node: ir.Node, ctx: PassContext) -> None:
+    """Remove a Cast from what is float now to float; one that computes an output keeps its name."""
+    if not is_standard(node, "Cast") or node.inputs[0] is None or node.outputs[0].is_graph_output():
+        return
+    if node.inputs[0].dtype == node.outputs[0].dtype == FLOAT:
+        ctx.edit.reroute(node.outputs[0], node.inputs[0], why=WHY)
+        ctx.edit.remove(node, why=WHY)
 
 
 def _has_subgraph(node: ir.Node) -> bool:
