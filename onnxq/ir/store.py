@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from numpy.typing import NDArray
 
 from onnxq.errors import InputError, ModelError, did_you_mean
 from onnxq.files import replacing
+from onnxq.ir.check import EXPORT_AGAIN, check, root_cause
 from onnxq.ir.edit import Remark
 from onnxq.ir.external import attach_external, external_files, read_attributes, tensors
-from onnxq.ir.layers import LINEAR
-from onnxq.ir.module import GraphModule, is_standard, name_of
+from onnxq.ir.module import GraphModule, name_of
 
 PROTOBUF_LIMIT = 2**31 - 1
 EMBEDDED_LIMIT = 1_900_000_000
@@ -30,11 +27,8 @@ EMBEDDED_LIMIT = 1_900_000_000
 DATA_SUFFIX = ".data"
 
 _STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training"})
-_FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 _BLOCK = 1 << 22
-_NATIVE_FLOATS = (np.float32, np.float64)
 _SMALL_TENSOR = 1024
-_EXPORT_AGAIN = "export the model again"
 _NOT_ONNX = (
     (b"PK\x03\x04", "it is a zip archive", "a PyTorch file (.pt, .pth) has to be exported to ONNX first"),
     (b"version https://git-lfs", "it is a Git LFS pointer, not the model itself", "fetch it: git lfs pull"),
@@ -61,7 +55,7 @@ def load_model(path: Path) -> GraphModule:
     model = _read(path)
     with _located(path):
         attach_external(model, path.absolute().parent)
-        _check(model, path)
+        check(model, path)
     read_attributes(model)
     _name_nodes(model.graph)
     return GraphModule(model)
@@ -114,9 +108,9 @@ def model_digest(path: Path) -> str:
         ModelError: The file or its data cannot be read.
 
     """
-    digest = hashlib.sha256()
+    data_files, digest = _data_files(path), hashlib.sha256()
     _hash_file(digest, path)
-    for file in _data_files(path):
+    for file in data_files:
         digest.update(str(file.relative_to(path.absolute().parent)).encode())
         _hash_file(digest, file)
     return digest.hexdigest()
@@ -145,10 +139,9 @@ def foreign_operators(module: GraphModule) -> list[Remark]:
 def _read(path: Path) -> ir.Model:
     """Return the model as it stands in the file, its external data not yet looked for."""
     try:
-        _check_file(path)
-        proto = onnx.load(str(path), format="protobuf", load_external_data=False)
-    except OSError as error:
-        raise ModelError(f"the file cannot be read: {error.strerror}", where=str(path)) from error
+        with _readable(path):
+            _check_file(path)
+            proto = onnx.load(str(path), format="protobuf", load_external_data=False)
     except DecodeError as error:
         raise _not_onnx(path) from error
     if not proto.HasField("graph"):
@@ -164,7 +157,7 @@ def _read(path: Path) -> ir.Model:
             raise ValueError("a tensor has no type")
     except (ir.serde.SerdeError, ValueError, TypeError) as error:
         raise ModelError(
-            f"the graph is not valid: {_root_cause(error)}", where=str(path), hint=_EXPORT_AGAIN
+            f"the graph is not valid: {root_cause(error)}", where=str(path), hint=EXPORT_AGAIN
         ) from error
     return model
 
@@ -179,6 +172,19 @@ def _quiet_onnx_ir() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Tell of a file that the system does not let us read."""
+    try:
+        yield
+    except OSError as error:
+        raise ModelError(
+            f"the file cannot be read: {error.strerror}",
+            where=str(path),
+            hint="check its name and permissions",
+        ) from error
 
 
 def _check_file(path: Path) -> None:
@@ -220,12 +226,6 @@ def _not_onnx(path: Path) -> ModelError:
     )
 
 
-def _root_cause(error: BaseException) -> str:
-    while inner := error.__cause__ or error.__context__:
-        error = inner
-    return " ".join(str(error).split())
-
-
 @contextmanager
 def _located(path: Path) -> Iterator[None]:
     """Put the file's name into an error that knows only the place in the graph."""
@@ -234,81 +234,6 @@ def _located(path: Path) -> Iterator[None]:
     except ModelError as error:
         where = f"{path}, {error.where}" if error.where else str(path)
         raise ModelError(error.message, where=where, hint=error.hint) from error
-
-
-def _check(model: ir.Model, path: Path) -> None:
-    """Raise a ModelError, without the file's name, for the first thing that is wrong."""
-    if not model.graph.outputs:
-        raise ModelError("the model has no outputs", hint=_EXPORT_AGAIN)
-    known = onnx.defs.onnx_opset_version()
-    if model.opset_imports.get("", 0) > known:
-        raise ModelError(
-            f"the model uses opset {model.opset_imports['']}, and the installed onnx {onnx.__version__} "
-            f"knows opsets up to {known}",
-            hint="pip install --upgrade onnx",
-        )
-    try:
-        onnx.checker.check_model(str(path))
-    except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
-        text = " ".join(str(error).split()).replace(" ==> Context: ", "; ")
-        raise ModelError(f"the graph is not valid: {text}", hint=_checker_hint(text)) from error
-    _check_text(model)
-    _check_finite(model.graph)
-
-
-def _check_text(model: ir.Model) -> None:
-    """Find text that is not UTF-8, which onnx_ir meets only when it writes."""
-    try:
-        "".join(model.graph.initializers)
-        graph_only = model.clone()
-        graph_only.graph.initializers.clear()
-        ir.serde.serialize_model(graph_only)
-    except (ir.serde.SerdeError, ValueError, TypeError) as error:
-        raise ModelError(f"the graph is not valid: {_root_cause(error)}", hint=_EXPORT_AGAIN) from error
-
-
-def _checker_hint(text: str) -> str:
-    unknown = re.search(r"No Op registered for (\S+)", text)
-    if unknown:
-        return (
-            f"onnx {onnx.__version__} has no standard operator {unknown[1]!r}; upgrade onnx, "
-            "or give a custom operator a domain of its own"
-        )
-    if "topologically sorted" in text:
-        return "nothing computes that value, or only a later node does: export the model again"
-    if "ir_version" in text:
-        return "pip install --upgrade onnx"
-    return _EXPORT_AGAIN
-
-
-def _check_finite(graph: ir.Graph) -> None:
-    """Refuse NaN in any weight, and infinities in those of linear layers: masks may hold them."""
-    for name, value in graph.initializers.items():
-        tensor = value.const_value
-        if tensor is None or tensor.dtype not in _FLOATS or tensor.size < 2:
-            continue
-        extremes = np.array([(block.min(), block.max()) for block in _blocks(tensor)], dtype=np.float64)
-        linear = any(is_standard(use.node, *LINEAR) for use in value.uses())
-        if np.isnan(extremes).any() or (linear and np.isinf(extremes).any()):
-            what = "NaN" if np.isnan(extremes).any() else "infinite values"
-            raise ModelError(
-                f"the weight holds {what}",
-                where=f"initializer {name!r}",
-                hint="the model was damaged in training or export; no quantization can mend it",
-            )
-
-
-def _blocks(tensor: ir.TensorProtocol) -> Iterator[NDArray[Any]]:
-    """Yield the values in pieces of at most 32 MB, so that weights on disk stay there."""
-    dtype = np.dtype(tensor.dtype.numpy())
-    for start in range(0, tensor.size, _BLOCK):
-        count = min(_BLOCK, tensor.size - start)
-        if isinstance(tensor, ir.ExternalTensor):
-            offset = (tensor.offset or 0) + start * dtype.itemsize
-            block = np.fromfile(tensor.path, dtype, count, offset=offset)
-        else:
-            block = tensor.numpy().reshape(-1)[start : start + count]
-        yield block if dtype in _NATIVE_FLOATS else block.astype(np.float32)
 
 
 def _name_nodes(graph: ir.Graph) -> None:
@@ -344,10 +269,25 @@ def _refuse_overwriting(target: Path, inputs: list[Path]) -> None:
 
 
 def _data_files(path: Path) -> list[Path]:
+    with _readable(path):
+        _check_file(path)
+        if not _may_have_data_files(path):
+            return []
     model = _read(path)
     with _located(path):
         attach_external(model, path.absolute().parent)
     return external_files(model)
+
+
+def _may_have_data_files(path: Path) -> bool:
+    """Look for the key that every reference to a data file has; cheaper than parsing the weights."""
+    key, tail = b"location", b""
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            if key in tail + block:
+                return True
+            tail = block[1 - len(key) :]
+    return False
 
 
 def _hash_file(digest: Any, path: Path) -> None:

@@ -133,7 +133,9 @@ def test_a_folder_is_an_error_that_names_what_lies_in_it(tmp_path: Path) -> None
 
 
 def test_an_unreadable_path_is_an_error(tmp_path: Path) -> None:
-    assert "cannot be read: File name too long" in refusal(tmp_path / ("x" * 300)).message
+    error = refusal(tmp_path / ("x" * 300))
+    assert error.message == "the file cannot be read: File name too long"
+    assert error.hint == "check its name and permissions"
 
 
 def test_an_empty_file_is_an_error(tmp_path: Path) -> None:
@@ -432,6 +434,13 @@ def test_the_digest_covers_external_data(tmp_path: Path) -> None:
     before = model_digest(path)
     (tmp_path / "w.bin").write_bytes((WEIGHT + 1).tobytes())
     assert model_digest(path) != before
+
+
+def test_digest_and_size_of_a_missing_file_are_errors(tmp_path: Path) -> None:
+    measures: list[Callable[[Path], object]] = [model_digest, model_size]
+    for measure in measures:
+        with pytest.raises(ModelError, match="there is no such file"):
+            measure(tmp_path / "m.onnx")
 
 
 def test_the_size_counts_external_data(tmp_path: Path) -> None:

@@ -1,0 +1,109 @@
+"""Whether a model that was just read is valid: for onnx, for onnx_ir and for arithmetic."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxq.errors import ModelError
+from onnxq.ir.layers import LINEAR
+from onnxq.ir.module import is_standard
+
+EXPORT_AGAIN = "export the model again"
+_FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+_NATIVE_FLOATS = (np.float32, np.float64)
+_BLOCK = 1 << 22
+
+
+def check(model: ir.Model, path: Path) -> None:
+    """Check a model and the file it was read from.
+
+    Raises:
+        ModelError: The first thing that is wrong; the error does not name the file.
+
+    """
+    if not model.graph.outputs:
+        raise ModelError("the model has no outputs", hint=EXPORT_AGAIN)
+    known = onnx.defs.onnx_opset_version()
+    if model.opset_imports.get("", 0) > known:
+        raise ModelError(
+            f"the model uses opset {model.opset_imports['']}, and the installed onnx {onnx.__version__} "
+            f"knows opsets up to {known}",
+            hint="pip install --upgrade onnx",
+        )
+    try:
+        onnx.checker.check_model(str(path))
+    except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
+        text = " ".join(str(error).split()).replace(" ==> Context: ", "; ")
+        raise ModelError(f"the graph is not valid: {text}", hint=_checker_hint(text)) from error
+    _check_text(model)
+    _check_finite(model.graph)
+
+
+def _check_text(model: ir.Model) -> None:
+    """Find text that is not UTF-8, which onnx_ir meets only when it writes."""
+    try:
+        "".join(model.graph.initializers)
+        graph_only = model.clone()
+        graph_only.graph.initializers.clear()
+        ir.serde.serialize_model(graph_only)
+    except (ir.serde.SerdeError, ValueError, TypeError) as error:
+        raise ModelError(f"the graph is not valid: {root_cause(error)}", hint=EXPORT_AGAIN) from error
+
+
+def _checker_hint(text: str) -> str:
+    unknown = re.search(r"No Op registered for (\S+)", text)
+    if unknown:
+        return (
+            f"onnx {onnx.__version__} has no standard operator {unknown[1]!r}; upgrade onnx, "
+            "or give a custom operator a domain of its own"
+        )
+    if "topologically sorted" in text:
+        return "nothing computes that value, or only a later node does: export the model again"
+    if "ir_version" in text:
+        return "pip install --upgrade onnx"
+    return EXPORT_AGAIN
+
+
+def _check_finite(graph: ir.Graph) -> None:
+    """Refuse NaN in any weight, and infinities in those of linear layers: masks may hold them."""
+    for name, value in graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or tensor.dtype not in _FLOATS or tensor.size < 2:
+            continue
+        extremes = np.array([(block.min(), block.max()) for block in _blocks(tensor)], dtype=np.float64)
+        linear = any(is_standard(use.node, *LINEAR) for use in value.uses())
+        if np.isnan(extremes).any() or (linear and np.isinf(extremes).any()):
+            what = "NaN" if np.isnan(extremes).any() else "infinite values"
+            raise ModelError(
+                f"the weight holds {what}",
+                where=f"initializer {name!r}",
+                hint="the model was damaged in training or export; no quantization can mend it",
+            )
+
+
+def _blocks(tensor: ir.TensorProtocol) -> Iterator[NDArray[Any]]:
+    """Yield the values in pieces of at most 32 MB, so that weights on disk stay there."""
+    dtype = np.dtype(tensor.dtype.numpy())
+    for start in range(0, tensor.size, _BLOCK):
+        count = min(_BLOCK, tensor.size - start)
+        if isinstance(tensor, ir.ExternalTensor):
+            offset = (tensor.offset or 0) + start * dtype.itemsize
+            block = np.fromfile(tensor.path, dtype, count, offset=offset)
+        else:
+            block = tensor.numpy().reshape(-1)[start : start + count]
+        yield block if dtype in _NATIVE_FLOATS else block.astype(np.float32)
+
+
+def root_cause(error: BaseException) -> str:
+    """Return the text of the first of a chain of errors, on one line."""
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    return " ".join(str(error).split())
