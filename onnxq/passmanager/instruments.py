@@ -95,22 +95,6 @@ class DumpTo(Instrument):
 
 
 @dataclass
-class Timing(Instrument):
-    """Keeps what each pass took.
-
-    Args:
-        rows: Pipeline text, seconds and number of edits of each pass so far.
-
-    """
-
-    rows: list[tuple[str, float, int]] = field(default_factory=list)
-
-    def after(self, module: GraphModule, pass_: Pass, index: int, record: PassRecord) -> None:
-        """Add a row."""
-        self.rows.append((record.text, record.seconds, len(record.edits)))
-
-
-@dataclass
 class BisectLimit(Instrument):
     """Lets only the first passes run.
 

@@ -16,7 +16,7 @@ from onnxq.errors import PassError, VerifyError
 from onnxq.ir.module import GraphModule
 from onnxq.ir.text import parse, render
 from onnxq.passmanager.base import Effect, Pass, PassContext
-from onnxq.passmanager.instruments import BisectLimit, DumpTo, Instrument, PrintAfter, Timing, VerifyEach
+from onnxq.passmanager.instruments import BisectLimit, DumpTo, Instrument, PrintAfter, VerifyEach
 from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.passmanager.reproducer import ELIDES_ABOVE, Reproducer
@@ -92,13 +92,6 @@ def test_dump_writes_one_file_for_each_pass(tmp_path: Path) -> None:
     files = sorted((tmp_path / "dump").iterdir())
     assert [path.name for path in files] == ["001-insert-qdq.onnxtxt", "002-do.onnxtxt"]
     assert render(parse(files[1].read_text())) == render(module)
-
-
-def test_timing_keeps_a_row_for_each_pass() -> None:
-    timing = Timing()
-    run(*parse_pipeline("insert-qdq"), Do(), instruments=[timing])
-    assert [(text, edits > 0) for text, _, edits in timing.rows] == [("insert-qdq", True), ("do", False)]
-    assert all(seconds >= 0 for _, seconds, _ in timing.rows)
 
 
 def test_bisect_runs_the_first_passes_and_names_the_others() -> None:

@@ -1,0 +1,61 @@
+"""The floors of the architecture: no import runs back up, and nobody imports a pass's module."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+FLOORS = [
+    {"errors", "files"},
+    {"quant"},
+    {"ir"},
+    {"target"},
+    {"passmanager", "runtime", "digits"},
+    {"calibration", "testing", "recipe"},
+    {"comparison", "manifest", "report"},
+    {"compile", "export"},
+    {"cli"},
+]
+"""From the ground; a module may import from its own floor and from those below."""
+
+PASSES_STAND_ON = {"errors", "quant", "ir", "target", "passmanager"}
+
+
+def _home(module: str) -> str:
+    return module.split(".")[1] if "." in module else ""
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("onnxq."):
+            yield node.module
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("onnxq."))
+
+
+def _files(folder: str) -> list[Path]:
+    return sorted((REPOSITORY / folder).rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", _files("onnxq"), ids=lambda path: str(path.relative_to(REPOSITORY)))
+def test_no_import_runs_back_up(path: Path) -> None:
+    parts = path.relative_to(REPOSITORY / "onnxq").parts
+    if parts[0] in ("__init__.py", "__main__.py", "assets", "recipes"):
+        return  # the front door names everything; the other two hold no code
+    level = {name: number for number, floor in enumerate(FLOORS) for name in floor}
+    own = parts[0].removesuffix(".py")
+    above = [module for module in _imports(path) if level[_home(module)] > level[own]]
+    assert above == []
+
+
+@pytest.mark.parametrize("path", _files("passes"), ids=lambda path: path.name)
+def test_passes_stand_on_the_lower_floors(path: Path) -> None:
+    assert {_home(module) for module in _imports(path)} <= PASSES_STAND_ON
+
+
+@pytest.mark.parametrize("folder", ["onnxq", "tests", "tools"])
+def test_nobody_imports_a_pass(folder: str) -> None:
+    found = [str(path) for path in _files(folder) for module in _imports(path) if _home(module) == "passes"]
+    assert found == []
