@@ -73,10 +73,11 @@ def collect(
 ) -> Collected:
     """Measure values of ``model`` in one streaming pass of its optimised float form.
 
-    Memory does not grow with the number of samples, and the facts do not depend on how ``data`` cuts them
-    into batches. Tokens that ``attention_mask`` leaves out are not measured. While one batch is observed the
-    next one runs. A copy of an ``ir.Model`` goes to a temporary folder, with its weights beside it, so that a
-    model of any size can be measured.
+    Infinities, as masks hold them, are measured like other values. Memory does not grow with the number
+    of samples, and the facts do not depend on how ``data`` cuts them into batches. Tokens that
+    ``attention_mask`` leaves out are not measured. While one batch is observed the next one runs. A copy
+    of an ``ir.Model`` goes to a temporary folder, with its weights beside it, so that a model of any size
+    can be measured.
 
     Args:
         model: The model, or its file.
@@ -88,7 +89,7 @@ def collect(
 
     Raises:
         PreconditionError: A wanted value does not exist, or does not hold floats.
-        CalibrationError: A wanted value is NaN or infinite somewhere, or there is no data.
+        CalibrationError: A wanted value is NaN somewhere, or there is no data.
         DataError: The data does not fit the model.
         ModelError: ONNX Runtime cannot load or run the model.
 
@@ -147,9 +148,9 @@ def _update(observer: ValueObserver, values: NDArray[Any], rank: int, place: str
     if values.size == 0:
         return
     block = observer.block(values.astype(np.float32, copy=False), rank)
-    if not (np.isfinite(block.low).all() and np.isfinite(block.high).all()):
+    if np.isnan(block.low).any():
         raise CalibrationError(
-            f"it is NaN or infinite in {place}",
+            f"it is NaN in {place}",
             where=f"value {observer.name!r}",
             hint="look at these samples; a float16 model overflows beyond 65504: calibrate its float32 form",
         )
@@ -161,7 +162,7 @@ def _by_sample(values: NDArray[Any], rows: int) -> NDArray[Any]:
     if values.ndim and values.shape[0] == rows:
         return values
     if values.ndim and values.shape[0] % rows == 0:
-        return values.reshape(rows, -1, *values.shape[1:])
+        return values.reshape(rows, values.shape[0] // rows, *values.shape[1:])
     return values[np.newaxis]
 
 

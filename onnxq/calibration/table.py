@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -132,9 +133,9 @@ def _facts_out(facts: Facts) -> dict[str, Any]:
     """Return plain values; parts that were not measured are left out."""
     parts = {
         "count": facts.count,
-        "low": facts.low,
-        "high": facts.high,
-        "average": _if(list, facts.average),
+        "low": _number_out(facts.low),
+        "high": _number_out(facts.high),
+        "average": _if(_pair_out, facts.average),
         "axis": facts.axis,
         "channel_low": _if(_array_out, facts.channel_low),
         "channel_high": _if(_array_out, facts.channel_high),
@@ -160,6 +161,15 @@ def _facts_in(entry: Mapping[str, Any]) -> Facts:
 
 def _if(convert: Callable[[Any], Any], part: Any) -> Any:
     return None if part is None else convert(part)
+
+
+def _number_out(number: float) -> float | str:
+    """Return what JSON can hold, and ``float`` reads back: it has no infinity."""
+    return number if math.isfinite(number) else str(number)
+
+
+def _pair_out(values: tuple[float, float]) -> list[float | str]:
+    return [_number_out(number) for number in values]
 
 
 def _pair(values: list[float]) -> tuple[float, float]:

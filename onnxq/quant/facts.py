@@ -50,8 +50,8 @@ class Facts:
 
     Args:
         count: How many elements were seen, padding left out.
-        low: Smallest value.
-        high: Largest value.
+        low: Smallest value, which may be infinite; infinity if none was seen.
+        high: Largest value, likewise.
         average: Moving average of (smallest, largest) over the samples.
         channel_low: Shape (C,); smallest value of each channel.
         channel_high: Shape (C,); largest value of each channel.
@@ -72,7 +72,7 @@ class Facts:
     rows: NDArray[np.float32] | None = None
 
     def has(self, stats: Iterable[Stat]) -> bool:
-        """Tell whether all of ``stats`` were measured."""
+        """Tell whether all of ``stats`` were measured, or there was nothing to measure."""
         parts: dict[Stat, Any] = {
             Stat.RANGE: self.low,
             Stat.AVERAGE: self.average,
@@ -80,4 +80,4 @@ class Facts:
             Stat.HISTOGRAM: self.histogram,
             Stat.ROWS: self.rows,
         }
-        return all(parts[stat] is not None for stat in stats)
+        return self.count == 0 or all(parts[stat] is not None for stat in stats)

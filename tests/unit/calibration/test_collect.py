@@ -265,25 +265,38 @@ def test_a_weight_is_refused() -> None:
         collect(encoder(), [Need("weight", ALL)], Listed(padded_feeds(2, 3), 2))
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_nan_and_infinity_are_refused(bad: float) -> None:
+def test_nan_is_refused() -> None:
+    feeds = float_feeds()
+    feeds["x"][5, 1] = np.nan
+    with pytest.raises(
+        CalibrationError, match=r"value 's': it is NaN in batch 1 \(samples 4 to 7\)"
+    ) as caught:
+        collect_floats("s", feeds=feeds)
+    assert caught.value.hint is not None
+    assert "look at these samples; a float16 model overflows beyond 65504" in caught.value.hint
+
+
+@pytest.mark.parametrize("bad", [np.inf, -np.inf])
+def test_infinities_are_facts(bad: float) -> None:
     feeds = float_feeds()
     feeds["x"][5, 1] = bad
-    with pytest.raises(
-        CalibrationError, match=r"value 's': it is NaN or infinite in batch 1 \(samples 4 to 7\)"
-    ) as e:
-        collect_floats("s", feeds=feeds)
-    assert e.value.hint is not None
-    assert "look at these samples" in e.value.hint
+    found = collect_floats("x", feeds=feeds)["x"]
+    assert bad in (found.low, found.high)
+    assert found.histogram is not None
+    low, high, _ = found.histogram.ordered()
+    assert np.isfinite(low).all()
+    assert np.isfinite(high).all()
 
 
-def test_float16_that_overflows_is_refused() -> None:
-    feeds = float_feeds()
-    feeds["h"][9, 0] = 300
-    with pytest.raises(CalibrationError, match="value 'y': it is NaN or infinite in batch 2") as caught:
-        collect_floats("y", feeds=feeds)
-    assert caught.value.hint is not None
-    assert "65504" in caught.value.hint
+def test_values_without_elements_leave_an_empty_range() -> None:
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 21]> m (float[N,0] x) => (float[M,0] y)'
+        "{ y = Concat <axis = 0> (x, x) }"
+    )
+    found = collect(ir.from_proto(model), [Need("y", ALL)], Listed({"x": np.zeros((4, 0), np.float32)}, 2))
+    assert found.facts["y"].count == 0
+    assert found.facts["y"].low > found.facts["y"].high
+    assert found.facts["y"].has(ALL)
 
 
 def test_no_data_is_refused() -> None:

@@ -46,6 +46,17 @@ def test_the_round_trip_keeps_every_byte() -> None:
     assert again.facts["a"].histogram is None
 
 
+def test_infinities_come_back() -> None:
+    facts = {
+        "mask": Facts(4, low=-np.inf, high=0.0, average=(-np.inf, 0.0)),
+        "none": Facts(0, np.inf, -np.inf),
+    }
+    again = CalibrationTable.from_json(CalibrationTable("m", "d", 1, facts).to_json()).facts
+    for name in facts:
+        assert (again[name].low, again[name].high) == (facts[name].low, facts[name].high)
+        assert again[name].average == facts[name].average
+
+
 def test_equal_tables_have_equal_bytes() -> None:
     one = table()
     other = CalibrationTable(one.model, one.data, one.samples, dict(reversed(one.facts.items())))
