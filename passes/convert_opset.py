@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxq.errors import ModelError
-from onnxq.ir.module import GraphModule
+from onnxq.ir.module import GraphModule, rank_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 
 SMALL_BYTES = 4096
@@ -30,8 +30,10 @@ class ConvertOpset(Pass):
     minimum: int = 13
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
-        """Leave the work to onnx."""
-        if module.opset < self.minimum:
+        """Leave the work to onnx; a model without standard operators only learns of them."""
+        if module.opset == 0:
+            ctx.edit.apply(self._import, why="later passes write standard operators")
+        elif module.opset < self.minimum:
             self._refuse_removed_operators(module)
             ctx.edit.apply(self._convert, why=f"operator set {module.opset} has no per-channel scales")
 
@@ -44,6 +46,10 @@ class ConvertOpset(Pass):
                     where=f"node {node.name!r}",
                     hint="export the model again with a newer operator set",
                 )
+
+    def _import(self, model: ir.Model) -> ir.Model:
+        model.opset_imports[""] = self.minimum
+        return model
 
     def _convert(self, model: ir.Model) -> ir.Model:
         """Convert a model whose large weights are set aside, and put them back."""
@@ -60,7 +66,20 @@ class ConvertOpset(Pass):
                 f"operator set {model.opset_imports.get('', 0)} cannot be raised to {self.minimum}: {error}",
                 hint="export the model again with a newer operator set",
             ) from error
+        _refuse_other_inputs(model, converted)
         return _with(converted, large)
+
+
+def _refuse_other_inputs(model: ir.Model, converted: ir.Model) -> None:
+    """Compare ranks: onnx takes the batch axis away from what Scan reads, up to the model's inputs."""
+    after = {value.name: rank_of(value) for value in converted.graph.inputs}
+    for value in model.graph.inputs:
+        if value.name in after and after[value.name] != rank_of(value):
+            raise ModelError(
+                f"raising operator set {model.opset_imports['']} changes the shape of an input",
+                where=f"input {value.name!r}",
+                hint="export the model again with a newer operator set",
+            )
 
 
 def _without(model: ir.Model, large: dict[str, ir.TensorProtocol]) -> ir.Model:
