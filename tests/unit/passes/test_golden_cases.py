@@ -1,0 +1,36 @@
+"""The passes keep their promises on the golden cases too, which hold what models/ does not."""
+
+from pathlib import Path
+
+import pytest
+
+from onnxq.ir.text import parse
+from onnxq.passmanager.instruments import VerifyEach
+from onnxq.passmanager.manager import PassManager
+from onnxq.passmanager.pipeline import parse_pipeline
+from onnxq.target import find_target
+from onnxq.testing.golden import GoldenCase, read_case
+from onnxq.testing.laws import HoldToPromise, random_feeds
+
+pytest.importorskip("onnxruntime", reason="the laws run models")
+
+GOLDEN = Path(__file__).parents[2] / "golden"
+NOT_RUN = {
+    "encode_activations/parameters": "Resize takes no random scales",
+    "infer_shapes/foreign_operator": "no runtime has the operator",
+    "infer_shapes/sequences": "the laws compare tensors",
+}
+
+
+def cases() -> list[tuple[str, GoldenCase]]:
+    found = {f"{path.parent.name}/{path.stem}": path for path in sorted(GOLDEN.glob("*/*.onnxtxt"))}
+    read = [(name, read_case(path.read_text(encoding="utf-8"))) for name, path in found.items()]
+    return [(name, case) for name, case in read if case.after and name not in NOT_RUN]
+
+
+@pytest.mark.parametrize("case", [case for _, case in cases()], ids=[name for name, _ in cases()])
+def test_every_pass_of_a_case_keeps_its_promise(case: GoldenCase) -> None:
+    module = parse(f"{case.before}\n")
+    feeds = [random_feeds(module, seed=0)]
+    passes = parse_pipeline(f"infer-shapes,{case.pipeline}")
+    PassManager(passes, find_target(case.target), [VerifyEach(), HoldToPromise(feeds)]).run(module)

@@ -1,0 +1,54 @@
+"""What encode-weights decides and insert-qdq stores, for every linear operator."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from onnxq.ir.module import GraphModule, array_of
+
+# input, operator, shape of the weight, channel axis
+LAYERS = {
+    "matmul": ("float[N,4] x", "MatMul(x, w)", (4, 3), 1),
+    "gemm": ("float[N,4] x", "Gemm(x, w)", (4, 3), 1),
+    "gemm transB": ("float[N,4] x", "Gemm <transB: int = 1> (x, w)", (3, 4), 0),
+    "conv": ("float[N,4,6,6] x", "Conv(x, w)", (3, 4, 3, 3), 0),
+    "conv 1-D": ("float[N,4,6] x", "Conv(x, w)", (3, 4, 3), 0),
+    "depthwise conv": ("float[N,3,6,6] x", "Conv <group: int = 3> (x, w)", (3, 1, 3, 3), 0),
+    "conv transpose": ("float[N,4,6,6] x", "ConvTranspose(x, w)", (4, 3, 2, 2), 1),
+}
+
+
+@pytest.mark.parametrize("granularity", ["channel", "tensor"])
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("seed", range(2))
+def test_a_stored_weight_is_within_half_a_step_and_uses_the_whole_grid(
+    layer: str,
+    granularity: str,
+    seed: int,
+    build: Callable[..., GraphModule],
+    compiled: Callable[..., GraphModule],
+) -> None:
+    rng = np.random.default_rng(seed)
+    declared, operator, shape, axis = LAYERS[layer]
+    sizes = np.moveaxis(rng.normal(size=shape), axis, -1) * rng.uniform(1e-3, 1e3, shape[axis])
+    weight = np.moveaxis(sizes, -1, axis).astype(np.float32)
+    output = f"float[{','.join('ABCD'[: declared.count(',') + 1])}] y"
+    module = build(f"main ({declared}) => ({output}) {{ y = {operator} }}", {"w": weight})
+    pipeline = f"encode-weights{{granularity={granularity}}},insert-qdq,remove-dead"
+    stored = compiled(module, pipeline, target="portable").graph.initializers
+    integers, scale = array_of(stored["w_q"]).astype(np.float64), array_of(stored["w_scale"])
+    assert array_of(stored["w_q"]).dtype == np.int8
+    assert not array_of(stored["w_zero_point"]).any()
+
+    others = tuple(a for a in range(weight.ndim) if a != axis) if granularity == "channel" else None
+    assert scale.shape == ((shape[axis],) if granularity == "channel" else ())
+    # The scale is a quotient rounded to float32: by at most 2**-24 of itself.
+    np.testing.assert_allclose(scale, np.abs(weight).max(axis=others) / 127.0, rtol=2**-24)
+    # So the largest magnitude of each channel is 127 steps, and -128 stays unused.
+    assert (np.abs(integers).max(axis=others) == 127).all()
+
+    step = np.float64(scale)
+    spread = step.reshape([-1 if a == axis else 1 for a in range(weight.ndim)]) if step.ndim else step
+    # Half a step, and what dividing by the scale in float32 can err in 127 steps.
+    assert (np.abs(integers * spread - weight) <= spread * (0.5 + 127 * 2.0**-24)).all()
