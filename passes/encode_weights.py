@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import ClassVar, Literal
 
 import numpy as np
+import onnx_ir as ir
 
 from onnxq.ir.layers import LINEAR, Layer, layer_of
 from onnxq.ir.module import GraphModule, array_of, is_standard
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.quant.encoding import Encoding, symmetric_encoding
+from onnxq.target import Target
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,7 @@ class EncodeWeights(Pass):
 
     Options:
         granularity: One scale per output ``channel`` or one per ``tensor``.
+        exclude: Layers to leave in float: operators, or names of nodes, in which * stands for anything.
 
     Source:
         Nagel et al., 2021, arXiv:2106.08295, sections 2.3 and 2.4: symmetric weights keep the zero point
@@ -29,22 +33,28 @@ class EncodeWeights(Pass):
     name: ClassVar[str] = "encode-weights"
     effect: ClassVar[Effect] = Effect.EXACT
     granularity: Literal["channel", "tensor"] = "channel"
+    exclude: tuple[str, ...] = ()
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave a node alone where its weight is no constant or the target has no kernel for it."""
         for node in module.graph:
             if not is_standard(node, *LINEAR):
                 continue
-            layer = layer_of(node)
+            layer = self._layer(node, ctx.target)
             if isinstance(layer, str):
                 ctx.skip(node, layer)
-                continue
-            if node.op_type not in ctx.target.integer_operators:
-                ctx.skip(node, f"target {ctx.target.name} has no integer kernel for it")
                 continue
             ctx.edit.encode(
                 layer.weight, self._encoding(layer), readers=[node], why=f"weight of {node.op_type}"
             )
+
+    def _layer(self, node: ir.Node, target: Target) -> Layer | str:
+        """Return the layer to encode, or the reason why the node is left alone."""
+        if any(fnmatchcase(node.name or "", pattern) or node.op_type == pattern for pattern in self.exclude):
+            return "excluded by its name or operator"
+        if node.op_type not in target.integer_operators:
+            return f"target {target.name} has no integer kernel for it"
+        return layer_of(node)
 
     def _encoding(self, layer: Layer) -> Encoding:
         weight = np.abs(array_of(layer.weight))
