@@ -57,6 +57,7 @@ def load_model(path: Path) -> GraphModule:
         attach_external(model, path.absolute().parent)
         check(model, path)
     read_attributes(model)
+    _shorten_domain(model)
     _name_nodes(model.graph)
     return GraphModule(model)
 
@@ -234,6 +235,14 @@ def _located(path: Path) -> Iterator[None]:
     except ModelError as error:
         where = f"{path}, {error.where}" if error.where else str(path)
         raise ModelError(error.message, where=where, hint=error.hint) from error
+
+
+def _shorten_domain(model: ir.Model) -> None:
+    """Let the import of ``ai.onnx`` have its other name, the empty one, as onnx_ir's nodes have it."""
+    imports = [model.opset_imports, *(function.opset_imports for function in model.functions.values())]
+    for versions in imports:
+        if "ai.onnx" in versions:
+            versions[""] = versions.pop("ai.onnx")
 
 
 def _name_nodes(graph: ir.Graph) -> None:

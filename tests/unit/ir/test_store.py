@@ -90,6 +90,13 @@ def test_a_folder_with_umlauts_and_spaces_works(tmp_path: Path) -> None:
     assert weight_of(load_model(with_data(folder))).tolist() == WEIGHT.tolist()
 
 
+def test_the_long_name_of_the_standard_domain_becomes_the_short_one(tmp_path: Path) -> None:
+    model = graph(node("Relu", ["x"], "y"), opsets={"ai.onnx": 15})
+    module = load_model(written(model, tmp_path / "m.onnx"))
+    assert module.opset == 15
+    verify(module)
+
+
 def test_nodes_without_name_are_named_after_their_output_and_namesakes_are_numbered(tmp_path: Path) -> None:
     nodes = [
         node("Relu", ["x"], "a"),
