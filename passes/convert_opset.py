@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import onnx
 import onnx_ir as ir
+from onnx.version_converter import ConvertError
 
 from onnxq.errors import ModelError
 from onnxq.ir.module import GraphModule, rank_of
@@ -61,7 +62,7 @@ class ConvertOpset(Pass):
         proto = ir.to_proto(_without(model, large))
         try:
             converted = ir.from_proto(onnx.version_converter.convert_version(proto, self.minimum))
-        except (RuntimeError, ValueError, onnx.checker.ValidationError) as error:
+        except (RuntimeError, ValueError, onnx.checker.ValidationError, ConvertError) as error:
             raise ModelError(
                 f"operator set {model.opset_imports.get('', 0)} cannot be raised to {self.minimum}: {error}",
                 hint="export the model again with a newer operator set",
