@@ -8,6 +8,7 @@ from typing import ClassVar
 import onnx
 import onnx_ir as ir
 from onnx.version_converter import ConvertError
+from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from onnxq.errors import ModelError
 from onnxq.ir.module import GraphModule, rank_of
@@ -15,6 +16,9 @@ from onnxq.passmanager.base import Effect, Pass, PassContext
 
 SMALL_BYTES = 4096
 """Constants up to this size travel through the converter, which reads shapes and axes from them."""
+
+LIFT = LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)
+"""Makes initializers, like any others, of the Constant nodes that the converter adds."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ class ConvertOpset(Pass):
                 hint="export the model again with a newer operator set",
             ) from error
         _refuse_other_inputs(model, converted)
-        return _with(converted, large)
+        return _with(LIFT(converted).model, large)
 
 
 def _refuse_other_inputs(model: ir.Model, converted: ir.Model) -> None:

@@ -85,3 +85,15 @@ def test_two_layers_that_share_a_weight_both_run_in_integers(build: Build, compi
     body = f"main (float[N,S,16] x) => (float[N,S,8] y) {{ {nodes} }}"
     module = compiled(build(body, {"w": WEIGHTS["w"]}), load_recipe("cpu").pipeline, {"x": TOKENS})
     assert products(module, TOKENS) == ["MatMulIntegerToFloat", "MatMulIntegerToFloat"]
+
+
+def test_a_clip_of_an_old_operator_set_is_absorbed_too(build: Build, compiled: Compile) -> None:
+    body = (
+        "main (float[N,16,6,6] x) => (float[N,8,4,4] y) { h = Conv(x, conv_w) "
+        "y = Clip <min: float = 0.0, max: float = 6.0> (h) }"
+    )
+    module = build(body, {"conv_w": WEIGHTS["conv_w"]}, '<ir_version: 6, opset_import: ["" : 10]>')
+    compiled(module, load_recipe("cpu").pipeline, {"x": IMAGE})
+    report = kernel_report(ir.to_proto(module.model), {"x": IMAGE}, threads=1, runs=1)
+    ran = {node.op_type for node in report.nodes} - {"Transpose"}
+    assert ran == {"QuantizeLinear", "QLinearConv", "DequantizeLinear"}
