@@ -4,82 +4,33 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from enum import StrEnum
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from onnxq.runtime.batch import Feeds
-from onnxq.runtime.session import Provider, open_session, read_proto
+from onnxq.runtime.profile import KernelNode, Kind, executed_nodes, kind_of, timed_events
+from onnxq.runtime.provenance import LayerKernel, LayerState, Models, Provenance, trace
+from onnxq.runtime.session import PROVIDERS, Optimization, Provider, Session, open_session, read_proto
+from onnxq.runtime.wiring import Wiring, walk
 
 if TYPE_CHECKING:
     import onnx
 
-
-class Kind(StrEnum):
-    """What a kernel computes in."""
-
-    INTEGER = "integer"
-    """Integer products: the reason to quantize."""
-    WEIGHT_ONLY = "weight-only"
-    """Integer weights and float inputs."""
-    FLOAT = "float"
-    """A matrix product or convolution that stayed in float."""
-    QUANTIZE = "quantize"
-    """QuantizeLinear, or DynamicQuantizeLinear: fast, but not free."""
-    DEQUANTIZE = "dequantize"
-    """A DequantizeLinear that nothing absorbed."""
-    OTHER = "other"
-    """All else."""
-
-
-_KINDS: dict[Kind, str] = {
-    Kind.INTEGER: "ConvInteger DynamicQuantizeLSTM DynamicQuantizeMatMul MatMulInteger MatMulInteger16 "
-    "MatMulIntegerToFloat QAttention QEmbedLayerNormalization QGemm",
-    Kind.WEIGHT_ONLY: "GatherBlockQuantized MatMulBnb4 MatMulFpQ4 MatMulNBits QMoE",
-    Kind.FLOAT: "Attention Conv ConvTranspose FusedConv FusedGemm FusedMatMul FusedMatMulActivation GRU Gemm "
-    "GroupQueryAttention LSTM MatMul MoE MultiHeadAttention NhwcFusedConv RNN",
-    Kind.QUANTIZE: "DynamicQuantizeLinear QuantizeLinear",
-    Kind.DEQUANTIZE: "DequantizeLinear",
-}
-_KIND_OF = {op: kind for kind, ops in _KINDS.items() for op in ops.split()}
-_CONTAINERS = frozenset({"If", "Loop", "Scan", "SequenceMap"})  # their time is that of the nodes inside
-
-
-def kind_of(op_type: str) -> Kind:
-    """Return what a kernel of this operator computes in; every ``QLinear*`` is integer."""
-    return Kind.INTEGER if op_type.startswith("QLinear") else _KIND_OF.get(op_type, Kind.OTHER)
-
-
-@dataclass(frozen=True)
-class KernelNode:
-    """One node of the optimised graph that ran.
-
-    Args:
-        name: Its name, or, if it has none, its operator and ONNX Runtime's number for it.
-        op_type: The operator; ``domain`` is empty for the standard ones.
-        domain: The operator's domain.
-        provider: The execution provider that ran it, by ONNX Runtime's name.
-        kind: What it computes in.
-        calls: How often it ran in one run of the model: more than 1 only in a loop.
-        microseconds: Its mean time in one run of the model.
-        share: Its part of the time of all nodes, 0 to 1.
-        outputs: The values it gives, as named in the optimised graph; empty for a nameless
-            node, which the profile does not let us find again.
-
-    """
-
-    name: str
-    op_type: str
-    domain: str
-    provider: str
-    kind: Kind
-    calls: float
-    microseconds: float
-    share: float
-    outputs: tuple[str, ...] = ()
+__all__ = [
+    "KernelNode",
+    "KernelReport",
+    "Kind",
+    "LayerKernel",
+    "LayerState",
+    "OpSummary",
+    "Provenance",
+    "kernel_report",
+    "kind_of",
+]
 
 
 @dataclass(frozen=True)
@@ -103,12 +54,14 @@ class KernelReport:
         asked: The provider that was asked for.
         runs: The runs that the times are means of; the first run is not among them.
         nodes: Every node that ran. If, Loop and Scan are not listed; what they ran is.
+        provenance: The same by layers of the source.
 
     """
 
     asked: Provider
     runs: int
     nodes: tuple[KernelNode, ...]
+    provenance: Provenance = field(default_factory=Provenance)
 
     @property
     def providers(self) -> dict[str, float]:
@@ -153,6 +106,7 @@ class KernelReport:
             "kinds": {kind.value: count for kind, count in self.kinds.items()},
             "summary": [asdict(row) for row in self.summary],
             "nodes": [asdict(node) for node in self.nodes],
+            **self.provenance.to_dict(),
         }
 
 
@@ -162,6 +116,8 @@ def kernel_report(
     provider: Provider = "cpu",
     threads: int | None = None,
     *,
+    source: Path | bytes | onnx.ModelProto | None = None,
+    optimization: Optimization = "all",
     runs: int = 5,
 ) -> KernelReport:
     """Run ``model`` on ``feeds`` under ONNX Runtime's profiler and tell which kernels ran.
@@ -170,73 +126,70 @@ def kernel_report(
     latencies from ``bench``. On ``cuda`` a time is that of launching the kernel. The profile
     and the optimised graph go to a temporary folder.
 
+    Args:
+        model: What to run.
+        feeds: One batch.
+        provider: Where to run it.
+        threads: Threads within an operator; None leaves it to ONNX Runtime.
+        source: What ``model`` was compiled from; its layers are reported, or else the model's.
+        optimization: How far ONNX Runtime rewrites the graph.
+        runs: How many runs the times are means of.
+
     Raises:
         TargetError: The provider is missing.
         ModelError: The model does not load or run.
         DataError: The feeds do not fit the model.
 
     """
-    with TemporaryDirectory(prefix="onnxq-") as name:
-        folder = Path(name)
+    where = str(model) if isinstance(model, Path) else "the model"
+    named = _with_names(model, where)
+    folder = model.parent if isinstance(model, Path) else None
+    with TemporaryDirectory(prefix="onnxq-") as scratch:
         session = open_session(
-            model,
+            named,
             provider,
             threads,
-            profile=folder / "profile",
-            optimized_model_path=folder / "optimised.onnx",
+            profile=Path(scratch, "profile"),
+            optimized_model_path=Path(scratch, "optimised.onnx"),
+            optimization=optimization,
+            external_data_folder=folder,
         )
-        for _ in range(runs + 1):
-            session.run(feeds)
-        events = json.loads(Path(session.inference.end_profiling()).read_text(encoding="utf-8"))
-        graph = read_proto(folder / "optimised.onnx", session.source).graph
-        return KernelReport(provider, runs, _executed(_timed(events), list(_walk(graph)), runs))
-
-
-def _timed(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return the kernel events of every run but the first, which pays for first touches."""
-    first = min((event for event in events if event["name"] == "model_run"), key=lambda event: event["ts"])
-    start = first["ts"] + first["dur"]
-    return [
-        event
-        for event in events
-        if event["cat"] == "Node" and event["name"].endswith("_kernel_time") and event["ts"] >= start
-    ]
-
-
-def _executed(
-    events: Iterable[dict[str, Any]], graph: Sequence[onnx.NodeProto], runs: int
-) -> tuple[KernelNode, ...]:
-    domains = {node.op_type: node.domain for node in graph}
-    outputs = {node.name: tuple(node.output) for node in graph if node.name}
-    times: dict[tuple[str, str, str, str], list[int]] = defaultdict(list)
-    for event in events:
-        args = event["args"]
-        name = event["name"].removesuffix("_kernel_time")
-        if args["op_name"] not in _CONTAINERS:
-            times[name, args["op_name"], args["provider"], args["node_index"]].append(event["dur"])
-    total = sum(map(sum, times.values())) or 1
-    return tuple(
-        KernelNode(
-            name=name,
-            op_type=op_type,
-            domain=domains.get(op_type, ""),
-            provider=provider,
-            kind=kind_of(op_type),
-            calls=len(spent) / runs,
-            microseconds=sum(spent) / runs,
-            share=sum(spent) / total,
-            outputs=outputs.get(name, ()),
-        )
-        for (name, op_type, provider, _), spent in times.items()
+        events = _events(session, feeds, runs)
+        optimised = read_proto(Path(scratch, "optimised.onnx"), where)
+    nodes = executed_nodes(events, list(walk(optimised.graph)), runs)
+    model_wiring = Wiring.of(named.graph)
+    models = Models(
+        source=model_wiring if source is None else Wiring.of(_with_names(source, "the source").graph),
+        model=model_wiring,
+        optimised=Wiring.of(optimised.graph),
+        optimizes=optimization in ("extended", "all"),
     )
+    return KernelReport(provider, runs, nodes, trace(models, nodes, PROVIDERS[provider]))
 
 
-def _walk(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _walk(inner)
+def _events(session: Session, feeds: Feeds, runs: int) -> list[dict[str, Any]]:
+    """Run once to warm up and ``runs`` times more; return what the profiler saw of the latter."""
+    for _ in range(runs + 1):
+        session.run(feeds)
+    return timed_events(json.loads(Path(session.inference.end_profiling()).read_text(encoding="utf-8")))
+
+
+def _with_names(model: Path | bytes | onnx.ModelProto, source: str) -> onnx.ModelProto:
+    """Return a copy of the model in which every node has a name of its own, for the profile to tell it by."""
+    import onnx
+
+    proto = onnx.ModelProto()
+    if isinstance(model, onnx.ModelProto):
+        proto.CopyFrom(model)
+    else:
+        proto = read_proto(model, source)
+    taken: set[str] = set()
+    for node in walk(proto.graph):
+        base = node.name or next(filter(None, node.output), node.op_type)
+        free = (base if number == 0 else f"{base}_{number}" for number in count())
+        node.name = next(name for name in free if name not in taken)
+        taken.add(node.name)
+    return proto
 
 
 def _summarise(nodes: Sequence[KernelNode]) -> OpSummary:
