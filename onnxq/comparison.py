@@ -29,6 +29,7 @@ class CompileOptions:
     Args:
         validate: Compare the result with the source.
         bench: Time both.
+        tune: Time forms of the graph first and keep the fastest, where the target is this machine.
         threads: Threads within an operator; None leaves it to ONNX Runtime.
         bench_batch_size: Samples in each timed run.
         validation_samples: How many samples the comparison takes, beyond those calibrated on.
@@ -39,6 +40,7 @@ class CompileOptions:
 
     validate: bool = True
     bench: bool = True
+    tune: bool = True
     threads: int | None = None
     bench_batch_size: int = 1
     validation_samples: int = 256

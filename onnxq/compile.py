@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from onnxq.calibration.collect import collect
-from onnxq.calibration.data import Dataset, input_specs
+from onnxq.calibration.data import Dataset, InputSpec, input_specs
 from onnxq.calibration.table import CalibrationTable
 from onnxq.comparison import (
     Comparison,
@@ -18,7 +18,7 @@ from onnxq.comparison import (
     compare,
     with_options,
 )
-from onnxq.errors import CalibrationError
+from onnxq.errors import CalibrationError, InputError
 from onnxq.files import write_whole
 from onnxq.ir.module import GraphModule
 from onnxq.ir.store import load_model, model_digest, model_size, save_model
@@ -43,6 +43,10 @@ from onnxq.runtime.environment import cpu_flags, runtime_versions
 from onnxq.runtime.gates import enforce
 from onnxq.runtime.validate import AccuracyReport
 from onnxq.target import find_target
+from onnxq.tuning import Tuning, tune
+
+TUNED_TARGETS = ("cpu",)
+"""Targets that promise speed on the machine at hand."""
 
 
 @dataclass(frozen=True)
@@ -95,12 +99,14 @@ def compile_model(
             except for a missed gate, which leaves them for inspection.
 
     """
-    compilation = _Compilation(
-        source, output, recipe, data, options or CompileOptions(), on_progress or _quiet
-    )
-    module = load_model(source)
-    records = compilation.run_passes(module, table, instruments)
-    return compilation.finish(module, records, validation_data)
+    options, progress = options or CompileOptions(), on_progress or _quiet
+    compilation = _Compilation(source, recipe, data, options, progress)
+    if table is not None:
+        compilation.accept(table)
+    if options.tune and options.bench and recipe.target in TUNED_TARGETS:
+        compilation.tune(validation_data)
+    module, records = compilation.run_passes(compilation.recipe, instruments)
+    return compilation.finish(module, records, output, validation_data)
 
 
 def calibrate_model(
@@ -112,8 +118,8 @@ def calibrate_model(
         CalibrationError: No pass of the recipe needs data.
 
     """
-    compilation = _Compilation(source, source, recipe, data, CompileOptions(), on_progress or _quiet)
-    compilation.run_passes(load_model(source), None, ())
+    compilation = _Compilation(source, recipe, data, CompileOptions(), on_progress or _quiet)
+    compilation.run_passes(recipe)
     if compilation.table is None:
         raise CalibrationError(
             "no pass needs data", where=f"recipe {recipe.name}", hint="choose one that does: onnxq recipes"
@@ -130,27 +136,54 @@ class _Compilation:
     """The state of one compilation, from the source to the report."""
 
     source: Path
-    output: Path
     recipe: Recipe
     data: Dataset | None
     options: CompileOptions
     progress: Progress
     table: CalibrationTable | None = None
+    tuning: Tuning | None = None
+
+    def accept(self, table: CalibrationTable) -> None:
+        """Take facts from ``table``, which has to be the source's."""
+        table.check(model_digest(self.source))
+        self.table = table
 
     def run_passes(
-        self, module: GraphModule, table: CalibrationTable | None, instruments: Sequence[Instrument]
-    ) -> list[PassRecord]:
-        """Run the pipeline on ``module``; facts come from the table, or else from the data."""
-        if table is not None:
-            table.check(model_digest(self.source))
-            self.table = table
+        self, recipe: Recipe, instruments: Sequence[Instrument] = ()
+    ) -> tuple[GraphModule, list[PassRecord]]:
+        """Run the recipe on the source; facts come from the table, or else from the data."""
+        module = load_model(self.source)
         manager = PassManager(
-            parse_pipeline(self.recipe.pipeline),
-            find_target(self.recipe.target),
+            parse_pipeline(recipe.pipeline),
+            find_target(recipe.target),
             (VerifyEach(), *instruments),
-            self._measure if table is not None or self.data is not None else None,
+            self._measure if self.table is not None or self.data is not None else None,
         )
-        return manager.run(module)
+        return module, manager.run(module)
+
+    def tune(self, validation_data: Dataset | None) -> None:
+        """Replace the recipe by its fastest form on this machine."""
+        samples = choose_samples(validation_data, self.data, 0, self._inputs(), self.options)
+
+        def build(recipe: Recipe, path: Path, instruments: Sequence[Instrument]) -> None:
+            module, _ = self.run_passes(recipe, instruments)
+            save_model(module, path, source=self.source)
+
+        def on_progress(done: int, total: int | None) -> None:
+            self.progress("tuning", done, total)
+
+        try:
+            feeds = [batch.feeds for batch in samples.timed(self.options.bench_batch_size)]
+            threads = self.options.threads
+            self.tuning = tune(self.source, self.recipe, build, feeds, threads, on_progress)
+        except InputError:
+            if not samples.made_up:
+                raise
+            return  # comparing says why random inputs do not run
+        self.recipe = self.tuning.recipe
+
+    def _inputs(self) -> tuple[InputSpec, ...]:
+        return input_specs(load_model(self.source).model)
 
     def _measure(self, module: GraphModule, needs: Sequence[Need]) -> Mapping[str, Facts]:
         """Look facts up in the table, or measure them and begin one."""
@@ -181,24 +214,29 @@ class _Compilation:
         return found.facts
 
     def finish(
-        self, module: GraphModule, records: Sequence[PassRecord], validation_data: Dataset | None
+        self,
+        module: GraphModule,
+        records: Sequence[PassRecord],
+        output: Path,
+        validation_data: Dataset | None,
     ) -> CompileResult:
         """Save the model, compare, time, and write what is known beside it."""
         self._stamp(module)
-        save_model(module, self.output, source=self.source)
+        save_model(module, output, source=self.source)
         used = self.table.samples if self.table is not None else 0
-        samples = choose_samples(validation_data, self.data, used, input_specs(module.model), self.options)
-        comparison = compare(self.source, self.output, samples, self.options, self.progress)
-        manifest = self._manifest(module, records, comparison)
-        write_whole(manifest_path(self.output), manifest.to_json())
-        write_whole(report_path(self.output), render_report(manifest))
+        samples = choose_samples(validation_data, self.data, used, self._inputs(), self.options)
+        comparison = compare(self.source, output, samples, self.options, self.progress)
+        manifest = self._manifest(module, records, output, comparison)
+        write_whole(manifest_path(output), manifest.to_json())
+        write_whole(report_path(output), render_report(manifest))
         if comparison.accuracy is not None:
             enforce(comparison.accuracy, self.recipe.gates)
             enforce(comparison.accuracy, self.options.gates)
-        return CompileResult(self.output, manifest, tuple(records), comparison.accuracy, comparison.latency)
+        return CompileResult(output, manifest, tuple(records), comparison.accuracy, comparison.latency)
 
     def _warnings(self) -> tuple[str, ...]:
-        return (self.data.warning,) if self.data is not None and self.data.warning else ()
+        of_data = (self.data.warning,) if self.data is not None and self.data.warning else ()
+        return of_data + (self.tuning.warnings if self.tuning is not None else ())
 
     def _stamp(self, module: GraphModule) -> None:
         """Write into the model itself what it is and where it comes from."""
@@ -215,6 +253,7 @@ class _Compilation:
         self,
         module: GraphModule,
         records: Sequence[PassRecord],
+        output: Path,
         comparison: Comparison,
     ) -> Manifest:
         table, accuracy, latency = self.table, comparison.accuracy, comparison.latency
@@ -222,7 +261,7 @@ class _Compilation:
         return Manifest(
             recipe=self.recipe,
             source=_model_file(self.source),
-            output=_model_file(self.output),
+            output=_model_file(output),
             opset=module.opset,
             ir_version=module.model.ir_version,
             data=None if table is None else DataUsed(name=name, digest=table.data, samples=table.samples),
@@ -230,6 +269,7 @@ class _Compilation:
             versions={**installed_versions(), **runtime_versions()},
             cpu_flags=cpu_flags(),
             passes=summarise(records),
+            tuning=None if self.tuning is None else [asdict(verdict) for verdict in self.tuning.verdicts],
             accuracy=None if accuracy is None else accuracy.to_dict(),
             latency=None if latency is None else latency.to_dict(),
             kernels=None if latency is None else latency.models[1].kernels.to_dict(),

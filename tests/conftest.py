@@ -21,3 +21,9 @@ def assets() -> Path:
 def models() -> Path:
     """Return the repository's own small models."""
     return REPOSITORY / "models"
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Let no test read or write what the user's own tuning remembers."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))

@@ -95,7 +95,7 @@ def _compile(case: Case, output: Path) -> CompileResult:
         recipe=recipe,
         data=calibration,
         validation_data=held_out,
-        options=CompileOptions(threads=1),
+        options=CompileOptions(threads=1, tune=False),
     )
 
 

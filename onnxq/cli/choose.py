@@ -56,6 +56,11 @@ class RecipeSettings:
         """Whether the default recipe is taken."""
         return self.recipe is None and self.pipeline is None
 
+    @property
+    def is_shipped(self) -> bool:
+        """Whether a recipe that comes with onnxq is taken, not a file, a manifest or a pipeline."""
+        return self.pipeline is None and (self.recipe is None or not Path(self.recipe).suffix)
+
     def choose(self, *, has_data: bool) -> Recipe:
         """Return the recipe that the options ask for.
 

@@ -43,6 +43,13 @@ Table = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that onnxq did not write.")]
 NoBench = Annotated[bool, typer.Option("--no-bench", help="Do not time the models.")]
+Tune = Annotated[
+    bool | None,
+    typer.Option(
+        "--tune/--no-tune",
+        help="Time forms of the graph first; keep int8 only where it is faster. Default: shipped recipes.",
+    ),
+]
 NoValidate = Annotated[bool, typer.Option("--no-validate", help="Do not compare the models.")]
 
 
@@ -86,6 +93,7 @@ def run(
     wanted: RecipeSettings,
     table: Table = None,
     threads: Threads = None,
+    tune: Tune = None,
     no_bench: NoBench = False,
     no_validate: NoValidate = False,
     force: Force = False,
@@ -117,7 +125,13 @@ def run(
                 data=dataset,
                 table=measured,
                 instruments=[_reproducer(output, recipe.target), *watch.instruments()],
-                options=CompileOptions(not no_validate, not no_bench, threads, metric=metric_of(metric)),
+                options=CompileOptions(
+                    validate=not no_validate,
+                    bench=not no_bench,
+                    tune=wanted.is_shipped if tune is None else tune,
+                    threads=threads,
+                    metric=metric_of(metric),
+                ),
                 on_progress=on_progress,
             ).manifest
     except ToleranceError:

@@ -1,0 +1,267 @@
+"""Tuning: keep a form of the graph only where it is faster, in the model and on this machine.
+
+Each distinct layer shape is tried in float, and each optional rewrite is left out, one at a time and in the
+whole model; all forms are timed interleaved in one run. What is clearly faster without is left out, and the
+result is timed against the source once more.
+"""
+
+from __future__ import annotations
+
+import glob
+import json
+import os
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from onnxq.errors import InputError
+from onnxq.files import write_whole
+from onnxq.ir.layers import Layer, linear_layers
+from onnxq.ir.module import GraphModule, attribute, name_of
+from onnxq.passmanager.base import Pass, PassRecord
+from onnxq.passmanager.instruments import Instrument
+from onnxq.passmanager.options import value_text
+from onnxq.passmanager.pipeline import format_pipeline, parse_pipeline
+from onnxq.recipe import Recipe
+from onnxq.runtime.batch import Feeds
+from onnxq.runtime.bench import LatencyReport, ModelLatency, Progress, bench
+from onnxq.runtime.environment import cpu_name, runtime_versions
+
+OPTIONAL_PASSES = ("fuse-attention", "fuse-integer-matmul", "sum-residuals")
+"""Exact rewrites whose only purpose is speed."""
+
+CLEAR_GAIN = 1.01
+"""A form has to win by 1 % in the median, and in nine rounds of ten, to be taken."""
+
+Build = Callable[[Recipe, Path, Sequence[Instrument]], None]
+"""Compiles with a recipe into a file, on the ranges that were measured already."""
+
+
+@dataclass(frozen=True)
+class Form:
+    """One thing that can be left out of a recipe.
+
+    Args:
+        name: What is left out: ``int8 for MatMul 384x1536`` or ``pass sum-residuals``.
+        recipe: The recipe without it.
+
+    """
+
+    name: str
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What leaving out one form brought.
+
+    Args:
+        name: The form's name.
+        gain: How many times faster the model is without it; None if remembered from an earlier run.
+        spread: The tenth and ninetieth percentile of the same over the rounds.
+        dropped: Whether it is left out.
+
+    """
+
+    name: str
+    gain: float | None
+    spread: tuple[float, float] | None
+    dropped: bool
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """The recipe to compile with, and how it was found.
+
+    Args:
+        recipe: The tuned recipe; compiling with it again needs no timing.
+        verdicts: One for each form that was tried.
+        warnings: What the user has to know.
+
+    """
+
+    recipe: Recipe
+    verdicts: tuple[Verdict, ...]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass
+class LayerGroups(Instrument):
+    """Collects the encoded layers by shape, as they stand behind ``encode-weights``."""
+
+    nodes: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+
+    def after(self, module: GraphModule, pass_: Pass, index: int, record: PassRecord) -> None:
+        """Group the layers whose weight has an encoding."""
+        if pass_.name == "encode-weights":
+            for layer in linear_layers(module):
+                if name_of(layer.weight) in module.decisions:
+                    self.nodes[_shape_of(layer)].append(layer.node.name or "")
+
+
+def tune(
+    source: Path,
+    recipe: Recipe,
+    build: Build,
+    feeds: Sequence[Feeds],
+    threads: int | None,
+    on_progress: Progress | None = None,
+) -> Tuning:
+    """Return the fastest form of ``recipe`` for ``source`` on this machine.
+
+    Args:
+        source: The original model.
+        recipe: What to tune.
+        build: How to compile with a recipe.
+        feeds: What to time with.
+        threads: Threads within an operator.
+        on_progress: Called with (rounds done, rounds in all) of the longest timing.
+
+    """
+    groups = LayerGroups()
+    with TemporaryDirectory(prefix="onnxq-tune-") as folder:
+        timing = _Timing(source, build, Path(folder), feeds, threads, on_progress)
+        build(recipe, timing.path("all"), [groups])
+        forms = list(_forms(recipe, groups.nodes))
+        memory = _Memory.of(feeds, threads)
+        verdicts = memory.recall(forms) or _tried(forms, timing)
+        memory.keep(verdicts)
+        tuned = _without(recipe, groups.nodes, [verdict.name for verdict in verdicts if verdict.dropped])
+        return _never_slower(recipe, tuned, verdicts, timing)
+
+
+@dataclass
+class _Timing:
+    """Builds forms into one folder and times them against each other."""
+
+    source: Path
+    build: Build
+    folder: Path
+    feeds: Sequence[Feeds]
+    threads: int | None
+    on_progress: Progress | None
+
+    def path(self, name: str) -> Path:
+        return self.folder / f"{name}.onnx"
+
+    def run(self, models: Mapping[str, Path]) -> LatencyReport:
+        return bench(models, self.feeds, threads=self.threads, memory=False, on_progress=self.on_progress)
+
+
+def _forms(recipe: Recipe, groups: Mapping[str, Sequence[str]]) -> Iterator[Form]:
+    for shape in groups:
+        name = f"int8 for {shape}"
+        yield Form(name, _without(recipe, groups, [name]))
+    present = {pass_.name for pass_ in parse_pipeline(recipe.pipeline)}
+    for optional in OPTIONAL_PASSES:
+        if optional in present:
+            yield Form(f"pass {optional}", _without(recipe, groups, [f"pass {optional}"]))
+
+
+def _without(recipe: Recipe, groups: Mapping[str, Sequence[str]], names: Sequence[str]) -> Recipe:
+    """Return the recipe with the named forms left out."""
+    passes = [pass_ for pass_ in parse_pipeline(recipe.pipeline) if f"pass {pass_.name}" not in names]
+    recipe = recipe.model_copy(update={"pipeline": format_pipeline(passes)})
+    nodes = [node for shape, members in groups.items() if f"int8 for {shape}" in names for node in members]
+    if not nodes:
+        return recipe
+    old = next(getattr(pass_, "exclude", ()) for pass_ in passes if pass_.name == "encode-weights")
+    exclude = value_text((*old, *map(glob.escape, nodes)))
+    return recipe.with_options([f"encode-weights.exclude={exclude}"])
+
+
+def _tried(forms: Sequence[Form], timing: _Timing) -> list[Verdict]:
+    """Time the model without each form against the model with all of them."""
+    models = {"all": timing.path("all")}
+    for number, form in enumerate(forms):
+        models[form.name] = timing.path(str(number))
+        timing.build(form.recipe, models[form.name], [])
+    report = timing.run(models) if forms else None
+    return [] if report is None else [_verdict(timed) for timed in report.models[1:]]
+
+
+def _verdict(timed: ModelLatency) -> Verdict:
+    gain = timed.paired_speedup
+    dropped = gain.median > CLEAR_GAIN and gain.p10 > 1
+    return Verdict(timed.name, gain.median, (gain.p10, gain.p90), dropped)
+
+
+def _never_slower(recipe: Recipe, tuned: Recipe, verdicts: list[Verdict], timing: _Timing) -> Tuning:
+    """Compare with the source; where int8 does not win, keep the faster of the exact passes and the source."""
+    exact = recipe.with_options(["encode-weights.exclude=*"])
+    plain = recipe.model_copy(update={"pipeline": "", "needs_data": False})
+    models = {"source": timing.source}
+    for name, form in (("tuned", tuned), ("exact", exact)):
+        models[name] = timing.path(name)
+        timing.build(form, models[name], [])
+    speed = {timed.name: timed.paired_speedup.median for timed in timing.run(models).models}
+    if speed["tuned"] >= max(1.0, speed["exact"]):
+        return Tuning(tuned, tuple(verdicts))
+    kept, choice = (
+        ("the exact passes alone", exact) if speed["exact"] >= 1 else ("the source as it is", plain)
+    )
+    warning = (
+        f"int8 runs at {speed['tuned']:.2f}x the speed of the source here: kept {kept} (--no-tune for int8)"
+    )
+    return Tuning(choice, tuple(verdicts), (warning,))
+
+
+def _shape_of(layer: Layer) -> str:
+    """Return what decides a layer's speed: operator, weight shape, strides and groups."""
+    weight = "x".join(str(size) for size in layer.weight.shape or ())
+    strides = attribute(layer.node, "strides", None)
+    group = attribute(layer.node, "group", 1)
+    parts = [layer.node.op_type, weight]
+    parts += [f"stride {max(strides)}"] if strides and max(strides) > 1 else []
+    parts += [f"groups {group}"] if group > 1 else []
+    return " ".join(parts)
+
+
+@dataclass(frozen=True)
+class _Memory:
+    """Verdicts of earlier runs, by ONNX Runtime's version, processor, threads, input shapes and form."""
+
+    path: Path
+    place: str
+
+    @classmethod
+    def of(cls, feeds: Sequence[Feeds], threads: int | None) -> _Memory:
+        shapes = ", ".join(
+            f"{name} {'x'.join(map(str, array.shape))}" for name, array in sorted(feeds[0].items())
+        )
+        place = (
+            f"onnxruntime {runtime_versions()['onnxruntime']} | {cpu_name()} | threads {threads} | {shapes}"
+        )
+        return cls(cache_file(), place)
+
+    def recall(self, forms: Sequence[Form]) -> list[Verdict] | None:
+        """Return earlier verdicts if there is one for every form."""
+        known = self._read()
+        if not all(form.name in known for form in forms):
+            return None
+        return [Verdict(form.name, None, None, known[form.name]) for form in forms]
+
+    def keep(self, verdicts: Sequence[Verdict]) -> None:
+        """Remember; where the cache cannot be written, the next run measures again."""
+        new = {self.place: {**self._read(), **{verdict.name: verdict.dropped for verdict in verdicts}}}
+        with suppress(OSError, InputError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(self.path, json.dumps({**self._read_all(), **new}, indent=1, sort_keys=True) + "\n")
+
+    def _read(self) -> dict[str, bool]:
+        return self._read_all().get(self.place, {})
+
+    def _read_all(self) -> dict[str, dict[str, bool]]:
+        try:
+            return dict(json.loads(self.path.read_text(encoding="utf-8")))
+        except (OSError, ValueError):
+            return {}
+
+
+def cache_file() -> Path:
+    """Return where verdicts are remembered."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "onnxq" / "tuning.json"

@@ -1,0 +1,107 @@
+"""Tuning: the decisions are recorded, remembered, and repeat without measuring."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxq import CompileOptions, Dataset, compile_model, load_model, load_recipe, open_feeds
+from onnxq.calibration.data import input_specs
+from onnxq.passmanager.pipeline import parse_pipeline
+from onnxq.recipe import Recipe
+from onnxq.tuning import Verdict, cache_file
+
+ROWS, WIDTH = 32, 64
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """Return two linear layers of different shapes."""
+    rng = np.random.default_rng(0)
+    graph = onnx.parser.parse_graph(
+        f"main (float[N,{ROWS},{WIDTH}] x) => (float[N,{ROWS},8] y) "
+        "{ [wide] h = MatMul(x, a) r = Relu(h) [narrow] y = MatMul(r, b) }"
+    )
+    for name, shape in (("a", (WIDTH, WIDTH)), ("b", (WIDTH, 8))):
+        graph.initializer.append(
+            onnx.numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name)
+        )
+    path = tmp_path / "model.onnx"
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 21)], ir_version=10), path
+    )
+    return path
+
+
+@pytest.fixture
+def data(model: Path) -> Dataset:
+    x = np.random.default_rng(1).normal(size=(8, ROWS, WIDTH)).astype(np.float32)
+    return open_feeds("noise", lambda: [{"x": x}], input_specs(load_model(model).model))
+
+
+def test_every_layer_shape_and_every_optional_pass_gets_a_verdict(
+    model: Path, data: Dataset, tmp_path: Path
+) -> None:
+    result = compile_model(model, tmp_path / "out.onnx", recipe=load_recipe("cpu"), data=data)
+    names = {verdict["name"] for verdict in result.manifest.tuning or ()}
+    assert {"int8 for MatMul 64x64", "int8 for MatMul 64x8", "pass sum-residuals"} <= names
+
+
+def test_the_verdicts_are_remembered(model: Path, data: Dataset, tmp_path: Path) -> None:
+    first = compile_model(model, tmp_path / "a.onnx", recipe=load_recipe("cpu"), data=data)
+    assert cache_file().is_file()
+    second = compile_model(model, tmp_path / "b.onnx", recipe=load_recipe("cpu"), data=data)
+    assert all(verdict["gain"] is None for verdict in second.manifest.tuning or ())
+    dropped = [
+        [v["name"] for v in result.manifest.tuning or () if v["dropped"]] for result in (first, second)
+    ]
+    assert dropped[0] == dropped[1]
+
+
+def test_a_dropped_form_is_left_out_by_name(
+    model: Path, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Plant a verdict and an honest clock's choice, so that the outcome does not depend on timing."""
+    monkeypatch.setattr("onnxq.tuning._never_slower", _keep_tuned)
+    monkeypatch.setattr("onnxq.tuning._tried", _drop_the_narrow_layer)
+    result = compile_model(model, tmp_path / "out.onnx", recipe=load_recipe("cpu"), data=data)
+    weights = {tensor.name: tensor.data_type for tensor in onnx.load(result.output).graph.initializer}
+    assert weights["a_q"] == onnx.TensorProto.INT8
+    assert weights["b"] == onnx.TensorProto.FLOAT
+    encode = next(p for p in parse_pipeline(result.manifest.recipe.pipeline) if p.name == "encode-weights")
+    assert encode == parse_pipeline("encode-weights{exclude=narrow}")[0]
+
+
+def test_the_manifest_repeats_a_tuned_build_without_timing(
+    model: Path, data: Dataset, tmp_path: Path
+) -> None:
+    result = compile_model(model, tmp_path / "out.onnx", recipe=load_recipe("cpu"), data=data)
+    again = compile_model(
+        model,
+        tmp_path / "again.onnx",
+        recipe=load_recipe(tmp_path / "out.manifest.json"),
+        data=data,
+        options=CompileOptions(tune=False, bench=False),
+    )
+    assert again.output.read_bytes() == result.output.read_bytes()
+
+
+def test_a_broken_cache_is_measured_again(model: Path, data: Dataset, tmp_path: Path) -> None:
+    cache_file().parent.mkdir(parents=True)
+    cache_file().write_text("{ not json")
+    compile_model(model, tmp_path / "out.onnx", recipe=load_recipe("cpu"), data=data)
+    assert json.loads(cache_file().read_text())
+
+
+def _keep_tuned(recipe: Recipe, tuned: Recipe, verdicts: list[Verdict], timing: object) -> object:
+    from onnxq.tuning import Tuning
+
+    return Tuning(tuned, tuple(verdicts))
+
+
+def _drop_the_narrow_layer(forms: list[object], timing: object) -> list[Verdict]:
+    return [
+        Verdict(form.name, 1.5, (1.2, 1.7), dropped=form.name == "int8 for MatMul 64x8") for form in forms
+    ]
