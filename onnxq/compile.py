@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 from onnxq.calibration.collect import collect
@@ -21,7 +22,7 @@ from onnxq.comparison import (
 from onnxq.errors import CalibrationError, InputError
 from onnxq.files import write_whole
 from onnxq.ir.module import GraphModule
-from onnxq.ir.store import load_model, model_digest, model_size, save_model
+from onnxq.ir.store import foreign_operators, load_model, model_digest, model_size, save_model
 from onnxq.manifest import (
     DataUsed,
     Manifest,
@@ -131,6 +132,21 @@ def _quiet(stage: str, done: int, total: int | None) -> None:
     """Report no progress."""
 
 
+@dataclass(frozen=True)
+class _Face:
+    """What has to be known of the source besides its graph."""
+
+    inputs: tuple[InputSpec, ...]
+    warnings: tuple[str, ...]
+
+    @classmethod
+    def of(cls, module: GraphModule) -> _Face:
+        """Look at the inputs, and at operators that onnxq knows nothing about."""
+        kinds = sorted({remark.op_type for remark in foreign_operators(module)})
+        warning = f"left alone, as they are no standard operators: {', '.join(kinds)}"
+        return cls(input_specs(module.model), (warning,) if kinds else ())
+
+
 @dataclass
 class _Compilation:
     """The state of one compilation, from the source to the report."""
@@ -163,7 +179,7 @@ class _Compilation:
 
     def tune(self, validation_data: Dataset | None) -> None:
         """Replace the recipe by its fastest form on this machine."""
-        samples = choose_samples(validation_data, self.data, 0, self._inputs(), self.options)
+        samples = choose_samples(validation_data, self.data, 0, self._face.inputs, self.options)
 
         def build(recipe: Recipe, path: Path, instruments: Sequence[Instrument]) -> None:
             module, _ = self.run_passes(recipe, instruments)
@@ -182,8 +198,9 @@ class _Compilation:
             return  # comparing says why random inputs do not run
         self.recipe = self.tuning.recipe
 
-    def _inputs(self) -> tuple[InputSpec, ...]:
-        return input_specs(load_model(self.source).model)
+    @cached_property
+    def _face(self) -> _Face:
+        return _Face.of(load_model(self.source))
 
     def _measure(self, module: GraphModule, needs: Sequence[Need]) -> Mapping[str, Facts]:
         """Look facts up in the table, or measure them and begin one."""
@@ -224,7 +241,7 @@ class _Compilation:
         self._stamp(module)
         save_model(module, output, source=self.source)
         used = self.table.samples if self.table is not None else 0
-        samples = choose_samples(validation_data, self.data, used, self._inputs(), self.options)
+        samples = choose_samples(validation_data, self.data, used, self._face.inputs, self.options)
         comparison = compare(self.source, output, samples, self.options, self.progress)
         manifest = self._manifest(module, records, output, comparison)
         write_whole(manifest_path(output), manifest.to_json())
@@ -236,7 +253,8 @@ class _Compilation:
 
     def _warnings(self) -> tuple[str, ...]:
         of_data = (self.data.warning,) if self.data is not None and self.data.warning else ()
-        return of_data + (self.tuning.warnings if self.tuning is not None else ())
+        of_tuning = self.tuning.warnings if self.tuning is not None else ()
+        return of_data + self._face.warnings + of_tuning
 
     def _stamp(self, module: GraphModule) -> None:
         """Write into the model itself what it is and where it comes from."""

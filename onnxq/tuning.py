@@ -190,7 +190,7 @@ def _verdict(timed: ModelLatency) -> Verdict:
 
 
 def _never_slower(recipe: Recipe, tuned: Recipe, verdicts: list[Verdict], timing: _Timing) -> Tuning:
-    """Compare with the source; where int8 does not win, keep the faster of the exact passes and the source."""
+    """Compare with the source; where int8 loses, keep the faster of the exact passes and the source."""
     exact = recipe.with_options(["encode-weights.exclude=*"])
     plain = recipe.model_copy(update={"pipeline": "", "needs_data": False})
     models = {"source": timing.source}

@@ -97,7 +97,7 @@ def test_batches_of_another_size_give_the_same_model(
     one_by_one = open_feeds("digits", lambda: [{"image": images[i : i + 1]} for i in range(128)], data.inputs)
     output = tmp_path / "digits.onnx"
     compile_model(DIGITS_MODEL, output, recipe=load_recipe("cpu"), data=one_by_one, options=QUIET)
-    # The float model itself rounds differently in another batch size, by some units of 1e-7 of a value; so may a scale.
+    # The float model rounds differently in another batch size, by some 1e-7 of a value; so may a scale.
     before, after = (_scales(path) for path in (compiled.output, output))
     assert before.keys() == after.keys()
     for name, scale in before.items():
@@ -169,3 +169,12 @@ def test_random_data_works_when_asked_for_by_name(tmp_path: Path) -> None:
         DIGITS_MODEL, tmp_path / "d.onnx", recipe=load_recipe("cpu"), data=data, options=QUIET
     )
     assert any("random" in warning for warning in result.manifest.warnings)
+
+
+def test_operators_of_other_domains_are_left_alone_and_named(tmp_path: Path) -> None:
+    graph = onnx.parser.parse_graph("main (float[N,4] x) => (float[N,4] y) { [g] y = com.microsoft.Gelu(x) }")
+    domains = [onnx.helper.make_opsetid("", 21), onnx.helper.make_opsetid("com.microsoft", 1)]
+    source = tmp_path / "gelu.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=domains, ir_version=10), source)
+    result = compile_model(source, tmp_path / "out.onnx", recipe=load_recipe("cpu-dynamic"), options=QUIET)
+    assert result.manifest.warnings == ("left alone, as they are no standard operators: Gelu",)

@@ -27,11 +27,11 @@ TIDY = (
 )
 WEIGHTS = "encode-weights,encode-embeddings"
 PIPELINES = {
-    "static": f"{TIDY},sum-residuals,sum-biases,{WEIGHTS},encode-activations,encode-biases,tie-encodings,"
+    "static": f"{TIDY},sum-residuals,{WEIGHTS},sum-biases,encode-activations,encode-biases,tie-encodings,"
     "insert-qdq,remove-dead",
     "all-tensors": f"{TIDY},{WEIGHTS},encode-activations{{scope=all-tensors}},encode-biases,tie-encodings,"
     "insert-qdq,remove-dead",
-    "dynamic": f"{TIDY},sum-residuals,sum-biases,{WEIGHTS},quantize-dynamically,insert-qdq,remove-dead",
+    "dynamic": f"{TIDY},sum-residuals,{WEIGHTS},sum-biases,quantize-dynamically,insert-qdq,remove-dead",
     "weight-only": f"{TIDY},{WEIGHTS},insert-qdq,remove-dead",
 }
 
