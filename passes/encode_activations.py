@@ -33,6 +33,10 @@ PARAMETERS = {
 }
 """Inputs that are no activations but say what the operator does: ratios, scales, regions."""
 
+KNOWN_RANGES = {"Softmax": (0.0, 1.0)}
+"""Ranges that follow from the operator. Where a value lies above the range of a Softmax's output, the integer
+kernel of onnxruntime 1.31.1 gives 0 instead of the largest value: a measured range would not do."""
+
 LARGEST = 1e38
 """Larger magnitudes, infinity among them, are what masks are made of; their grid could hold nothing else."""
 
@@ -73,16 +77,18 @@ class EncodeActivations(Pass):
                 for node in _around(value):
                     ctx.skip(node, f"{name_of(value)!r} stays in float: {reason}")
                 continue
-            method = self._method(value)
-            encoding = self._encoding(module, value, method)
-            ctx.edit.encode(value, encoding, readers=readers, why=f"{method} range of its calibrated values")
+            known, method = _known_range(value), self._method(value)
+            low, high = known or self._measured_range(module.facts[name_of(value)], method)
+            why = "range of its operator" if known else f"{method} range of its calibrated values"
+            ctx.edit.encode(value, self._encoding(low, high), readers=readers, why=why)
 
     def _method(self, value: ir.Value) -> str:
         return self.logits if self.logits and value.is_graph_output() else self.method
 
-    def _encoding(self, module: GraphModule, value: ir.Value, method: str) -> Encoding:
-        facts = module.facts[name_of(value)]
-        low, high = range_method(method).choose(facts, self.dtype, self.symmetric)
+    def _measured_range(self, facts: Facts, method: str) -> tuple[float, float]:
+        return range_method(method).choose(facts, self.dtype, self.symmetric)
+
+    def _encoding(self, low: float, high: float) -> Encoding:
         if self.symmetric:
             return symmetric_encoding(max(-low, high), self.dtype)
         return affine_encoding(low, high, self.dtype)
@@ -134,6 +140,13 @@ def _reason(value: ir.Value, facts: Facts) -> str | None:
     if max(-facts.low, facts.high) > LARGEST:
         return f"it reaches from {facts.low:.3g} to {facts.high:.3g}, as masks do"
     return None
+
+
+def _known_range(value: ir.Value) -> tuple[float, float] | None:
+    producer = value.producer()
+    if producer is None or not is_standard(producer, *KNOWN_RANGES):
+        return None
+    return KNOWN_RANGES[producer.op_type]
 
 
 def _around(value: ir.Value) -> list[ir.Node]:
