@@ -146,7 +146,9 @@ def compare(
             None, None, (f"not compared, as random inputs do not run: {error.message}; give --data",)
         )
     asked = options.validate or options.bench
-    return Comparison(accuracy, latency, (*(samples.warnings if asked else ()), *_slower(latency)))
+    return Comparison(
+        accuracy, latency, (*(samples.warnings if asked else ()), *_slower(latency), *_unfused(latency))
+    )
 
 
 def with_options(data: Dataset, **changes: Any) -> Dataset:
@@ -172,7 +174,7 @@ def _bench(
 
     feeds = [batch.feeds for batch in samples.timed(options.bench_batch_size)]
     models = {"source": source, "compiled": output}
-    return bench(models, feeds, threads=options.threads, on_progress=on_progress)
+    return bench(models, feeds, threads=options.threads, source=source, on_progress=on_progress)
 
 
 def _slower(latency: LatencyReport | None) -> tuple[str, ...]:
@@ -180,3 +182,7 @@ def _slower(latency: LatencyReport | None) -> tuple[str, ...]:
         return ()
     ratio = latency.models[1].speedup
     return (f"the compiled model is slower than the source here ({ratio:.2f}x): its kernels tell why",)
+
+
+def _unfused(latency: LatencyReport | None) -> tuple[str, ...]:
+    return () if latency is None else latency.models[1].kernels.provenance.warnings

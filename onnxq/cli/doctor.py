@@ -16,16 +16,18 @@ FOR_DEVELOPERS = frozenset({"test", "dev"})
 
 
 def run(*, as_json: Json = False) -> None:
-    """Show what is installed, and what is missing for what.
+    """Show what is installed, what runs here in integers, and what is missing.
 
     The exit code is 2 if there is no ONNX Runtime.
     """
     from onnxq.runtime.environment import cpu_flags, import_onnxruntime
 
+    runtime = _runtime()
     report: dict[str, Any] = {
         "versions": {name: _version(name) for name in CORE},
-        "runtime": _runtime(),
+        "runtime": runtime,
         "cpu_flags": list(cpu_flags()),
+        "available": None if runtime is None else _available(),
         "extras": {name: [one for one in needs if _version(one) is None] for name, needs in extras().items()},
     }
     if as_json:
@@ -61,14 +63,22 @@ def _runtime() -> dict[str, str] | None:
         return None
 
 
+def _available() -> dict[str, Any]:
+    from onnxq.runtime.available import available
+
+    return available().to_dict()
+
+
 def _present(report: dict[str, Any]) -> None:
-    from onnxq.report.tables import Table
+    from onnxq.report.tables import Table, available_tables
     from onnxq.report.text import draw
 
     versions = {**report["versions"], **(report["runtime"] or {"onnxruntime": None})}
     rows = [(name, found or "not installed") for name, found in versions.items() if name != "build"]
     rows.append(("CPU features", ", ".join(report["cpu_flags"]) or "unknown"))
     show(draw(Table("Installed", ("what", "version"), tuple(rows), text_columns=2)))
+    if report["available"]:
+        show(*map(draw, available_tables(report["available"])))
     missing = tuple(
         (name, "complete" if not lacking else f'pip install "onnxq[{name}]"', ", ".join(lacking))
         for name, lacking in report["extras"].items()

@@ -7,13 +7,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from onnxq.cli.console import show, show_json
+from onnxq.cli.console import remark, show, show_json
 from onnxq.cli.options import DataSettings, Json, Model, Provider, SomeData, Threads, provider_of
+from onnxq.errors import RecipeError
 
 if TYPE_CHECKING:
-    from onnxq.runtime.kernels import KernelReport
+    from onnxq.runtime.batch import Feeds
 
 Kernels = Annotated[bool, typer.Option("--kernels", help="Run the model and tell which kernels it takes.")]
+Source = Annotated[
+    Path | None,
+    typer.Option(
+        "--source",
+        metavar="ORIGINAL",
+        help="With --kernels: tell them by the layers of the model that MODEL was compiled from.",
+        show_default=False,
+    ),
+]
 AsText = Annotated[bool, typer.Option("--text", help="Print the graph as text instead.")]
 
 ELIDE_ABOVE = 64
@@ -24,6 +34,7 @@ def run(
     model: Model,
     *,
     kernels: Kernels = False,
+    source: Source = None,
     text: AsText = False,
     data: SomeData = None,
     provider: Provider = "cpu",
@@ -33,12 +44,16 @@ def run(
 ) -> None:
     """Show a model's operators, parameters, inputs and encodings.
 
-    With `--kernels` it is run, on random numbers if no data is given.
+    With `--kernels` it is run, on random numbers if no data is given: which kernel ran
+    each layer, its part of the time, and why a quantized layer stayed in float.
     """
     from onnxq.ir.overview import overview
     from onnxq.ir.store import load_model, model_size
     from onnxq.ir.text import render
+    from onnxq.runtime.kernels import kernel_report
 
+    if source is not None and not kernels:
+        raise RecipeError("--source is given without --kernels", hint="give both")
     module = load_model(model)
     if text and not as_json:
         show(render(module, elide_above=ELIDE_ABOVE))
@@ -47,27 +62,27 @@ def run(
     if text:
         content["text"] = render(module, elide_above=ELIDE_ABOVE)
     if kernels:
-        content["kernels"] = _kernels(model, data, provider, threads, reading).to_dict()
+        feeds = _feeds(model, data, reading)
+        report = kernel_report(model, feeds, provider_of(provider), threads, source=source)
+        content["kernels"] = report.to_dict()
     if as_json:
         show_json("inspect", content)
     else:
         _present(content)
 
 
-def _kernels(
-    model: Path, data: str | None, provider: str, threads: int | None, reading: DataSettings
-) -> KernelReport:
-    from onnxq.runtime.kernels import kernel_report
-
+def _feeds(model: Path, data: str | None, reading: DataSettings) -> Feeds:
     dataset = reading.open(data, model) if data else reading.random(model, {})
-    batch = next(dataset.batches())
-    return kernel_report(model, batch.feeds, provider_of(provider), threads)
+    return next(dataset.batches()).feeds
 
 
 def _present(content: dict[str, Any]) -> None:
-    from onnxq.report.tables import kernels_table, model_tables
+    from onnxq.report.tables import kernels_table, layers_summary, layers_table, model_tables
     from onnxq.report.text import draw
 
     show(*map(draw, model_tables(content)))
     if "kernels" in content:
-        show(draw(kernels_table(content["kernels"])))
+        ran = content["kernels"]
+        show(draw(kernels_table(ran)), draw(layers_table(ran, limit=24)), layers_summary(ran))
+        for warning in ran["warnings"]:
+            remark(warning, "warning")

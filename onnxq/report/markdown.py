@@ -13,6 +13,8 @@ from onnxq.report.tables import (
     footprint_table,
     kernels_table,
     latency_table,
+    layers_summary,
+    layers_table,
     passes_table,
     reasons_table,
     result_table,
@@ -72,6 +74,9 @@ def _results(content: Mapping[str, Any]) -> Iterator[str]:
         yield table_text(footprint_table(latency))
     if kernels:
         yield table_text(kernels_table(kernels))
+    if kernels and kernels["layers"]:
+        yield table_text(layers_table(kernels, limit=24))
+        yield layers_summary(kernels)
     if kernels and kernels["kinds"]["integer"]:
         yield _OPTIMISATION
 

@@ -7,12 +7,25 @@ and ``--json`` hold. A cell of a number that does not exist is ``-``.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 NOTHING = "-"
 MEGABYTE = 1e6
+_BAD = ("unfused", "elsewhere")
+_OPERANDS = {
+    "MatMulIntegerToFloat": ("T1", "T2"),
+    "QLinearMatMul": ("T1", "T2"),
+    "MatMulInteger": ("T1", "T2"),
+    "DynamicQuantizeMatMul": ("T1", "T2"),
+    "QGemm": ("TA", "TB"),
+    "QLinearConv": ("T1", "T2"),
+    "ConvInteger": ("T1", "T2"),
+    "QAttention": ("T1", "T2"),
+    "Attention": ("T1",),
+}
+"""Operators worth knowing of, with the type parameters of input and weight."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +90,24 @@ def kernels_table(kernels: Mapping[str, Any], limit: int = 12) -> Table:
     return Table("Kernels", columns, tuple(rows), text_columns=3)
 
 
+def layers_table(kernels: Mapping[str, Any], limit: int = 12) -> Table:
+    """Return how each layer of the source ran, those that should not run so first, then the slowest."""
+    layers = sorted(kernels["layers"], key=lambda layer: (layer["state"] not in _BAD, -_whole(layer)))
+    rows = [_layer_row(layer) for layer in layers[:limit]]
+    if rest := layers[limit:]:
+        own, converting = (sum(layer[key] for layer in rest) for key in ("share", "overhead"))
+        rows.append((f"{len(rest)} more", "", "", _percent(own), _percent(converting)))
+    return Table("Layers", ("layer", "ran", "in kernel", "time", "Q and DQ"), tuple(rows), text_columns=3)
+
+
+def layers_summary(kernels: Mapping[str, Any]) -> str:
+    """Return one sentence: how many layers ran in which way."""
+    counts = ", ".join(f"{count} {state}" for state, count in kernels["states"].items() if count)
+    untraced = kernels["untraced"]
+    rest = f" {untraced} nodes could not be traced; each counts to what reads it." if untraced else ""
+    return f"Layers of the source: {counts}.{rest}"
+
+
 def passes_table(passes: Sequence[Mapping[str, Any]]) -> Table:
     """Return what each pass did, in order."""
     rows = tuple(
@@ -132,6 +163,24 @@ def model_tables(content: Mapping[str, Any]) -> list[Table]:
         Table("Quantized values", ("value", "kind", "type", "scale", "zero point"), tuple(values), 3),
     ]
     return [table for table in tables if table.rows]
+
+
+def available_tables(content: Mapping[str, Any]) -> list[Table]:
+    """Return what the installed ONNX Runtime and this processor run; see ``onnxq.runtime.available``."""
+    facts = [
+        ("highest opset, IR version", f"{content['opset']}, {content['ir_version']}"),
+        ("DequantizeLinear reads", ", ".join(_types(content["kernels"], "DequantizeLinear", "T1"))),
+        ("products of 8-bit integers", content["products"]),
+    ]
+    rows = [row for name, operands in _OPERANDS.items() for row in _available_rows(content, name, operands)]
+    rows += [
+        (name, "com.microsoft", "CPU", f"blocks of {', '.join(map(str, bits))} bits")
+        for name, bits in content["bits"].items()
+    ]
+    return [
+        Table("Can run", ("what", ""), tuple(facts), 2),
+        Table("Integer kernels", ("operator", "domain", "on", "takes"), tuple(rows), 4),
+    ]
 
 
 def conditions(latency: Mapping[str, Any]) -> str:
@@ -220,6 +269,37 @@ def _footprint_row(model: Mapping[str, Any]) -> tuple[str, ...]:
 def _kernel_row(row: Mapping[str, Any]) -> tuple[str, ...]:
     provider = row["provider"].removesuffix("ExecutionProvider")
     return row["op_type"], row["kind"], provider, str(row["count"]), _percent(row["share"])
+
+
+def _available_rows(
+    content: Mapping[str, Any], op_type: str, operands: Sequence[str]
+) -> Iterator[tuple[str, ...]]:
+    """Yield one row for each domain and provider that has the operator."""
+    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for kernel in content["kernels"]:
+        if kernel["op_type"] == op_type:
+            groups[kernel["domain"], kernel["provider"]].append(kernel)
+    for (domain, provider), kernels in groups.items():
+        since = min(kernel["since"] for kernel in kernels)
+        newest = [kernel["types"] for kernel in kernels if kernel["until"] is None]
+        takes = dict.fromkeys(" x ".join("/".join(types[name]) for name in operands) for types in newest)
+        place = domain or f"standard, {since}+"
+        yield op_type, place, provider.removesuffix("ExecutionProvider"), ", ".join(takes)
+
+
+def _types(kernels: Sequence[Mapping[str, Any]], op_type: str, operand: str) -> list[str]:
+    mine = [one for one in kernels if one["op_type"] == op_type and not one["domain"] and not one["until"]]
+    return sorted({name for kernel in mine for name in kernel["types"][operand]})
+
+
+def _layer_row(layer: Mapping[str, Any]) -> tuple[str, ...]:
+    counts = Counter(layer["kernels"]).items()
+    kernels = ", ".join(f"{count} x {name}" if count > 1 else name for name, count in counts)
+    return layer["name"], layer["state"], kernels, _percent(layer["share"]), _percent(layer["overhead"])
+
+
+def _whole(layer: Mapping[str, Any]) -> float:
+    return float(layer["share"] + layer["overhead"])
 
 
 def _value_row(value: Mapping[str, Any]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from onnxq.report.tables import Table, conditions, result_table, skipped_table
+from onnxq.report.tables import Table, conditions, layers_summary, result_table, skipped_table
 
 
 def draw(table: Table) -> RenderableType:
@@ -36,7 +36,8 @@ def compilation(content: Mapping[str, Any]) -> Iterator[RenderableType]:
         yield conditions(content["latency"])
     if content["kernels"]:
         counts = content["kernels"]["kinds"].items()
-        yield f"Nodes that ran: {', '.join(f'{count} {kind}' for kind, count in counts if count)}.\n"
+        yield f"Nodes that ran: {', '.join(f'{count} {kind}' for kind, count in counts if count)}."
+        yield f"{layers_summary(content['kernels'])}\n"
     skipped = skipped_table(content["passes"])
     if skipped.rows:
         yield draw(skipped)

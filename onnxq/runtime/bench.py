@@ -128,6 +128,7 @@ def bench(
     warmup: int = 3,
     seconds_budget: float = 20.0,
     memory: bool = True,
+    source: Path | None = None,
     on_progress: Progress | None = None,
 ) -> LatencyReport:
     """Time ``models`` side by side on the same feeds.
@@ -144,6 +145,7 @@ def bench(
         warmup: Blocks of one run that each model does before, untimed.
         seconds_budget: About how long the rounds may take.
         memory: Whether to open each model once more in a fresh process for its footprint.
+        source: What all models were made from, for their kernels to be told by its layers.
         on_progress: Called with (rounds done, rounds in all).
 
     Raises:
@@ -154,7 +156,7 @@ def bench(
     """
     if not feeds or not models:
         raise DataError("there is nothing to time", hint="give at least one model and one batch of data")
-    kernels = _kernels(models, feeds[0], provider, threads)
+    kernels = _kernels(models, feeds[0], provider, threads, source)
     # Idle threads of one session must not spin while another one is timed.
     config = {"session.force_spinning_stop": "1"}
     sessions = {name: open_session(path, provider, threads, config=config) for name, path in models.items()}
@@ -170,9 +172,11 @@ def bench(
 
 
 def _kernels(
-    models: Mapping[str, Path], feeds: Feeds, provider: Provider, threads: int | None
+    models: Mapping[str, Path], feeds: Feeds, provider: Provider, threads: int | None, source: Path | None
 ) -> dict[str, KernelReport]:
-    reports = {name: kernel_report(path, feeds, provider, threads) for name, path in models.items()}
+    reports = {
+        name: kernel_report(path, feeds, provider, threads, source=source) for name, path in models.items()
+    }
     for name, report in reports.items():
         refuse_fallback(name, report)
     return reports

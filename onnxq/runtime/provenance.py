@@ -33,7 +33,7 @@ class LayerState(StrEnum):
     """In an integer kernel."""
     WEIGHT_ONLY = "weight-only"
     """With integer weights and float inputs."""
-    UNFUSED = "float, unfused"
+    UNFUSED = "unfused"
     """In float on values dequantized at run time: slower than if nothing were quantized."""
     FLOAT = "float"
     """In float."""

@@ -180,5 +180,5 @@ def test_warnings_name_three_layers_and_count_the_rest() -> None:
         "the reason is not known",
     )
     plain = json.loads(json.dumps(provenance.to_dict(), allow_nan=False))
-    assert plain["states"]["float, unfused"] == 6
+    assert plain["states"]["unfused"] == 6
     assert plain["layers"][5]["kernels"] == ["QLinearMatMul"]

@@ -1,0 +1,203 @@
+"""What the installed ONNX Runtime and this processor can run in integers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from onnxq.errors import ModelError
+from onnxq.runtime.batch import Array
+from onnxq.runtime.environment import cpu_flags, import_onnxruntime
+from onnxq.runtime.profile import Kind, kind_of
+from onnxq.runtime.session import open_session
+
+if TYPE_CHECKING:
+    import onnx
+
+_DOT_PRODUCTS = frozenset({"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm", "sve2"})
+_NUMPY_GROUPS = frozenset({"avx512_clx", "avx512_icl", "avx512_spr"})
+"""NumPy's names for groups of AVX-512 features that hold VNNI."""
+_INTEGER_KINDS = frozenset({Kind.INTEGER, Kind.WEIGHT_ONLY, Kind.QUANTIZE, Kind.DEQUANTIZE})
+_ROWS, _COLUMNS = 8, 32
+_BITS = (2, 3, 4, 5, 6, 7, 8)
+
+
+@dataclass(frozen=True)
+class RegisteredKernel:
+    """One kernel that the build holds.
+
+    Args:
+        op_type: Its operator; ``domain`` is empty for the standard ones.
+        domain: The operator's domain.
+        provider: The execution provider, by ONNX Runtime's name.
+        since: The first version of the operator that it runs.
+        until: The last one; None if it runs all that follow.
+        types: The types it takes for each type parameter of the operator.
+
+    """
+
+    op_type: str
+    domain: str
+    provider: str
+    since: int
+    until: int | None
+    types: Mapping[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Available:
+    """What can be run here.
+
+    Args:
+        opset: The highest opset of the standard operators that a session accepts.
+        ir_version: The highest IR version.
+        kernels: The quantized operators' kernels, and those of the standard ``Attention``.
+        bits: The weight widths that each block-wise operator ran with.
+        cpu_flags: The processor's features that matter.
+        products: What those mean for integer products.
+
+    """
+
+    opset: int
+    ir_version: int
+    kernels: tuple[RegisteredKernel, ...]
+    bits: Mapping[str, tuple[int, ...]]
+    cpu_flags: tuple[str, ...]
+    products: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return asdict(self)
+
+
+def available() -> Available:
+    """Ask the installed build for its kernels, and try what it does not tell.
+
+    Raises:
+        TargetError: ONNX Runtime is not installed.
+
+    """
+    import_onnxruntime()
+    flags = cpu_flags()
+    return Available(
+        opset=_highest(lambda number: _identity(opset=number)),
+        ir_version=_highest(lambda number: _identity(ir_version=number)),
+        kernels=tuple(_registered()),
+        bits={"MatMulNBits": _working(_product), "GatherBlockQuantized": _working(_table)},
+        cpu_flags=flags,
+        products=integer_products(flags),
+    )
+
+
+def integer_products(flags: Sequence[str]) -> str:
+    """Return what the processor's features mean for products of 8-bit integers.
+
+    Source:
+        Intel's and Arm's instruction references: VPMADDUBSW adds two products of uint8 and int8 in
+        saturating 16 bits; VPDPBUSD, SDOT and UDOT add four in 32.
+
+    """
+    known = set(flags)
+    if known & (_DOT_PRODUCTS | _NUMPY_GROUPS):
+        return "exact: dot products add up in 32 bits, so reduce_range would only cost accuracy"
+    if "avx2" in known:
+        return "uint8 x int8 can saturate at 16 bits: reduce_range, or uint8 weights, keep it right"
+    if "asimd" in known:
+        return "exact, but without dot product instructions: int8 gains less"
+    return "unknown: the processor's features could not be read"
+
+
+def _registered() -> Iterator[RegisteredKernel]:
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    for kernel in state.get_all_opkernel_def():
+        attention = kernel.op_name == "Attention" and not kernel.domain
+        if attention or kind_of(kernel.op_name) in _INTEGER_KINDS:
+            since, until = kernel.version_range
+            yield RegisteredKernel(
+                op_type=kernel.op_name,
+                domain=kernel.domain,
+                provider=kernel.provider,
+                since=since,
+                until=None if until >= np.iinfo(np.int32).max else until,
+                types={name: _short(types) for name, types in kernel.type_constraints.items()},
+            )
+
+
+def _short(types: Sequence[str]) -> tuple[str, ...]:
+    return tuple(re.sub(r"^tensor\((\w+)\)$", r"\1", name) for name in types)
+
+
+def _highest(model_of: Callable[[int], onnx.ModelProto]) -> int:
+    """Return the highest number whose model loads, from one that every supported build takes."""
+    number = 8
+    while _loads(model_of(number + 1)):
+        number += 1
+    return number
+
+
+def _identity(opset: int = 13, ir_version: int = 8) -> onnx.ModelProto:
+    return _model("main (float[1] x) => (float[1] y) { y = Identity(x) }", opset, ir_version, {})
+
+
+def _loads(model: onnx.ModelProto) -> bool:
+    try:
+        open_session(model, threads=1)
+    except ModelError:
+        return False
+    return True
+
+
+def _working(model_of: Callable[[int], tuple[onnx.ModelProto, dict[str, Array]]]) -> tuple[int, ...]:
+    """Return the widths with which the model loads and runs."""
+    return tuple(bits for bits in _BITS if _runs(*model_of(bits)))
+
+
+def _runs(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> bool:
+    try:
+        open_session(model, threads=1).run(feeds)
+    except ModelError:
+        return False
+    return True
+
+
+def _product(bits: int) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """Return a product with weights of so many bits, in one block for each column."""
+    body = (
+        f"main (float[1,{_COLUMNS}] x) => (float[1,{_ROWS}] y) {{ y = com.microsoft.MatMulNBits "
+        f"<K = {_COLUMNS}, N = {_ROWS}, bits = {bits}, block_size = {_COLUMNS}> (x, w, scale) }}"
+    )
+    width = _COLUMNS * bits // 8
+    weights: dict[str, Array] = {
+        "w": np.zeros((_ROWS, 1, width), np.uint8),
+        "scale": np.ones(_ROWS, np.float32),
+    }
+    return _model(body, 21, 10, weights), {"x": np.ones((1, _COLUMNS), np.float32)}
+
+
+def _table(bits: int) -> tuple[onnx.ModelProto, dict[str, Array]]:
+    """Return a look-up in a table of so many bits, in one block for each row."""
+    body = (
+        f"main (int64[1] i) => (float[1,{_COLUMNS}] y) {{ y = com.microsoft.GatherBlockQuantized "
+        f"<bits = {bits}, block_size = {_COLUMNS}, gather_axis = 0, quantize_axis = 1> (w, i, scale) }}"
+    )
+    width = _COLUMNS * bits // 8
+    weights: dict[str, Array] = {
+        "w": np.zeros((_ROWS, width), np.uint8),
+        "scale": np.ones((_ROWS, 1), np.float32),
+    }
+    return _model(body, 21, 10, weights), {"i": np.zeros(1, np.int64)}
+
+
+def _model(body: str, opset: int, ir_version: int, weights: Mapping[str, Array]) -> onnx.ModelProto:
+    from onnx import numpy_helper, parser
+
+    model: onnx.ModelProto = parser.parse_model(
+        f'<ir_version: {ir_version}, opset_import: ["" : {opset}, "com.microsoft" : 1]>\n{body}'
+    )
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
+    return model

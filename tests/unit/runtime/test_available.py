@@ -1,0 +1,62 @@
+"""What the installed build says that it can run, held against what it runs."""
+
+import json
+
+import pytest
+
+from onnxq.runtime.available import Available, available, integer_products
+from onnxq.runtime.profile import Kind, kind_of
+
+
+@pytest.fixture(scope="module")
+def found() -> Available:
+    return available()
+
+
+def types(found: Available, op_type: str, *operands: str) -> set[tuple[str, ...]]:
+    """Return what the newest kernels of an operator take, one entry for each combination."""
+    kernels = [one for one in found.kernels if one.op_type == op_type and one.until is None]
+    return {tuple(" ".join(kernel.types[name]) for name in operands) for kernel in kernels}
+
+
+def test_the_kernels_that_onnxq_builds_on_are_there(found: Available) -> None:
+    for op_type in ("MatMulIntegerToFloat", "QLinearConv", "QLinearMatMul"):
+        assert ("uint8", "uint8 int8") in types(found, op_type, "T1", "T2")
+    assert ("uint8", "uint8 int8") in types(found, "QGemm", "TA", "TB")
+    assert ("float", "uint8 int8") in types(found, "DynamicQuantizeMatMul", "T1", "T2")
+
+
+def test_only_quantized_operators_and_attention_are_listed(found: Available) -> None:
+    others = {one.op_type for one in found.kernels if kind_of(one.op_type) in (Kind.FLOAT, Kind.OTHER)}
+    assert others == {"Attention"}
+    assert min(one.since for one in found.kernels if one.op_type == "Attention") == 23
+
+
+def test_widths_are_tried(found: Available) -> None:
+    # onnxruntime refuses widths that do not divide a byte, though its schema allows them.
+    assert found.bits == {"MatMulNBits": (2, 4, 8), "GatherBlockQuantized": (2, 4, 8)}
+
+
+def test_the_highest_versions_are_those_a_session_takes(found: Available) -> None:
+    assert found.opset >= 21  # what onnxq writes
+    assert found.ir_version >= 10
+
+
+def test_everything_is_plain(found: Available) -> None:
+    assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["opset"] == found.opset
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        (("avx2", "avx512_vnni"), "exact: dot products"),
+        (("avx2", "avx_vnni"), "exact: dot products"),
+        (("asimd", "asimddp"), "exact: dot products"),
+        (("avx2", "avx512_icl"), "exact: dot products"),  # NumPy's name, where there is no cpuinfo
+        (("avx2", "avx512f"), "can saturate"),
+        (("asimd",), "without dot product"),
+        ((), "unknown"),
+    ],
+)
+def test_features_tell_whether_products_saturate(flags: tuple[str, ...], text: str) -> None:
+    assert text in integer_products(flags)
