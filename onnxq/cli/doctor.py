@@ -16,7 +16,7 @@ FOR_DEVELOPERS = frozenset({"test", "dev"})
 
 
 def run(*, as_json: Json = False) -> None:
-    """Show what is installed, what runs here in integers, and what is missing.
+    """Show what is installed, what is missing, and what runs here.
 
     The exit code is 2 if there is no ONNX Runtime.
     """
