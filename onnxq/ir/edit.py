@@ -73,19 +73,18 @@ class Editor:
         before: ir.Node | None = None,
         after: ir.Node | None = None,
         attributes: Mapping[str, Any] | None = None,
+        domain: str = "",
         dtype: ir.DataType | None = None,
         shape: ir.Shape | None = None,
     ) -> ir.Value:
-        """Add a standard node with one output, called like it, and return that output.
+        """Add a node with one output, called like it, and return that output.
 
         It goes ``before`` or ``after`` a node, or to the front of the graph.
         """
         value = self._new_value(output, dtype, shape)
-        self._place(
-            ir.Node("", op_type, inputs, _attributes(attributes), outputs=[value], name=value.name),
-            before,
-            after,
-        )
+        node = ir.Node(domain, op_type, inputs, _attributes(attributes), outputs=[value], name=value.name)
+        self.module.model.opset_imports.setdefault(domain, 1)
+        self._place(node, before, after)
         self._record(f"add {op_type}", name_of(value), why)
         return value
 
@@ -121,6 +120,12 @@ class Editor:
         if name_of(value) in self.module.facts:
             self.module.facts.setdefault(name_of(to), self.module.facts[name_of(value)])
         self._record("reroute", f"{value.name} -> {to.name}", why)
+
+    def replace(self, value: ir.Value, to: ir.Value, *, why: str) -> None:
+        """Let everyone read ``to`` instead of ``value``, under the name of ``value``."""
+        self.reroute(value, to, why=why)
+        if not to.is_graph_output():
+            self._take_over_name(value, to)
 
     def rewire(self, node: ir.Node, index: int, to: ir.Value | None, *, why: str) -> None:
         """Let one input of ``node`` read ``to``; the input is added where the node has too few."""
@@ -269,8 +274,11 @@ class Editor:
             if output is value:
                 outputs[index] = to
         to.type, to.shape = to.type or value.type, to.shape or value.shape
-        value.name, old = self._unique(f"{name}_inner"), name_of(to)
-        to.name = name
+        self._take_over_name(value, to)
+
+    def _take_over_name(self, value: ir.Value, to: ir.Value) -> None:
+        name, old = name_of(value), name_of(to)
+        value.name, to.name = self._unique(f"{name}_inner"), name
         if name in self.module.facts:
             self.module.facts[name_of(value)] = self.module.facts[name]
         self._names.discard(old)

@@ -119,25 +119,39 @@ def _quantized(graph: ir.Graph) -> Iterator[QuantizedValue]:
 
 
 def _encoded(node: ir.Node) -> QuantizedValue | None:
-    """Return what a Q encodes, or what a DQ of a weight does; None for all else."""
-    value, scale = input_of(node, 0), constant_of(input_of(node, 1))
-    weight = is_standard(node, "DequantizeLinear") and value is not None and value.is_initializer()
-    integers = value if weight else node.outputs[0]
-    if scale is None or integers is None or not (weight or is_standard(node, "QuantizeLinear")):
+    """Return what a Q encodes, or what a DQ or an integer MatMul reads as weight; None for all else."""
+    value = input_of(node, 0)
+    if is_standard(node, "QuantizeLinear"):
+        return _described(value, node.outputs[0], input_of(node, 1), input_of(node, 2), node)
+    if is_standard(node, "DequantizeLinear") and value is not None and value.is_initializer():
+        return _described(value, value, input_of(node, 1), input_of(node, 2), node)
+    if (node.domain, node.op_type) == ("com.microsoft", "MatMulIntegerToFloat"):
+        weight = input_of(node, 1)
+        return _described(weight, weight, input_of(node, 3), input_of(node, 5), node)
+    return None
+
+
+def _described(
+    value: ir.Value | None,
+    integers: ir.Value | None,
+    scale_input: ir.Value | None,
+    zero_point_input: ir.Value | None,
+    node: ir.Node,
+) -> QuantizedValue | None:
+    scale, zero_point = constant_of(scale_input), constant_of(zero_point_input)
+    if scale is None or integers is None:
         return None
-    zero_point = constant_of(input_of(node, 2))
     return QuantizedValue(
         name=name_of(value),
-        kind="weight" if weight else "activation",
-        dtype=_integer_type(node, integers),
+        kind="weight" if value is integers else "activation",
+        dtype=_integer_type(zero_point_input, integers),
         axis=int(attribute(node, "axis", 1)) if scale.ndim else None,
         scales=(float(scale.min()), float(scale.max())),
         zero_points=(0, 0) if zero_point is None else (int(zero_point.min()), int(zero_point.max())),
     )
 
 
-def _integer_type(node: ir.Node, integers: ir.Value) -> str:
+def _integer_type(zero_point: ir.Value | None, integers: ir.Value) -> str:
     """Return the type of the integers: the zero point's, or else their own, or uint8 as ONNX says."""
-    zero_point = input_of(node, 2)
     dtype = (zero_point.dtype if zero_point is not None else None) or integers.dtype
     return "uint8" if dtype is None else dtype.name.lower()

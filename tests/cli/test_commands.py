@@ -241,7 +241,7 @@ def test_bench_tells_wrong_options_in_one_line(
 def test_inspect_shows_operators_and_encodings(onnxq, compiled: Path) -> None:
     shown = onnxq("inspect", compiled, "--kernels").stdout
     for text in (
-        "DequantizeLinear",
+        "QuantizeLinear",
         "float[N,5,4]",
         "int8, axis 1",
         "Quantized values",

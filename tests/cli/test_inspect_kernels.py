@@ -16,7 +16,7 @@ Onnxq = Callable[..., Result]
 @pytest.fixture(scope="module")
 def result(onnxq: Onnxq, model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("result") / "out.onnx"
-    run = onnxq("compile", model, "-o", path, "--data", data, "--recipe", "cpu")
+    run = onnxq("compile", model, "-o", path, "--data", data, "--no-tune")
     assert run.exit_code == 0, run.stderr
     assert "Layers of the source: " in run.stdout
     return path

@@ -37,7 +37,7 @@ def test_weights_small_and_large_come_through(build: Callable[..., GraphModule])
     PassManager(parse_pipeline("convert-opset"), find_target("cpu"), instruments).run(module)
 
     assert module.opset == 13
-    assert module.model.ir_version >= 8
+    assert module.model.ir_version >= 7
     assert [value.name for value in module.graph.inputs] == ["x", "z"]
     for name, array in weights.items():
         np.testing.assert_array_equal(array_of(module.graph.initializers[name]), array)

@@ -1,0 +1,112 @@
+"""Write a quantized MatMul and its bias as ONNX Runtime's own MatMulIntegerToFloat.
+
+Before: ``h = MatMul(DequantizeLinear(x_q), DequantizeLinear(w_q)); y = Add(h, b)``. After: ``y =
+com.microsoft.MatMulIntegerToFloat(x_q, w_q, x_scale, w_scale, x_zero_point, w_zero_point, b)``. The runtime
+finds the same kernel for the plain form, but leaves the bias to an Add, or to a BiasGelu that is slower
+than Gelu alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from onnxq.ir.module import GraphModule, attribute, constant_of, input_of, is_standard, sole_reader
+from onnxq.passmanager.base import Effect, Pass, PassContext
+
+WHY = "the integer kernel adds the bias itself"
+
+
+@dataclass(frozen=True)
+class FuseIntegerMatmul(Pass):
+    """Fuse each MatMul whose inputs are dequantized right before it."""
+
+    name: ClassVar[str] = "fuse-integer-matmul"
+    effect: ClassVar[Effect] = Effect.EXACT
+
+    def run(self, module: GraphModule, ctx: PassContext) -> None:
+        """Leave a MatMul alone whose grids the kernel does not take."""
+        for node in list(module.graph):
+            if not is_standard(node, "MatMul"):
+                continue
+            activation, weight = (_grid_of(value) for value in node.inputs)
+            if activation is None or weight is None:
+                continue
+            reason = _reason(activation, weight)
+            if reason is None:
+                _fuse(node, activation, weight, ctx)
+            else:
+                ctx.skip(node, reason)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Integers with their scale and zero point, from one DequantizeLinear."""
+
+    integers: ir.Value
+    scale: ir.Value
+    zero_point: ir.Value | None
+    axis: int
+
+
+def _grid_of(value: ir.Value | None) -> Grid | None:
+    node = None if value is None else value.producer()
+    if (
+        node is None
+        or not is_standard(node, "DequantizeLinear")
+        or node.inputs[0] is None
+        or node.inputs[1] is None
+    ):
+        return None
+    return Grid(node.inputs[0], node.inputs[1], input_of(node, 2), attribute(node, "axis", 1))
+
+
+def _reason(activation: Grid, weight: Grid) -> str | None:
+    if constant_of(weight.integers) is None or weight.integers.dtype != ir.DataType.INT8:
+        return "its weight is not a constant of int8"
+    if activation.integers.dtype != ir.DataType.UINT8:
+        return "its input is not uint8"
+    rank, scales = len(weight.integers.shape or ()), constant_of(weight.scale)
+    if rank != 2 or (scales is not None and scales.ndim == 1 and weight.axis not in (1, -1)):
+        return "its weight is not a matrix with one scale, or one for each column"
+    return None
+
+
+def _fuse(node: ir.Node, activation: Grid, weight: Grid, ctx: PassContext) -> None:
+    bias = _bias_of(node)
+    inputs: list[ir.Value | None] = [activation.integers, weight.integers, activation.scale, weight.scale]
+    inputs += [activation.zero_point, weight.zero_point]
+    last = node.outputs[0] if bias is None else bias.add.outputs[0]
+    fused = ctx.edit.insert(
+        "MatMulIntegerToFloat",
+        inputs if bias is None else [*inputs, bias.value],
+        f"{last.name}_fused",
+        domain="com.microsoft",
+        before=node,
+        dtype=last.dtype,
+        shape=last.shape,
+        why=WHY,
+    )
+    ctx.edit.replace(last, fused, why=WHY)
+
+
+@dataclass(frozen=True)
+class Bias:
+    """The constant that is added to a product, and the node that adds it."""
+
+    value: ir.Value
+    add: ir.Node
+
+
+def _bias_of(node: ir.Node) -> Bias | None:
+    """Return the bias if nothing but its Add reads the product."""
+    add = sole_reader(node.outputs[0])
+    if add is None or not is_standard(add, "Add", "Sum") or len(add.inputs) != 2:
+        return None
+    value = add.inputs[1] if add.inputs[0] is node.outputs[0] else add.inputs[0]
+    array, width = constant_of(value), node.outputs[0].shape
+    if value is None or array is None or array.ndim != 1 or width is None or array.shape[0] != width[-1]:
+        return None
+    return Bias(value, add)
