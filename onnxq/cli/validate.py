@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from onnxq.cli.console import progress, remark, show, show_json
 from onnxq.cli.options import (
@@ -19,6 +21,16 @@ from onnxq.cli.options import (
     provider_of,
 )
 
+if TYPE_CHECKING:
+    from onnxq.runtime.invariance import InvarianceReport
+
+Invariance = Annotated[
+    bool,
+    typer.Option(
+        "--invariance", help="Also check that B gives a sample the same result alone, padded and in a batch."
+    ),
+]
+
 
 def run(
     reference: Reference,
@@ -26,6 +38,7 @@ def run(
     *,
     data: NeededData,
     metric: MetricName = None,
+    invariance: Invariance = False,
     gates: GateSettings,
     provider: Provider = "cpu",
     threads: Threads = None,
@@ -34,9 +47,10 @@ def run(
 ) -> None:
     """Compare compiled model B with its original A on data.
 
-    The exit code is 1 if a gate is missed.
+    The exit code is 1 if a gate is missed, or if a sample's result moves with its batch.
     """
     from onnxq.runtime.gates import Gates, enforce
+    from onnxq.runtime.invariance import check_invariance, require_invariance
     from onnxq.runtime.validate import validate
 
     wanted, judge = gates.over(Gates()), metric_of(metric)
@@ -53,18 +67,27 @@ def run(
         )
     for note in dataset.notes:
         remark(note)
-    _present(report.to_dict(), as_json=as_json)
+    found = None
+    if invariance:
+        feeds = next(dataset.batches()).feeds
+        found = check_invariance(candidate, feeds, provider=provider_of(provider), threads=threads)
+    _present(report.to_dict(), found, as_json=as_json)
     enforce(report, wanted)
+    if found:
+        require_invariance(found)
 
 
-def _present(accuracy: dict[str, Any], *, as_json: bool) -> None:
-    from onnxq.report.tables import accuracy_table, metric_table
+def _present(accuracy: dict[str, Any], invariance: InvarianceReport | None, *, as_json: bool) -> None:
+    from onnxq.report.tables import accuracy_table, invariance_table, metric_table
     from onnxq.report.text import draw
 
     if as_json:
-        show_json("validate", accuracy)
+        extra = {} if invariance is None else {"invariance": invariance.to_dict()}
+        show_json("validate", {**accuracy, **extra})
         return
     show(draw(accuracy_table(accuracy)))
     if accuracy["metric"]:
         show(draw(metric_table(accuracy)))
+    if invariance:
+        show(draw(invariance_table(invariance.to_dict())))
     show(f"compared on {accuracy['samples']} samples", *accuracy["notes"])

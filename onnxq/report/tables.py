@@ -67,6 +67,20 @@ def accuracy_table(accuracy: Mapping[str, Any]) -> Table:
     return Table("Accuracy", columns, tuple(_output_row(output) for output in accuracy["outputs"]))
 
 
+def invariance_table(invariance: Mapping[str, Any]) -> Table:
+    """Return how far each output moves with batch and padding."""
+    rows = tuple(
+        (
+            output["name"],
+            output["verdict"],
+            *(_number(output[key], ".3g") for key in ("batch", "padding", "scale")),
+        )
+        for output in invariance["outputs"]
+    )
+    columns = ("output", "the result", "in a batch", "padded", "of")
+    return Table("Alone, padded and in a batch", columns, rows, text_columns=2)
+
+
 def latency_table(latency: Mapping[str, Any]) -> Table:
     """Return one row of times for each model."""
     rows = tuple(_latency_row(model) for model in latency["models"])
