@@ -1,6 +1,7 @@
 """The tables of layers and of what can be run."""
 
-from onnxq.report.tables import available_tables, layers_summary, layers_table
+from onnxq.report.tables import available_tables, invariance_table, layers_summary, layers_table
+from onnxq.runtime.invariance import InvarianceReport, OutputInvariance
 from onnxq.runtime.kernels import KernelReport, LayerKernel, LayerState, Provenance
 
 LAYERS = (
@@ -54,4 +55,19 @@ def test_operators_are_listed_by_place_with_what_they_take() -> None:
     assert kernels.rows == (
         ("QLinearConv", "standard, 10+", "CPU", "uint8 x uint8/int8, int8 x int8"),
         ("MatMulNBits", "com.microsoft", "CPU", "blocks of 4, 8 bits"),
+    )
+
+
+def test_invariance_is_a_row_for_each_output() -> None:
+    outputs = (
+        OutputInvariance("tokens", 0.0, 0.0, 6.0),
+        OutputInvariance("pooled", 1e-6, None, 2.0),
+        OutputInvariance("pairs", float("inf"), None, 1.0),
+    )
+    content = InvarianceReport("model", 4, 3, outputs).to_dict()
+    assert content["holds"] is False
+    assert invariance_table(content).rows == (
+        ("tokens", "identical", "0", "0", "6"),
+        ("pooled", "rounding", "1e-06", "-", "2"),
+        ("pairs", "moves", "-", "-", "1"),
     )
