@@ -21,6 +21,8 @@ from onnxq.runtime.wiring import CONVERTERS, MOVERS, Wiring, own_name
 if TYPE_CHECKING:
     import onnx
 
+_OF_QUANTIZER = "_quantized"
+"""What onnxruntime.quantization appends to the names of integer values."""
 _GATHERS = frozenset({"Gather", "GatherBlockQuantized"})
 _PRODUCTS = frozenset({Kind.INTEGER, Kind.WEIGHT_ONLY, Kind.FLOAT})
 _LAYERS_OF_INTEGERS = frozenset({"QLinearConv", "QLinearMatMul"})
@@ -168,6 +170,8 @@ def _values(node: onnx.NodeProto, models: Models) -> frozenset[str]:
 
 def _source_value(name: str, models: Models) -> str | None:
     """Return the source's value that ``name`` is, or that it is the quantized form of."""
+    if (plain := name.removesuffix(_OF_QUANTIZER)) in models.source.producers:
+        return plain
     while name not in models.source.producers:
         node = models.model.producers.get(name)
         if node is None or node.op_type not in CONVERTERS:

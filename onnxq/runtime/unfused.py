@@ -53,6 +53,7 @@ def _reasons(node: onnx.NodeProto, optimised: Wiring, model: Wiring) -> Iterator
         yield _gemm(node, optimised, model)
     yield _clamped(node, optimised)
     yield _shared_signed(activation, optimised)
+    yield _mixed(activation, node, optimised)
 
 
 def _dequantizer(name: str, wiring: Wiring) -> onnx.NodeProto | None:
@@ -133,6 +134,15 @@ def _clamped(node: onnx.NodeProto, wiring: Wiring) -> str | None:
     return (
         "the Relu or Clip behind it is read in float: quantize its output too, or add a bias by Sum before it"
     )
+
+
+def _mixed(activation: onnx.NodeProto, node: onnx.NodeProto, wiring: Wiring) -> str | None:
+    """Return which types meet: ONNX Runtime turns int8 to uint8, but not what several nodes read."""
+    given = _grid_type(activation, wiring)
+    results = {_grid_type(one, wiring) for one in wiring.consumers(node) if one.op_type == "QuantizeLinear"}
+    if given is None or not results - {None, given}:
+        return None
+    return "its input and its output are of different types once int8 became uint8: use uint8"
 
 
 def _shared_signed(activation: onnx.NodeProto, wiring: Wiring) -> str | None:

@@ -88,6 +88,18 @@ def test_kernels_are_told_apart(op_type: str, kind: Kind) -> None:
     assert kind_of(op_type) is kind
 
 
+def test_weights_may_lie_beside_the_model(save: Save) -> None:
+    path = save(
+        "main (float[N,T,4] x) => (float[N,T,4] y) { y = MatMul(x, w) }",
+        weights={"w": np.ones((4, 4), np.float32)},
+        save_as_external_data=True,
+        location="weights.bin",
+        size_threshold=0,
+    )
+    report = kernel_report(path, {"x": X}, source=path)
+    assert [(layer.name, layer.kernels) for layer in report.provenance.layers] == [("y", ("MatMul",))]
+
+
 def test_nothing_is_left_behind(qdq_matmul: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     work, temporary = tmp_path / "work", tmp_path / "temporary"
     work.mkdir()

@@ -101,6 +101,24 @@ def test_several_kernels_of_one_layer_are_added_up(save: Save) -> None:
     assert report.provenance.untraced == 3  # the parts' names tell nothing; the Sum's does
 
 
+def test_integer_operators_of_onnxruntimes_quantizer_are_found(save: Save) -> None:
+    head = "main (float[N,3,8,8] x) => (float[N,4,6,6] y)"
+    kernel = RNG.normal(size=(4, 3, 3, 3)).astype(np.float32)
+    source = save(f"{head} {{ [conv] c = Conv(x, k) y = Neg(c) }}", "source.onnx", {"k": kernel})
+    compiled = save(
+        f"""{head} {GRID} {{
+            x_quantized = QuantizeLinear(x, s, z)
+            [conv_quant] c_quantized = QLinearConv(x_quantized, s, z, k_q, ws, wz, s, z)
+            c_float = DequantizeLinear(c_quantized, s, z) y = Neg(c_float)
+        }}""",
+        "compiled.onnx",
+        {"k_q": (100 * kernel).clip(-127, 127).astype(np.int8)},
+    )
+    feeds = {"x": RNG.normal(size=(1, 3, 8, 8)).astype(np.float32)}
+    report = kernel_report(compiled, feeds, source=source)
+    assert traced(by_name(report)["conv"]) == ("integer", ("QLinearConv",))
+
+
 def test_an_embedding_of_integers_is_weight_only(save: Save) -> None:
     head = "main (int64[N,T] i) => (float[N,T,4] y)"
     source = save(f"{head} {{ [embed] e = Gather(w, i) y = Add(e, b) }}", "source.onnx", W)

@@ -98,6 +98,12 @@ PATTERNS = {
     "Conv, dynamic": Pattern(IMAGE, f"{X_DYNAMIC} {W_CONV} y = Conv(xd, wd)", "Conv has no kernel for that"),
     "Gemm, dynamic": Pattern(FLAT, f"{X_DYNAMIC} {W} y = Gemm(xd, wd, bias)", "Gemm has no kernel for that"),
     "MatMul, dynamic": Pattern(CUBE, f"{X_DYNAMIC} {W} y = MatMul(xd, wd)", None),
+    "Conv, int8 output read twice": Pattern(
+        IMAGE,
+        f"{X_SIGNED} {W_CONV} m = Conv(xd, wd) yq = QuantizeLinear(m, s, zs) "
+        "a = DequantizeLinear(yq, s, zs) b = DequantizeLinear(yq, s, zs) n = Neg(a) y = Add(n, b)",
+        "use uint8",
+    ),
     "ConvTranspose": Pattern(
         GROWN, f"{X} {W_GROW} m = ConvTranspose(xd, wd) {Y}", "no integer kernel for ConvTranspose"
     ),
