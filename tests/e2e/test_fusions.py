@@ -20,9 +20,6 @@ from onnxq.testing.laws import random_feeds
 MODELS = sorted((Path(__file__).parents[2] / "models").glob("*.onnxtxt"))
 QUIET = CompileOptions(validate=False, bench=False, tune=False)
 
-KNOWN = {("shared_weight", "tower_left")}
-"""Layers that onnxruntime 1.31.1 leaves in float: a Relu behind a MatMul without bias, read in float."""
-
 
 @pytest.fixture(params=[*MODELS, DIGITS_MODEL], ids=lambda path: path.stem)
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
@@ -47,10 +44,9 @@ def test_every_layer_with_a_weight_runs_in_integers(source: Path, tmp_path: Path
     ran = layers_after(source, tmp_path / "out.onnx", "cpu")
     for layer in linear_layers(load_model(source)):
         name = layer.node.name or ""
-        if layer.node.op_type != "ConvTranspose" and (source.stem, name) not in KNOWN:
+        if layer.node.op_type != "ConvTranspose":
             assert ran[name].state is LayerState.INTEGER, ran[name]
-    unfused = {(source.stem, name) for name, one in ran.items() if one.state is LayerState.UNFUSED}
-    assert unfused <= KNOWN
+    assert [name for name, one in ran.items() if one.state is LayerState.UNFUSED] == []
 
 
 def test_no_layer_is_lost(source: Path, tmp_path: Path) -> None:

@@ -52,8 +52,8 @@ def products(module: GraphModule, x: np.ndarray) -> list[str]:
     [
         ("cpu", LINEAR_3D, TOKENS, "MatMulIntegerToFloat"),
         ("cpu", LINEAR_2D, FLAT, "MatMulIntegerToFloat"),
-        ("cpu", GEMM, FLAT, "QGemm"),
-        ("cpu", SCALED_GEMM, FLAT, "QGemm"),
+        ("all-tensors", GEMM, FLAT, "QGemm"),
+        ("cpu", SCALED_GEMM, FLAT, "MatMulIntegerToFloat"),
         ("cpu", CONV, IMAGE, "QLinearConv"),
         ("cpu", CLIPPED, IMAGE, "QLinearConv"),
         ("cpu-dynamic", LINEAR_3D, TOKENS, "DynamicQuantizeMatMul"),
