@@ -100,7 +100,7 @@ def default_recipe(target: str, *, has_data: bool) -> Recipe:
         RecipeError: There is no such target.
 
     """
-    names = {"cpu": ("cpu-dynamic", "cpu"), "portable": ("weight-only", "all-tensors")}
+    names = {"cpu": ("cpu-dynamic", "cpu"), "portable": ("weight-only", "portable")}
     return load_recipe(names[find_target(target).name][has_data])
 
 

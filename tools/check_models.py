@@ -149,13 +149,8 @@ def _builders(assets: Path, minilm: Path | None) -> dict[str, Callable[[ModuleTy
 
     def winml(tasks: ModuleType) -> Case:
         task = replace(tasks.load("cifar10_resnet20"), model=models / "winml_ImageClassifier_cifar10.onnx")
-        train, test = (
-            np.load(images / f"cifar10_{part}.npz")["x"] for part in ("train_calib_1000", "test_jpg_2500")
-        )
-        calibration, batches = _bgr(train[:200]), _bgr(test)
-        return Case(
-            "winml_ImageClassifier_cifar10", task.model, calibration, batches, replace(task, batches=batches)
-        )
+        calibration, batches = (_renamed(part, "modelInput") for part in (task.calibration, task.batches))
+        return Case("winml_cifar10", task.model, calibration, batches, replace(task, batches=batches))
 
     return {
         "mnist_vit": labelled("mnist_vit", 0.3),
@@ -163,7 +158,7 @@ def _builders(assets: Path, minilm: Path | None) -> dict[str, Callable[[ModuleTy
         "cifar10_resnet20": labelled("cifar10_resnet20", 0.7),
         "squeezenet": labelled("imagenet", 1.0),
         "MiniLM (STS-b dev)": labelled("stsb", 0.5),
-        "winml_ImageClassifier_cifar10": winml,
+        "winml_cifar10": winml,
         "ppocrv2_det": unlabelled("ppocrv2_det.onnx", lambda: _pages(assets)),
         "ultraface_rfb_320": unlabelled(
             "ultraface_rfb_320.onnx",
@@ -178,9 +173,8 @@ def _builders(assets: Path, minilm: Path | None) -> dict[str, Callable[[ModuleTy
     }
 
 
-def _bgr(x: NDArray[np.uint8]) -> list[Feeds]:
-    pixels = np.ascontiguousarray(x[..., ::-1].transpose(0, 3, 1, 2)).astype(np.float32)
-    return [{"modelInput": pixels[i : i + 50]} for i in range(0, len(pixels), 50)]
+def _renamed(feeds: Sequence[Feeds], name: str) -> list[Feeds]:
+    return [{name: next(iter(one.values()))} for one in feeds]
 
 
 def _photographs(

@@ -182,7 +182,7 @@ def _opened(
     with TemporaryDirectory(prefix="onnxq-") as folder:
         inner = _inner_values(model, names)
         path = model if isinstance(model, Path) else _saved(model, Path(folder))
-        session = open_session(path, provider, threads, extra_outputs=inner)
+        session = open_session(path, provider, threads, extra_outputs=inner, arena=False)
         types = {spec.name: spec.type for spec in (*session.inputs, *session.outputs)}
         for name in names:
             if types[name] not in FLOATS:

@@ -145,6 +145,10 @@ class HistogramObserver:
         return {"histogram": Histogram(self.counts)}
 
 
+EMPTY = np.uint64(2**64 - 1)
+"""The hash of a slot without a row."""
+
+
 class RowsObserver:
     """A uniform sample of rows: those whose place in the stream has the smallest hashes.
 
@@ -156,32 +160,35 @@ class RowsObserver:
     def __init__(self) -> None:
         """Start without rows."""
         self.seen = 0
+        self.rows: Float32 = np.empty((0, 0), np.float32)
         self.places = np.empty(0, np.uint64)
-        self.rows: Float32 | None = None
+        self.hashes = np.empty(0, np.uint64)
 
     def update(self, block: Block) -> None:
-        """Let the block's rows compete with the kept ones; only the winners are copied."""
+        """Let the block's rows compete with the kept ones; winners are written into losers' slots."""
         view = np.moveaxis(block.values, block.axis, -1)
-        end = self.seen + view.size // max(view.shape[-1], 1)
-        new = np.arange(self.seen, end, dtype=np.uint64)
-        new = new[_hash(new) < self._entry]
-        places = np.concatenate([self.places, new])
-        order = np.argsort(_hash(places))[: _row_limit(view.shape[-1])]
-        kept, fresh = order[order < self.places.size], places[order[order >= self.places.size]]
-        rows = view[np.unravel_index((fresh - np.uint64(self.seen)).astype(np.intp), view.shape[:-1])]
-        self.rows = rows if self.rows is None else np.concatenate([self.rows[kept], rows])
-        self.places = np.concatenate([self.places[kept], fresh])
-        self.seen = end
+        if not len(self.hashes):
+            self._make_room(view.shape[-1])
+        places = np.arange(self.seen, self.seen + view.size // max(view.shape[-1], 1), dtype=np.uint64)
+        places = places[_hash(places) < self.hashes.max()]
+        best = np.argsort(np.concatenate([self.hashes, _hash(places)]))[: len(self.hashes)]
+        fresh = places[best[best >= len(self.hashes)] - len(self.hashes)]
+        slots = np.setdiff1d(np.arange(len(self.hashes)), best)
+        at = np.unravel_index((fresh - np.uint64(self.seen)).astype(np.intp), view.shape[:-1])
+        self.rows[slots], self.places[slots], self.hashes[slots] = view[at], fresh, _hash(fresh)
+        self.seen += view.size // max(view.shape[-1], 1)
 
-    @property
-    def _entry(self) -> np.uint64:
-        """The hash that a new row must stay below."""
-        full = self.rows is not None and len(self.rows) == _row_limit(self.rows.shape[1])
-        return np.uint64(_hash(self.places).max()) if full else np.uint64(2**64 - 1)
+    def _make_room(self, channels: int) -> None:
+        """Take the memory once, so that the heap stays as it is; an empty slot loses to every row."""
+        limit = _row_limit(channels)
+        self.rows = np.zeros((limit, channels), np.float32)
+        self.places = np.zeros(limit, np.uint64)
+        self.hashes = np.full(limit, EMPTY, np.uint64)
 
     def result(self) -> dict[str, Any]:
         """Return the rows in the order in which they came, shape (R, C)."""
-        return {"rows": None if self.rows is None else self.rows[np.argsort(self.places)]}
+        filled = self.hashes != EMPTY
+        return {"rows": self.rows[filled][np.argsort(self.places[filled])] if filled.any() else None}
 
 
 OBSERVERS: Mapping[Stat, type[Observer]] = {

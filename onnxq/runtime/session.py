@@ -142,6 +142,7 @@ def open_session(
     optimization: Optimization = "all",
     external_data_folder: Path | None = None,
     config: Mapping[str, str] | None = None,
+    arena: bool = True,
 ) -> Session:
     """Open ``model`` in ONNX Runtime.
 
@@ -157,6 +158,7 @@ def open_session(
             runs in float.
         external_data_folder: Where the external data of a model given as bytes or proto lies.
         config: More of ONNX Runtime's session configuration entries.
+        arena: Keep freed memory for the next run. Without it, memory follows what is in use.
 
     Raises:
         TargetError: ONNX Runtime or the provider is missing, or fell back to another.
@@ -169,6 +171,7 @@ def open_session(
     if isinstance(model, Path) and extra_outputs:
         external_data_folder = external_data_folder or model.parent
     options = _options(ort, threads, profile, optimized_model_path, optimization)
+    options.enable_cpu_mem_arena = arena
     for key, value in {**_folder_entry(external_data_folder), **(config or {})}.items():
         options.add_session_config_entry(key, value)
     session = _create(ort, _loadable(model, extra_outputs, source), options, provider, source)

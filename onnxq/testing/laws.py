@@ -215,7 +215,7 @@ def _assert_rows_within_steps(
     last = None if value is None else value.producer()
     if last is None or not is_standard(last, "Mul", "DequantizeLinear"):
         return
-    dequantize = last if last.op_type == "DequantizeLinear" else last.inputs[0] and last.inputs[0].producer()
+    dequantize = last if last.op_type == "DequantizeLinear" else _producer(last.inputs[0])
     if dequantize is None or not is_standard(dequantize, "DequantizeLinear"):
         return
     step = seen[name_of(dequantize.inputs[1])]
@@ -224,6 +224,10 @@ def _assert_rows_within_steps(
     axis = gather.attributes.get_int("axis", 0)
     rows = np.take(array_of(gather.inputs[0]), seen[name_of(gather.inputs[1])], axis=axis)
     _assert_near(seen[name], rows, step / 2 + rounding, f"node {gather.name!r}")
+
+
+def _producer(value: ir.Value | None) -> ir.Node | None:
+    return None if value is None else value.producer()
 
 
 def _quantized_from(dequantize: ir.Node) -> ir.Value | None:
