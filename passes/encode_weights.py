@@ -12,8 +12,10 @@ import onnx_ir as ir
 from onnxq.ir.layers import LINEAR, Layer, layer_of
 from onnxq.ir.module import GraphModule, array_of, is_standard
 from onnxq.passmanager.base import Effect, Pass, PassContext
-from onnxq.quant.encoding import Encoding, symmetric_encoding
+from onnxq.quant.encoding import Encoding, integer_limits, symmetric_encoding
 from onnxq.target import Target
+
+LARGEST = integer_limits("int8")[1]
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class EncodeWeights(Pass):
     Options:
         granularity: One scale per output ``channel`` or one per ``tensor``.
         exclude: Layers to leave in float: operators, or names of nodes, in which * stands for anything.
+        bits: 7 keeps the sum of two products within 16 bits, on processors where it would saturate.
 
     Source:
         Nagel et al., 2021, arXiv:2106.08295, sections 2.3 and 2.4: symmetric weights keep the zero point
@@ -34,6 +37,7 @@ class EncodeWeights(Pass):
     effect: ClassVar[Effect] = Effect.EXACT
     granularity: Literal["channel", "tensor"] = "channel"
     exclude: tuple[str, ...] = ()
+    bits: Literal[7, 8] = 8
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave a node alone where its weight is no constant or the target has no kernel for it."""
@@ -57,7 +61,7 @@ class EncodeWeights(Pass):
         return layer_of(node)
 
     def _encoding(self, layer: Layer) -> Encoding:
-        weight = np.abs(array_of(layer.weight))
+        weight = np.abs(array_of(layer.weight)) * (LARGEST / (2 ** (self.bits - 1) - 1))
         if self.granularity == "tensor" or (weight.ndim > 2 and layer.node.op_type == "MatMul"):
             return symmetric_encoding(weight.max(initial=0))
         others = tuple(axis for axis in range(weight.ndim) if axis != layer.channel_axis)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from onnxq.cli.console import remark
 from onnxq.cli.options import recipe_names
 from onnxq.errors import DataError, RecipeError
 
@@ -76,7 +77,17 @@ class RecipeSettings:
                 where=f"recipe {recipe.name!r}",
                 hint="give --data, or a recipe that needs none, such as cpu-dynamic",
             )
-        return recipe.with_options(self.settings or ())
+        return recipe.with_options([*self._for_machine(recipe), *(self.settings or ())])
+
+    def _for_machine(self, recipe: Recipe) -> list[str]:
+        """Return what a shipped recipe wants changed on this processor."""
+        from onnxq.runtime.available import saturates
+        from onnxq.runtime.environment import cpu_flags
+
+        if not self.is_shipped or "encode-weights" not in recipe.pipeline or not saturates(cpu_flags()):
+            return []
+        remark("products of 8-bit integers can saturate on this processor: weights get 7 bits")
+        return ["encode-weights.bits=7"]
 
     def _base(self, *, has_data: bool) -> Recipe:
         """Return the recipe before its options are set."""

@@ -93,6 +93,11 @@ def available() -> Available:
     )
 
 
+def saturates(flags: Sequence[str]) -> bool:
+    """Tell whether sums of uint8 x int8 products can saturate: x86-64 without dot product instructions."""
+    return "avx2" in flags and not set(flags) & (_DOT_PRODUCTS | _NUMPY_GROUPS)
+
+
 def integer_products(flags: Sequence[str]) -> str:
     """Return what the processor's features mean for products of 8-bit integers.
 
@@ -103,9 +108,9 @@ def integer_products(flags: Sequence[str]) -> str:
     """
     known = set(flags)
     if known & (_DOT_PRODUCTS | _NUMPY_GROUPS):
-        return "exact: dot products add up in 32 bits, so reduce_range would only cost accuracy"
-    if "avx2" in known:
-        return "uint8 x int8 can saturate at 16 bits: reduce_range, or uint8 weights, keep it right"
+        return "exact: dot products add up in 32 bits, so 7-bit weights would only cost accuracy"
+    if saturates(flags):
+        return "uint8 x int8 can saturate at 16 bits: onnxq compiles weights to 7 bits here"
     if "asimd" in known:
         return "exact, but without dot product instructions: int8 gains less"
     return "unknown: the processor's features could not be read"

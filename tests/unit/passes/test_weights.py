@@ -52,3 +52,14 @@ def test_a_stored_weight_is_within_half_a_step_and_uses_the_whole_grid(
     spread = step.reshape([-1 if a == axis else 1 for a in range(weight.ndim)]) if step.ndim else step
     # Half a step, and what dividing by the scale in float32 can err in 127 steps.
     assert (np.abs(integers * spread - weight) <= spread * (0.5 + 127 * 2.0**-24)).all()
+
+
+def test_seven_bits_keep_two_products_within_sixteen(
+    build: Callable[..., GraphModule], compiled: Callable[..., GraphModule]
+) -> None:
+    weight = np.random.default_rng(0).normal(size=(16, 8)).astype(np.float32)
+    module = build("main (float[N,16] x) => (float[N,8] y) { y = MatMul(x, w) }", {"w": weight})
+    stored = compiled(module, "encode-weights{bits=7},insert-qdq,remove-dead").graph.initializers
+    largest = int(np.abs(array_of(stored["w_q"]).astype(int)).max())
+    assert largest == 63
+    assert 2 * 255 * largest <= np.iinfo(np.int16).max
