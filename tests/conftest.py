@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ["PYTHONSAFEPATH"] = "1"  # processes that tests start import what is installed, not the checkout
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
