@@ -23,8 +23,8 @@ from onnxq.ir.layers import Layer, linear_layers
 from onnxq.ir.module import GraphModule, attribute, name_of
 from onnxq.passmanager.base import Pass, PassRecord
 from onnxq.passmanager.instruments import Instrument
-from onnxq.passmanager.options import value_text
 from onnxq.passmanager.pipeline import format_pipeline, parse_pipeline
+from onnxq.passmanager.values import value_text
 from onnxq.recipe import Recipe
 from onnxq.runtime.batch import Feeds
 from onnxq.runtime.bench import LatencyReport, ModelLatency, Progress, bench

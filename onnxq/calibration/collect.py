@@ -75,7 +75,7 @@ def collect(
 
     Infinities, as masks hold them, are measured like other values. Memory does not grow with the number
     of samples, and the facts do not depend on how ``data`` cuts them into batches. Tokens that
-    ``attention_mask`` leaves out are not measured. While one batch is observed the next one runs. A copy
+    ``attention_mask`` leaves out are not measured. A copy
     of an ``ir.Model`` goes to a temporary folder, with its weights beside it, so that a model of any size
     can be measured.
 
@@ -97,9 +97,21 @@ def collect(
     observers = _observers(needs)
     if not observers:
         return Collected({}, 0)
-    samples = 0
-    with _opened(model, observers, provider, threads) as session, ThreadPoolExecutor(1) as observing:
-        watch = _Watch(session, observers)
+    with _opened(model, observers, provider, threads) as session:
+        samples = _stream(session, observers, data, on_progress)
+    if samples == 0:
+        raise CalibrationError(
+            "there is no sample to calibrate on", hint="give data with at least one sample"
+        )
+    return Collected({name: observer.facts() for name, observer in observers.items()}, samples)
+
+
+def _stream(
+    session: Session, observers: Mapping[str, ValueObserver], data: Data, on_progress: Progress | None
+) -> int:
+    """Observe one batch while the next one runs; return the number of samples."""
+    samples, watch = 0, _Watch(session, observers)
+    with ThreadPoolExecutor(1) as observing:
         pending: Future[None] = observing.submit(lambda: None)
         for number, batch in enumerate(data.batches()):
             values = {**batch.feeds, **session.run(batch.feeds)}
@@ -110,11 +122,7 @@ def collect(
             if on_progress is not None:
                 on_progress(samples)
         pending.result()
-    if samples == 0:
-        raise CalibrationError(
-            "there is no sample to calibrate on", hint="give data with at least one sample"
-        )
-    return Collected({name: observer.facts() for name, observer in observers.items()}, samples)
+    return samples
 
 
 @dataclass

@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from onnxq.ir.edit import Edit, Editor, Remark
 from onnxq.ir.module import GraphModule
-from onnxq.passmanager.options import value_text
+from onnxq.passmanager.values import value_text
 from onnxq.quant.facts import Need
 from onnxq.target import Target
 

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from onnxq.errors import did_you_mean
-
-if TYPE_CHECKING:
-    from onnxq.passmanager.base import Pass
-
-BARE = re.compile(r'[^\s,{}"+]+')
-"""What needs no quotes in an option's value."""
+from onnxq.passmanager.base import Pass
+from onnxq.passmanager.values import value_text
 
 
 @dataclass(frozen=True)
@@ -48,19 +42,6 @@ def options_of(cls: type[Pass]) -> dict[str, Option]:
     """Return the options of a pass by name, in order."""
     hints = get_type_hints(cls)
     return {f.name: Option(f.name, hints[f.name], f.default) for f in fields(cls)}
-
-
-def value_text(value: object) -> str:
-    """Return an option's value as pipeline text: ``true``, ``none``, ``0.5``, ``Conv+Gemm``."""
-    if isinstance(value, tuple):
-        return "+".join(value_text(item) for item in value)
-    if value is None or isinstance(value, bool):
-        return str(value).lower()
-    if not isinstance(value, str):
-        return str(value)
-    if BARE.fullmatch(value) and value != "none":
-        return value
-    return json.dumps(value, ensure_ascii=False)
 
 
 def convert(hint: Any, items: Sequence[str], *, quoted: bool = False) -> Any:

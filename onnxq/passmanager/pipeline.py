@@ -20,8 +20,9 @@ from typing import Any, NoReturn
 
 from onnxq.errors import PipelineError, did_you_mean
 from onnxq.passmanager.base import Pass
-from onnxq.passmanager.options import BARE, Option, convert, options_of
+from onnxq.passmanager.options import Option, convert, options_of
 from onnxq.passmanager.registry import find_pass
+from onnxq.passmanager.values import BARE
 
 _NAME = re.compile(r"[A-Za-z0-9][\w-]*")
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
