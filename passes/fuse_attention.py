@@ -18,10 +18,9 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.errors import ModelError
 from onnxq.ir.module import GraphModule, attribute, constant_of, is_standard, rank_of, sole_reader
-from onnxq.ir.opset import raise_opset
 from onnxq.passmanager.base import Effect, Pass, PassContext
+from onnxq.passmanager.fusing import raise_for
 
 FIRST_OPSET = 23
 INT64 = ir.DataType.INT64
@@ -37,7 +36,8 @@ class FuseAttention(Pass):
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave a softmax alone that does not stand in such a chain."""
-        if not self._raised(module, ctx):
+        cores = [node for node in _softmaxes(module) if isinstance(_core_of(node), Core)]
+        if not raise_for(cores, FIRST_OPSET, module, ctx, why="brings Attention"):
             return
         masks: dict[ir.Value, ir.Value] = {}
         for node in _softmaxes(module):
@@ -46,21 +46,6 @@ class FuseAttention(Pass):
                 ctx.skip(node, core)
             else:
                 _fuse(core, masks, ctx)
-
-    def _raised(self, module: GraphModule, ctx: PassContext) -> bool:
-        """Raise the operator set if that is what Attention wants; tell whether it is there."""
-        if module.opset >= FIRST_OPSET:
-            return True
-        cores = [node for node in _softmaxes(module) if isinstance(_core_of(node), Core)]
-        if not cores:
-            return True
-        try:
-            ctx.edit.apply(lambda model: raise_opset(model, FIRST_OPSET), why="brings Attention")
-        except ModelError as error:
-            for node in cores:
-                ctx.skip(node, error.message)
-            return False
-        return True
 
 
 def _softmaxes(module: GraphModule) -> list[ir.Node]:

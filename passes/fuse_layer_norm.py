@@ -1,0 +1,194 @@
+"""Write layer normalization as one operator.
+
+Before::
+
+    d = x - ReduceMean<axes>(x); v = ReduceMean<axes>(d * d); y = d / Sqrt(v + epsilon) * gamma + beta
+
+After: ``y = LayerNormalization<axis, epsilon>(x, gamma, beta)``.
+
+Method: Ba, Kiros and Hinton, "Layer Normalization", 2016.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx_ir as ir
+
+from onnxq.ir.module import (
+    GraphModule,
+    attribute,
+    constant_of,
+    input_of,
+    is_float,
+    is_standard,
+    rank_of,
+    sole_reader,
+)
+from onnxq.passmanager.base import Effect, Pass, PassContext
+from onnxq.passmanager.fusing import operand_beside, raise_for, scalar_of
+
+FIRST_OPSET = 17
+WHY = "one kernel for the normalization"
+
+
+@dataclass(frozen=True)
+class FuseLayerNorm(Pass):
+    """Fuse each variance with the means, the root and the scale around it."""
+
+    name: ClassVar[str] = "fuse-layer-norm"
+    effect: ClassVar[Effect] = Effect.EXACT
+
+    def run(self, module: GraphModule, ctx: PassContext) -> None:
+        """Leave a variance alone whose root does not divide the deviation that it was taken of."""
+        fusible = [one.node for one in _variances(module) if isinstance(_norm_of(one), Norm)]
+        if not raise_for(fusible, FIRST_OPSET, module, ctx, why="brings LayerNormalization"):
+            return
+        for variance in _variances(module):
+            norm = _norm_of(variance)
+            if isinstance(norm, str):
+                ctx.skip(variance.node, norm)
+            else:
+                _fuse(norm, ctx)
+
+
+@dataclass(frozen=True)
+class Variance:
+    """The mean of the squares of what a value deviates from its own mean."""
+
+    node: ir.Node
+    mean: ir.Node
+    deviation: ir.Value
+    source: ir.Value
+
+
+@dataclass(frozen=True)
+class Norm:
+    """One layer normalization, from its input to its output."""
+
+    source: ir.Value
+    scale: ir.Value
+    bias: ir.Value | None
+    epsilon: float
+    output: ir.Value
+
+
+def _variances(module: GraphModule) -> list[Variance]:
+    found = (_variance_of(node) for node in module.graph if is_standard(node, "ReduceMean"))
+    return [variance for variance in found if variance is not None]
+
+
+def _variance_of(node: ir.Node) -> Variance | None:
+    deviation = _root_of_square(node.inputs[0])
+    less = _producer(deviation, "Sub")
+    mean = None if less is None else _producer(less.inputs[1], "ReduceMean")
+    if deviation is None or less is None or mean is None:
+        return None
+    source = less.inputs[0]
+    return None if source is None or mean.inputs[0] is not source else Variance(node, mean, deviation, source)
+
+
+def _norm_of(variance: Variance) -> Norm | str:
+    """Return the normalization around ``variance``, or why there is none."""
+    if not is_float(variance.source):
+        return "it does not compute in float32"
+    axes = _axes_of(variance.mean)
+    if axes is None or axes != _axes_of(variance.node):
+        return "its axes are not the last ones, or are not kept"
+    shifted = operand_beside(variance.node.outputs[0], "Add")
+    epsilon = None if shifted is None else scalar_of(shifted[1])
+    if shifted is None or epsilon is None:
+        return "no constant epsilon is added to it"
+    normalized = _divided(variance.deviation, shifted[0].outputs[0])
+    if normalized is None:
+        return "its root does not divide the deviation alone"
+    scaled = operand_beside(normalized, "Mul")
+    if scaled is None or not _spans(scaled[1], variance.source, axes):
+        return "nothing of the normalized shape scales what it normalizes"
+    output = scaled[0].outputs[0]
+    biased = operand_beside(output, "Add")
+    if biased is not None and _spans(biased[1], variance.source, axes):
+        return Norm(variance.source, scaled[1], biased[1], epsilon, biased[0].outputs[0])
+    return Norm(variance.source, scaled[1], None, epsilon, output)
+
+
+def _fuse(norm: Norm, ctx: PassContext) -> None:
+    output = norm.output
+    fused = ctx.edit.insert(
+        "LayerNormalization",
+        [norm.source, norm.scale] if norm.bias is None else [norm.source, norm.scale, norm.bias],
+        f"{output.name}_norm",
+        before=output.producer(),
+        attributes={"axis": -(rank_of(norm.scale) or 1), "epsilon": norm.epsilon},
+        dtype=output.dtype,
+        shape=output.shape,
+        why=WHY,
+    )
+    ctx.edit.replace(output, fused, why=WHY)
+
+
+def _root_of_square(value: ir.Value | None) -> ir.Value | None:
+    """Return what is squared."""
+    square = _producer(value, "Mul", "Pow")
+    if square is None:
+        return None
+    root, other = square.inputs
+    squared = other is root if square.op_type == "Mul" else scalar_of(other) == 2
+    return root if squared else None
+
+
+def _axes_of(mean: ir.Node) -> list[int] | None:
+    """Return the axes, counted from the end, if they are the last ones and are kept."""
+    given = constant_of(input_of(mean, 1))
+    axes = attribute(mean, "axes", ()) if given is None else given.tolist()
+    if not axes or not attribute(mean, "keepdims", 1):
+        return None
+    rank = rank_of(mean.inputs[0])
+    last = sorted(axis if rank is None else axis % rank - rank for axis in axes)
+    return last if last == list(range(-len(last), 0)) else None
+
+
+def _divided(deviation: ir.Value, variance: ir.Value) -> ir.Value | None:
+    """Return the deviation divided by the root of the variance."""
+    root = sole_reader(variance)
+    if root is not None and is_standard(root, "Pow") and scalar_of(root.inputs[1]) == -0.5:
+        return _multiplied(deviation, root.outputs[0])
+    if root is None or not is_standard(root, "Sqrt"):
+        return None
+    reader = sole_reader(root.outputs[0])
+    if reader is not None and is_standard(reader, "Reciprocal"):
+        return _multiplied(deviation, reader.outputs[0])
+    if reader is None or not is_standard(reader, "Div") or reader.inputs[1] is not root.outputs[0]:
+        return None
+    return reader.outputs[0] if _same(reader.inputs[0], deviation) else None
+
+
+def _multiplied(deviation: ir.Value, inverse: ir.Value) -> ir.Value | None:
+    product = operand_beside(inverse, "Mul")
+    return product[0].outputs[0] if product is not None and _same(product[1], deviation) else None
+
+
+def _same(value: ir.Value | None, deviation: ir.Value) -> bool:
+    """Tell whether ``value`` is the deviation, which some exporters compute twice."""
+    first, second = _producer(value, "Sub"), _producer(deviation, "Sub")
+    return first is not None and second is not None and tuple(first.inputs) == tuple(second.inputs)
+
+
+def _spans(value: ir.Value, source: ir.Value, axes: list[int]) -> bool:
+    """Tell whether ``value`` has just the normalized axes of ``source``.
+
+    Where the length of one is unknown it is not 1: of a single number, nothing is left to scale.
+    """
+    if value.shape is None or len(value.shape) != len(axes):
+        return False
+    lengths = [None] * len(axes) if source.shape is None else list(source.shape)[-len(axes) :]
+    return all(
+        isinstance(own, int) and (own == length or (own > 1 and not isinstance(length, int)))
+        for own, length in zip(value.shape, lengths, strict=True)
+    )
+
+
+def _producer(value: ir.Value | None, *op_types: str) -> ir.Node | None:
+    node = None if value is None else value.producer()
+    return node if node is not None and is_standard(node, *op_types) else None
