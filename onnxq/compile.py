@@ -280,7 +280,9 @@ class _Compilation:
             recipe=self.recipe,
             source=_model_file(self.source),
             output=_model_file(output),
-            opset=module.opset,
+            opsets={
+                domain or "ai.onnx": version for domain, version in sorted(module.model.opset_imports.items())
+            },
             ir_version=module.model.ir_version,
             data=None if table is None else DataUsed(name=name, digest=table.data, samples=table.samples),
             table=None if table is None else json.loads(table.to_json()),

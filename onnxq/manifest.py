@@ -80,7 +80,7 @@ class Manifest(BaseModel):
     recipe: Recipe
     source: ModelFile
     output: ModelFile
-    opset: int
+    opsets: dict[str, int]
     ir_version: int
     data: DataUsed | None
     table: dict[str, Any] | None

@@ -19,6 +19,7 @@ from onnxq.report.tables import (
     reasons_table,
     result_table,
     skipped_table,
+    tuning_table,
 )
 
 if TYPE_CHECKING:
@@ -77,8 +78,18 @@ def _results(content: Mapping[str, Any]) -> Iterator[str]:
     if kernels and kernels["layers"]:
         yield table_text(layers_table(kernels, limit=24))
         yield layers_summary(kernels)
+    yield _requirements(content)
     if kernels and kernels["kinds"]["integer"]:
         yield _OPTIMISATION
+    if content["tuning"]:
+        yield table_text(tuning_table(content["tuning"]))
+
+
+def _requirements(content: Mapping[str, Any]) -> str:
+    domains = ", ".join(f"`{domain}` {version}" for domain, version in sorted(content["opsets"].items()))
+    return (
+        f"It needs a runtime that knows IR version {content['ir_version']} and the operator sets {domains}."
+    )
 
 
 def _work(content: Mapping[str, Any]) -> Iterator[str]:

@@ -131,6 +131,20 @@ def passes_table(passes: Sequence[Mapping[str, Any]]) -> Table:
     return Table("Passes", ("pass", "what it did", "left alone", "ms"), rows, text_columns=2)
 
 
+def tuning_table(verdicts: Sequence[Mapping[str, Any]]) -> Table:
+    """Return what was tried to be left out, what that brought, and what was decided."""
+    rows = tuple(
+        (
+            one["name"],
+            NOTHING if one["gain"] is None else f"{one['gain']:.3f}x",
+            NOTHING if one["spread"] is None else "-".join(f"{end:.2f}" for end in one["spread"]),
+            "left out" if one["dropped"] else "kept",
+        )
+        for one in verdicts
+    )
+    return Table("Tuning", ("form", "speed without it", "10-90 %", "decision"), rows, text_columns=1)
+
+
 def reasons_table(passes: Sequence[Mapping[str, Any]]) -> Table:
     """Return why each pass changed what it changed, one row for each pass, kind of change and reason."""
     rows = tuple(

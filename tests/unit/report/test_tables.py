@@ -22,6 +22,7 @@ from onnxq.report.tables import (
     reasons_table,
     result_table,
     skipped_table,
+    tuning_table,
 )
 from onnxq.report.text import compilation, draw
 from onnxq.runtime.bench import LatencyReport, ModelLatency, Spread
@@ -74,7 +75,7 @@ def manifest(**changes: Any) -> Manifest:
         "recipe": load_recipe("cpu"),
         "source": ModelFile(name="a.onnx", digest="d1", size_bytes=10_000_000),
         "output": ModelFile(name="b.onnx", digest="d2", size_bytes=4_000_000),
-        "opset": 21,
+        "opsets": {"ai.onnx": 21, "com.microsoft": 1},
         "ir_version": 10,
         "data": DataUsed(name="d.npz", digest="d3", samples=8),
         "table": None,
@@ -222,3 +223,14 @@ def test_the_terminal_shows_no_line_beyond_80_columns() -> None:
     assert max(map(len, text.splitlines())) <= 80
     assert "Nodes that ran: 1 integer, 2 other." in text
     assert "x" * 60 in text  # folded, not cut
+
+
+def test_what_was_tuned_is_told_form_by_form() -> None:
+    verdicts = [
+        {"name": "int8 for MatMul 8x8", "gain": 1.25, "spread": [1.2, 1.3], "dropped": True},
+        {"name": "pass sum-residuals", "gain": None, "spread": None, "dropped": False},
+    ]
+    assert tuning_table(verdicts).rows == (
+        ("int8 for MatMul 8x8", "1.250x", "1.20-1.30", "left out"),
+        ("pass sum-residuals", "-", "-", "kept"),
+    )
