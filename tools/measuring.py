@@ -21,9 +21,12 @@ from onnxq.runtime.environment import cpu_flags, runtime_versions
 REPOSITORY = Path(__file__).resolve().parent.parent
 WIDTH = 110
 
+Rows = Sequence[Mapping[str, Any]]
+Tables = Mapping[str, Rows]
 
-def parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the options that every measuring command has."""
+
+def parser(description: str | None, *, several: bool = False) -> argparse.ArgumentParser:
+    """Return a parser with the options that every measuring command has; ``several`` repeats --minilm."""
     options = argparse.ArgumentParser(description=(description or "").partition("\n\n")[0])
     options.add_argument("--json", action="store_true", help="print one JSON object")
     options.add_argument(
@@ -33,7 +36,11 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         help="folder with models/, data/ and evals/",
     )
     options.add_argument(
-        "--minilm", type=Path, help="all-MiniLM-L6-v2 as ONNX: the file that onnxq export wrote"
+        "--minilm",
+        type=Path,
+        action="append" if several else "store",
+        help="all-MiniLM-L6-v2 as ONNX: the file that onnxq export wrote"
+        + ("; one for each exporter" if several else ""),
     )
     return options
 
@@ -64,18 +71,42 @@ def real_tasks(assets: Path) -> ModuleType | None:
     return module
 
 
-def show(title: str, rows: Sequence[Mapping[str, Any]], notes: Iterable[str], *, as_json: bool) -> None:
+def show(title: str, rows: Rows, notes: Iterable[str], *, as_json: bool) -> None:
     """Print the rows as a table, or everything as JSON."""
-    where = environment()
     if as_json:
-        print(
-            json.dumps(
-                {"title": title, "environment": where, "rows": list(rows), "notes": list(notes)}, indent=1
-            )
-        )
+        _dump({"title": title, "environment": environment(), "rows": list(rows), "notes": list(notes)})
         return
+    _show({"": rows}, title, notes)
+
+
+def show_tables(title: str, tables: Tables, notes: Iterable[str], *, as_json: bool) -> None:
+    """Print several tables, each under its own title, or everything as JSON."""
+    if as_json:
+        parts = [{"title": name, "rows": list(rows)} for name, rows in tables.items()]
+        _dump({"title": title, "environment": environment(), "tables": parts, "notes": list(notes)})
+        return
+    _show(tables, title, notes)
+
+
+def _dump(everything: Mapping[str, Any]) -> None:
+    print(json.dumps(everything, indent=1))
+
+
+def _show(tables: Tables, title: str, notes: Iterable[str]) -> None:
+    where = environment()
     console = Console(width=WIDTH, highlight=False)
     console.print(f"{title}\n")
+    for name, rows in tables.items():
+        if name:
+            console.print(f"\n[bold]{name}[/]")
+        console.print(_table(rows))
+    for note in notes:
+        console.print(f"\n{note}")
+    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
+    console.print(f"\n{where['date']}, {where['machine']}, {' '.join(where['cpu_flags'])}\n{versions}")
+
+
+def _table(rows: Rows) -> Table:
     table = Table(box=None, pad_edge=False)
     columns = list(dict.fromkeys(key for row in rows for key in row))
     for column in columns:
@@ -83,11 +114,7 @@ def show(title: str, rows: Sequence[Mapping[str, Any]], notes: Iterable[str], *,
         table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(row.get(column)) for column in columns))
-    console.print(table)
-    for note in notes:
-        console.print(f"\n{note}")
-    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
-    console.print(f"\n{where['date']}, {where['machine']}, {' '.join(where['cpu_flags'])}\n{versions}")
+    return table
 
 
 def _cell(value: Any) -> str:
