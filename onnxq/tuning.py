@@ -30,7 +30,7 @@ from onnxq.runtime.batch import Feeds
 from onnxq.runtime.bench import LatencyReport, ModelLatency, Progress, bench
 from onnxq.runtime.environment import cpu_name, runtime_versions
 
-OPTIONAL_PASSES = ("fuse-attention", "fuse-integer-matmul", "sum-residuals")
+OPTIONAL_PASSES = ("fuse-attention", "fuse-gelu", "fuse-integer-matmul", "fuse-layer-norm", "sum-residuals")
 """Exact rewrites whose only purpose is speed."""
 
 CLEAR_GAIN = 1.01
