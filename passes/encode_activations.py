@@ -2,8 +2,8 @@
 
 Two scopes. ``gemm-io``: the inputs of the layers whose weights are encoded, and the outputs of those that
 reach their integer kernel only with a quantized output (Conv, behind its Relu if it has one); residual
-sums, normalizations and softmax stay in float, which is what CPUs run. ``all-tensors``: every float32
-activation, as integer-only hardware needs.
+sums (unless asked for), normalizations and softmax stay in float, which is what CPUs run. ``all-tensors``:
+every float32 activation, as integer-only hardware needs.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
-from onnxq.ir.layers import LINEAR, Layer, layer_of, linear_layers
+from onnxq.ir.layers import LINEAR, Layer, clamped, keeps_grid, layer_of, linear_layers
 from onnxq.ir.module import GraphModule, is_float, is_standard, name_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.quant.encoding import Encoding, affine_encoding, symmetric_encoding
@@ -37,6 +37,9 @@ KNOWN_RANGES = {"Softmax": (0.0, 1.0)}
 """Ranges that follow from the operator. Where a value lies above the range of a Softmax's output, the integer
 kernel of onnxruntime 1.31.1 gives 0 instead of the largest value: a measured range would not do."""
 
+Readers = dict[ir.Value, list[ir.Node] | None]
+"""Values in scope with those that read them quantized; None stands for all readers."""
+
 LARGEST = 1e38
 """Larger magnitudes, infinity among them, are what masks are made of; their grid could hold nothing else."""
 
@@ -49,9 +52,11 @@ class EncodeActivations(Pass):
         scope: ``gemm-io`` or ``all-tensors``.
         method: How the range is set: a name that ``onnxq.quant.ranges`` knows.
         logits: The method for float outputs of the model, where it is not ``method``.
+        images: The method for what a convolution reads, where it is not ``method``.
         dtype: ``uint8``, ``int8``, ``uint16`` or ``int16``.
         symmetric: Put the zero point in the middle of a signed grid.
         outputs: Operators whose integer kernel wants a quantized output too, in scope ``gemm-io``.
+        residuals: Quantize the sums of such outputs as well: faster, and less accurate.
 
     """
 
@@ -60,9 +65,11 @@ class EncodeActivations(Pass):
     scope: Literal["gemm-io", "all-tensors"] = "gemm-io"
     method: str = "min-max"
     logits: str = ""
+    images: str = ""
     dtype: Literal["uint8", "int8", "uint16", "int16"] = "uint8"
     symmetric: bool = False
     outputs: tuple[str, ...] = ("Conv", "ConvTranspose")
+    residuals: bool = False
 
     def needs(self, module: GraphModule) -> Iterable[Need]:
         """Ask for what the range method needs, for every value in scope."""
@@ -83,7 +90,10 @@ class EncodeActivations(Pass):
             ctx.edit.encode(value, self._encoding(low, high), readers=readers, why=why)
 
     def _method(self, value: ir.Value) -> str:
-        return self.logits if self.logits and value.is_graph_output() else self.method
+        if self.logits and value.is_graph_output():
+            return self.logits
+        read_by_conv = any(is_standard(reader, "Conv") for reader in value.consumers())
+        return self.images if self.images and read_by_conv else self.method
 
     def _measured_range(self, facts: Facts, method: str) -> tuple[float, float]:
         return range_method(method).choose(facts, self.dtype, self.symmetric)
@@ -98,14 +108,14 @@ class EncodeActivations(Pass):
         if self.scope == "all-tensors":
             yield from ((value, None) for value in _activations(module))
         else:
-            yield from _gemm_io(module, self.outputs)
+            readers = _gemm_io(module, self.outputs)
+            sums = _residual_values(module, readers) if self.residuals else ()
+            yield from (readers | dict.fromkeys(sums)).items()
 
 
-def _gemm_io(
-    module: GraphModule, outputs: tuple[str, ...]
-) -> Iterator[tuple[ir.Value, list[ir.Node] | None]]:
+def _gemm_io(module: GraphModule, outputs: tuple[str, ...]) -> Readers:
     """Join the wishes of all encoded layers, value by value."""
-    readers: dict[ir.Value, list[ir.Node] | None] = {}
+    readers: Readers = {}
     for layer in linear_layers(module):
         if not module.reads_encoded(layer.node, layer.weight):
             continue
@@ -114,7 +124,38 @@ def _gemm_io(
             wish.append(layer.node)
         if layer.node.op_type in outputs:
             readers[layer.clamped_output] = None
-    yield from readers.items()
+    return readers
+
+
+def _residual_values(module: GraphModule, readers: Readers) -> Iterator[ir.Value]:
+    """Yield what has to be encoded for the residual sums to run in integers.
+
+    Such a sum adds the quantized output of a layer and another value that is quantized anyway, or that is
+    moved from one that is. In float, it would cost two DequantizeLinear and a QuantizeLinear more.
+    """
+    encoded, outputs = set(readers), {value for value, nodes in readers.items() if nodes is None}
+    for node in module.graph:
+        if not is_standard(node, "Add"):
+            continue
+        total = clamped(node.outputs[0])
+        paths = [_path_from(value, encoded) for value in node.inputs]
+        if total.is_graph_output() or not all(paths) or outputs.isdisjoint(node.inputs):
+            continue
+        encoded.add(total)
+        outputs.add(total)
+        yield from (total, *paths[0], *paths[1])
+
+
+def _path_from(value: ir.Value | None, encoded: set[ir.Value]) -> list[ir.Value]:
+    """Return ``value`` and what it was moved from, back to an encoded value; empty if there is none."""
+    path: list[ir.Value] = []
+    while value is not None:
+        path.append(value)
+        if value in encoded:
+            return path
+        producer = value.producer()
+        value = producer.inputs[0] if producer is not None and keeps_grid(producer) else None
+    return []
 
 
 def _activations(module: GraphModule) -> Iterator[ir.Value]:

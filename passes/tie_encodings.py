@@ -8,11 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from onnxq.ir.module import GraphModule, is_standard, name_of
+from onnxq.ir.layers import keeps_grid
+from onnxq.ir.module import GraphModule, name_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
-
-SELECTING = frozenset({"Flatten", "MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
-"""Their output holds no value that their input does not hold."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +23,7 @@ class TieEncodings(Pass):
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Walk in graph order, so that a chain of such operators is tied in one go."""
         for node in module.graph:
-            if not is_standard(node, *SELECTING):
+            if not keeps_grid(node):
                 continue
             before = module.decisions.get(name_of(node.inputs[0]))
             after = module.decisions.get(name_of(node.outputs[0]))

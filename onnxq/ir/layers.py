@@ -20,6 +20,9 @@ from onnxq.ir.module import (
 
 LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
+SELECTING = frozenset({"Flatten", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
+"""Their output holds no value that their input does not hold."""
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -48,10 +51,20 @@ class Layer:
     @property
     def clamped_output(self) -> ir.Value:
         """The output after a Relu or Clip that nobody else shares; else the plain output."""
-        reader = sole_reader(self.output)
-        if reader is not None and (is_standard(reader, "Relu") or _clips_below_at_zero(reader)):
-            return reader.outputs[0]
-        return self.output
+        return clamped(self.output)
+
+
+def clamped(value: ir.Value) -> ir.Value:
+    """Return what a Relu or Clip makes of ``value`` if nobody else reads it; else ``value`` itself."""
+    reader = sole_reader(value)
+    if reader is not None and (is_standard(reader, "Relu") or _clips_below_at_zero(reader)):
+        return reader.outputs[0]
+    return value
+
+
+def keeps_grid(node: ir.Node) -> bool:
+    """Tell whether the node's output holds only values that its first input holds, and zeros."""
+    return is_standard(node, *SELECTING) or (is_standard(node, "Pad") and not _fills(node))
 
 
 def linear_layers(module: GraphModule) -> Iterator[Layer]:
@@ -94,6 +107,15 @@ def _channel_axis(node: ir.Node, weight: ir.Value) -> int:
     if node.op_type == "Gemm":
         return 0 if attribute(node, "transB", 0) else 1
     return (rank_of(weight) or 2) - 1
+
+
+def _fills(pad: ir.Node) -> bool:
+    """Tell whether what a Pad puts around its input may be anything but zeros and the input's own values."""
+    filling = input_of(pad, 2)
+    if filling is None or attribute(pad, "mode", "constant") != "constant":
+        return False
+    known = constant_of(filling)
+    return known is None or bool(known.any())
 
 
 def _clips_below_at_zero(node: ir.Node) -> bool:
