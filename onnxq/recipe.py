@@ -100,7 +100,11 @@ def default_recipe(target: str, *, has_data: bool) -> Recipe:
         RecipeError: There is no such target.
 
     """
-    names = {"cpu": ("cpu-dynamic", "cpu"), "portable": ("weight-only", "portable")}
+    names = {
+        "cpu": ("cpu-dynamic", "cpu"),
+        "cpu-size": ("cpu-size", "cpu-size"),
+        "portable": ("weight-only", "portable"),
+    }
     return load_recipe(names[find_target(target).name][has_data])
 
 

@@ -38,6 +38,13 @@ TARGETS = {
             source="onnxruntime 1.31.1: optimised graphs of each pattern, dumped and timed",
         ),
         Target(
+            name="cpu-size",
+            provider="cpu",
+            summary="the smallest file that ONNX Runtime's CPU provider still runs well",
+            integer_operators=frozenset({"MatMul"}),
+            source="onnxruntime 1.31.1: DequantizeLinear and MatMul run as MatMulNBits, GatherBlockQuantized",
+        ),
+        Target(
             name="portable",
             provider="cpu",
             summary="plain QDQ for any runtime that reads standard ONNX",

@@ -1,12 +1,13 @@
-"""Decide int8 encodings for embedding tables that Gather reads."""
+"""Decide encodings for embedding tables that Gather reads: int8, or 4 bits in blocks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from onnxq.ir.module import (
     GraphModule,
@@ -19,7 +20,7 @@ from onnxq.ir.module import (
     rank_of,
 )
 from onnxq.passmanager.base import Effect, Pass, PassContext
-from onnxq.quant.encoding import symmetric_encoding
+from onnxq.quant.encoding import Encoding, block_encoding, symmetric_encoding
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,15 @@ class EncodeEmbeddings(Pass):
 
     Options:
         minimum: Tables of fewer elements stay in float: they save nothing.
+        block: So many neighbours of a row share a scale and a zero point, and are stored in 4 bits, for
+            onnxruntime's GatherBlockQuantized; none for int8.
 
     """
 
     name: ClassVar[str] = "encode-embeddings"
     effect: ClassVar[Effect] = Effect.EXACT
     minimum: int = 1024
+    block: Literal[32, 64, 128] | None = None
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Look at every Gather whose data is a float32 constant."""
@@ -51,8 +55,13 @@ class EncodeEmbeddings(Pass):
             if reason is not None:
                 ctx.skip(node, reason)
                 continue
-            rows = np.abs(array_of(table)).max(axis=1)
-            ctx.edit.encode(table, symmetric_encoding(rows, axis=0), readers=[node], why="embedding table")
+            encoding = self._encoding(array_of(table))
+            ctx.edit.encode(table, encoding, readers=[node], why="embedding table")
+
+    def _encoding(self, table: NDArray[np.float32]) -> Encoding:
+        if self.block is None:
+            return symmetric_encoding(np.abs(table).max(axis=1), axis=0)
+        return block_encoding(table, "uint4", 1, self.block)
 
     def _reason(self, node: ir.Node) -> str | None:
         if constant_of(input_of(node, 1)) is not None:
@@ -61,4 +70,6 @@ class EncodeEmbeddings(Pass):
             return "its table is not a matrix of rows"
         if array_of(node.inputs[0]).size < self.minimum:
             return f"its table has fewer than {self.minimum} elements"
+        if self.block is not None and array_of(node.inputs[0]).shape[1] % 2:
+            return "its rows are of odd length, and two values share a byte"
         return None

@@ -114,7 +114,7 @@ def run(
     measured = choose_table(table, None if data else wanted.recipe)
     recipe = gates.into(wanted.choose(has_data=bool(data or measured)))
     dataset = reading.open(data, model) if data else None
-    if not (data or measured) and wanted.none_chosen:
+    if wanted.none_chosen and "quantize-dynamically" in recipe.pipeline:
         remark(WITHOUT_DATA)
     try:
         with progress() as on_progress:

@@ -93,6 +93,7 @@ def decision_fields(decision: Decision) -> Fields:
         "zero_point": encoding.zero_point,
         "dtype": encoding.dtype,
         "axis": encoding.axis,
+        "block": encoding.block_size,
         "readers": None if readers is None else tuple(sorted(readers)),
     }
 
@@ -105,6 +106,7 @@ def read_decision(fields: Fields) -> Decision:
         np.asarray(fields["zero_point"], np.int32),
         fields.get("dtype", "uint8"),
         fields.get("axis"),
+        fields.get("block"),
     )
     return Decision(encoding, None if readers is None else frozenset(readers))
 

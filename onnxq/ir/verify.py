@@ -10,6 +10,7 @@ from onnx_ir.passes.common import CheckerPass
 
 from onnxq.errors import VerifyError
 from onnxq.ir.module import GraphModule, name_of
+from onnxq.quant.encoding import Encoding
 
 
 def verify(module: GraphModule) -> None:
@@ -62,12 +63,12 @@ def _decision_problems(module: GraphModule) -> Iterator[tuple[str, str]]:
     for name, decision in sorted(module.decisions.items()):
         if name not in values:
             yield f"encoding of {name!r}", "the graph has no such value"
-        elif not _fits(values[name], decision.encoding.scale.shape, decision.encoding.axis):
-            yield f"encoding of {name!r}", "its number of channels is not the value's"
+        elif not _fits(values[name], decision.encoding):
+            what = "channels" if decision.encoding.block_size is None else "blocks"
+            yield f"encoding of {name!r}", f"its number of {what} is not the value's"
 
 
-def _fits(value: ir.Value, channels: tuple[int, ...], axis: int | None) -> bool:
-    if axis is None or value.shape is None:
+def _fits(value: ir.Value, encoding: Encoding) -> bool:
+    if value.shape is None:
         return True
-    size = value.shape[axis]
-    return not isinstance(size, int) or (size,) == channels
+    return encoding.fits([size if isinstance(size, int) else None for size in value.shape])

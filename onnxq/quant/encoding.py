@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,16 +33,19 @@ def integer_limits(dtype: str) -> tuple[int, int]:
 
 @dataclass(frozen=True, eq=False)
 class Encoding:
-    """Scale, zero point, dtype and axis of one quantized tensor.
+    """Scale, zero point, dtype, axis and block size of one quantized tensor.
 
     ``q = clamp(round_half_even(x / scale) + zero_point)`` and ``x ≈ scale * (q - zero_point)``, as
     ONNX's QuantizeLinear and DequantizeLinear define them.
 
     Args:
-        scale: Shape () per tensor or (C,) per channel, float32, > 0; real units per integer step.
+        scale: Shape () per tensor or (C,) per channel; per block the tensor's own, with the length n of
+            ``axis`` divided into ceil(n / block_size) blocks; float32, > 0; real units per integer step.
         zero_point: The shape of ``scale``; int32; within the limits of ``dtype``.
         dtype: A key of ``DTYPES``.
-        axis: The channel axis for scales of shape (C,); None per tensor.
+        axis: The channel axis for scales of shape (C,), or the axis that is cut into blocks; None per
+            tensor.
+        block_size: How many neighbours along ``axis`` share a scale; the last block may be shorter.
 
     Raises:
         ValueError: Shapes, limits or signs do not fit together.
@@ -52,6 +56,7 @@ class Encoding:
     zero_point: NDArray[np.int32]
     dtype: str = "uint8"
     axis: int | None = None
+    block_size: int | None = None
 
     def __post_init__(self) -> None:
         """Make both arrays read-only and check that they fit."""
@@ -61,7 +66,9 @@ class Encoding:
             raise ValueError(f"unknown dtype {self.dtype!r}; choose from {', '.join(DTYPES)}")
         if self.scale.shape != self.zero_point.shape:
             raise ValueError(f"scale has shape {self.scale.shape}, zero point {self.zero_point.shape}")
-        if self.scale.ndim != (self.axis is not None):
+        if self.block_size is not None and self.block_size < 1:
+            raise ValueError(f"a block of {self.block_size} is not possible")
+        if not self._axis_fits():
             raise ValueError(f"axis {self.axis} does not fit a scale of shape {self.scale.shape}")
         if not (np.isfinite(self.scale).all() and (self.scale > 0).all()):
             raise ValueError("every scale must be finite and positive")
@@ -78,7 +85,28 @@ class Encoding:
         return hash(self._key())
 
     def _key(self) -> tuple[object, ...]:
-        return self.scale.tobytes(), self.zero_point.tobytes(), self.dtype, self.axis
+        arrays = self.scale.shape, self.scale.tobytes(), self.zero_point.tobytes()
+        return *arrays, self.dtype, self.axis, self.block_size
+
+    def _axis_fits(self) -> bool:
+        if self.block_size is None:
+            return self.scale.ndim == (self.axis is not None)
+        return self.axis is not None and -self.scale.ndim <= self.axis < self.scale.ndim
+
+    def fits(self, shape: Sequence[int | None]) -> bool:
+        """Tell whether a tensor of this shape has as many channels or blocks; None is an unknown length."""
+        if self.axis is None:
+            return True
+        if not -len(shape) <= self.axis < len(shape):
+            return False
+        if self.block_size is None:
+            return shape[self.axis] in (None, self.scale.size)
+        divided = list(shape)
+        length = divided[self.axis]
+        divided[self.axis] = None if length is None else -(-length // self.block_size)
+        return len(divided) == self.scale.ndim and all(
+            length in (None, count) for length, count in zip(divided, self.scale.shape, strict=True)
+        )
 
     @property
     def low(self) -> NDArray[np.float32]:
@@ -93,33 +121,36 @@ class Encoding:
     def quantize(self, values: FloatArray) -> IntArray:
         """Return the integers of ``values``, any shape that has ``axis``."""
         low, high = integer_limits(self.dtype)
-        steps = np.rint(values / self._spread(self.scale, values.ndim)) + self._spread(
-            self.zero_point, values.ndim
+        steps = np.rint(values / self._spread(self.scale, values.shape)) + self._spread(
+            self.zero_point, values.shape
         )
         integers: IntArray = np.clip(steps, low, high).astype(DTYPES[self.dtype])
         return integers
 
     def dequantize(self, integers: IntArray) -> NDArray[np.float32]:
         """Return the real values of ``integers``, float32."""
-        steps = integers.astype(np.int64) - self._spread(self.zero_point, integers.ndim)
-        values: NDArray[np.float32] = (steps * self._spread(self.scale, integers.ndim)).astype(np.float32)
+        steps = integers.astype(np.int64) - self._spread(self.zero_point, integers.shape)
+        values: NDArray[np.float32] = (steps * self._spread(self.scale, integers.shape)).astype(np.float32)
         return values
 
     def error_bound(self, values: FloatArray) -> NDArray[np.float32]:
         """Bound ``|dequantize(quantize(x)) - x|`` for each value: half a step plus what is cut off."""
-        scale = self._spread(self.scale, values.ndim)
-        below = self._spread(self.low, values.ndim) - values
-        above = values - self._spread(self.high, values.ndim)
+        scale = self._spread(self.scale, values.shape)
+        below = self._spread(self.low, values.shape) - values
+        above = values - self._spread(self.high, values.shape)
         bound: NDArray[np.float32] = (scale / 2 + np.maximum(np.maximum(below, above), 0)).astype(np.float32)
         return bound
 
-    def _spread(self, array: NDArray[Any], rank: int) -> NDArray[Any]:
-        """Reshape a per-channel array so that it broadcasts against a tensor of ``rank`` axes."""
+    def _spread(self, array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+        """Shape ``array``, which is like ``scale``, so that it broadcasts against a tensor of ``shape``."""
         if self.axis is None:
             return array
-        shape = [1] * rank
-        shape[self.axis] = -1
-        return array.reshape(shape)
+        if self.block_size is not None:
+            elements = np.arange(shape[self.axis]) // self.block_size
+            return np.take(array, elements, axis=self.axis)
+        ones = [1] * len(shape)
+        ones[self.axis] = -1
+        return array.reshape(ones)
 
 
 def _frozen(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
@@ -129,15 +160,21 @@ def _frozen(array: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
 
 
 def affine_encoding(
-    low: FloatArray | float, high: FloatArray | float, dtype: str = "uint8", axis: int | None = None
+    low: FloatArray | float,
+    high: FloatArray | float,
+    dtype: str = "uint8",
+    axis: int | None = None,
+    block_size: int | None = None,
 ) -> Encoding:
     """Return the asymmetric encoding that covers ``low``..``high`` and has an exact zero.
 
     Args:
-        low: Smallest value, shape () or (C,); raised to at most 0 so that zero is on the grid.
+        low: Smallest value, shape () or (C,), or one for each block; raised to at most 0 so that zero is
+            on the grid.
         high: Largest value, the same shape; at least 0 for the same reason.
         dtype: A key of ``DTYPES``.
-        axis: The channel axis if ``low`` has shape (C,).
+        axis: The channel axis if ``low`` has shape (C,), or the axis that is cut into blocks.
+        block_size: The length of a block.
 
     Source:
         Nagel et al., 2021, arXiv:2106.08295, section 2.
@@ -148,23 +185,48 @@ def affine_encoding(
     high = np.maximum(np.asarray(high, np.float64), 0)
     scale = _usable_scale((high - low) / (most - least))
     zero_point = np.clip(np.rint(least - low / scale), least, most)
-    return Encoding(scale, zero_point.astype(np.int32), dtype, axis)
+    return Encoding(scale, zero_point.astype(np.int32), dtype, axis, block_size)
 
 
-def symmetric_encoding(largest: FloatArray | float, dtype: str = "int8", axis: int | None = None) -> Encoding:
+def symmetric_encoding(
+    largest: FloatArray | float, dtype: str = "int8", axis: int | None = None, block_size: int | None = None
+) -> Encoding:
     """Return the symmetric encoding that covers ``-largest``..``largest``.
 
     The most negative integer stays unused, so that the grid is the same on both sides of zero. An
     unsigned dtype gets its zero point at 0 and covers 0..``largest``.
 
     Args:
-        largest: The largest magnitude, shape () or (C,).
+        largest: The largest magnitude, shape () or (C,), or one for each block.
         dtype: A key of ``DTYPES``.
-        axis: The channel axis if ``largest`` has shape (C,).
+        axis: The channel axis if ``largest`` has shape (C,), or the axis that is cut into blocks.
+        block_size: The length of a block.
 
     """
     scale = _usable_scale(np.asarray(largest, np.float64) / integer_limits(dtype)[1])
-    return Encoding(scale, np.zeros(scale.shape, np.int32), dtype, axis)
+    return Encoding(scale, np.zeros(scale.shape, np.int32), dtype, axis, block_size)
+
+
+def block_encoding(
+    values: FloatArray, dtype: str, axis: int, block_size: int, *, symmetric: bool = False
+) -> Encoding:
+    """Return an encoding with a scale for each block that covers the block's values.
+
+    Args:
+        values: Any shape with at least one element along ``axis``.
+        dtype: A key of ``DTYPES``.
+        axis: The axis that is cut into blocks, 0 or more.
+        block_size: The length of a block; the last may be shorter.
+        symmetric: Whether zero is the integer 0, so that the grid is the same on both sides of it.
+
+    """
+    starts = np.arange(0, values.shape[axis], block_size)
+    if symmetric:
+        largest = np.maximum.reduceat(np.abs(values), starts, axis=axis)
+        return symmetric_encoding(largest, dtype, axis, block_size)
+    low = np.minimum.reduceat(values, starts, axis=axis)
+    high = np.maximum.reduceat(values, starts, axis=axis)
+    return affine_encoding(low, high, dtype, axis, block_size)
 
 
 def _usable_scale(scale: NDArray[np.float64]) -> NDArray[np.float32]:

@@ -213,6 +213,8 @@ def _assert_rows_within_steps(
     name = name_of(gather.outputs[0])
     value = after.value(name)
     last = None if value is None else value.producer()
+    if last is not None and last.op_type == "GatherBlockQuantized":
+        _assert_blocks_within_steps(gather, last, seen, rounding)
     if last is None or not is_standard(last, "Mul", "DequantizeLinear"):
         return
     dequantize = last if last.op_type == "DequantizeLinear" else _producer(last.inputs[0])
@@ -224,6 +226,17 @@ def _assert_rows_within_steps(
     axis = gather.attributes.get_int("axis", 0)
     rows = np.take(array_of(gather.inputs[0]), seen[name_of(gather.inputs[1])], axis=axis)
     _assert_near(seen[name], rows, step / 2 + rounding, f"node {gather.name!r}")
+
+
+def _assert_blocks_within_steps(
+    gather: ir.Node, fused: ir.Node, seen: Mapping[str, Array], rounding: float
+) -> None:
+    """Compare gathered rows with those of the float table: half a step, and as much for the zero point."""
+    table, ids = array_of(gather.inputs[0]), seen[name_of(gather.inputs[1])]
+    blocks = seen[name_of(fused.inputs[2])]
+    step = np.repeat(blocks, fused.attributes.get_int("block_size", 128), axis=1)[:, : table.shape[1]]
+    result = seen[name_of(fused.outputs[0])]
+    _assert_near(result, table[ids], step[ids] + rounding, f"node {gather.name!r}")
 
 
 def _producer(value: ir.Value | None) -> ir.Node | None:
@@ -245,7 +258,8 @@ def _encoding_of(dequantize: ir.Node, seen: Mapping[str, Array]) -> Encoding:
     zero = input_of(dequantize, 2)
     zero_point = np.zeros(scale.shape, np.int32) if zero is None else seen[name_of(zero)].astype(np.int32)
     axis = dequantize.attributes.get_int("axis", 1) if scale.ndim else None
-    return Encoding(scale, zero_point, integers.dtype.name, axis)
+    block_size = dequantize.attributes.get_int("block_size", 0) or None
+    return Encoding(scale, zero_point, integers.dtype.name, axis, block_size)
 
 
 def _assert_layer_within_steps(

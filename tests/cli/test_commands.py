@@ -74,6 +74,14 @@ def test_compile_without_data_says_what_data_would_bring(onnxq, model: Path, tmp
     assert content["manifest"]["recipe"]["name"] == "cpu-dynamic"
 
 
+def test_the_smallest_file_says_nothing_of_measured_activations(onnxq, model: Path, tmp_path: Path) -> None:
+    arguments = ("--target", "cpu-size", "--no-bench", "--no-validate", "--json")
+    result = onnxq("compile", model, "-o", tmp_path / "out.onnx", *arguments)
+    assert result.exit_code == 0
+    assert "at run time" not in result.stderr
+    assert loaded(result.stdout, "compile")["manifest"]["recipe"]["name"] == "cpu-size"
+
+
 def test_compile_runs_the_first_passes_only(onnxq, model: Path, tmp_path: Path) -> None:
     result = onnxq("compile", model, "-o", tmp_path / "out.onnx", "--no-bench", "--bisect-limit", 2, "--json")
     assert len(loaded(result.stdout, "compile")["manifest"]["passes"]) == 2

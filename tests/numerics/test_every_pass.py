@@ -32,6 +32,8 @@ PIPELINES = {
     "all-tensors": f"{TIDY},{WEIGHTS},encode-activations{{scope=all-tensors}},encode-biases,tie-encodings,"
     "insert-qdq,remove-dead",
     "dynamic": f"{TIDY},sum-residuals,{WEIGHTS},sum-biases,quantize-dynamically,insert-qdq,remove-dead",
+    "blocks": f"{TIDY},convert-opset{{minimum=21}},unfuse-gemm,encode-weight-blocks,"
+    "encode-embeddings{block=32, minimum=1},insert-qdq,remove-dead",
     "weight-only": f"{TIDY},{WEIGHTS},insert-qdq,remove-dead",
 }
 

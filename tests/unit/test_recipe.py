@@ -42,6 +42,12 @@ def test_the_default_recipe_fits_target_and_data(target: str) -> None:
     assert (without.target, without.needs_data) == (target, False)
 
 
+@pytest.mark.parametrize("has_data", [True, False])
+def test_the_smallest_file_needs_no_data(has_data: bool) -> None:
+    recipe = default_recipe("cpu-size", has_data=has_data)
+    assert (recipe.name, recipe.target, recipe.needs_data) == ("cpu-size", "cpu-size", False)
+
+
 def test_an_option_is_set_in_the_pipeline_and_the_rest_kept() -> None:
     recipe = load_recipe("cpu")
     changed = recipe.with_options(["convert-opset.minimum=21", "encode-activations.scope=all-tensors"])
@@ -63,7 +69,11 @@ def test_an_option_of_a_pass_that_is_not_there_is_refused() -> None:
         ("[gates]\nmin_cosin = 1.0", "unknown key 'gates.min_cosin'", "did you mean 'min_cosine'?"),
         ("sumary = 'x'", "unknown key 'sumary'", "did you mean 'summary'?"),
         ("[gates]\nmin_cosine = 2.0", "gate min-cosine: 2.0 is not possible", "from -1.0 to 1.0"),
-        ("target = 'cup'", "target: unknown target 'cup'; choose from cpu, portable, found 'cup'", None),
+        (
+            "target = 'cup'",
+            "target: unknown target 'cup'; choose from cpu, cpu-size, portable, found 'cup'",
+            None,
+        ),
         ("needs_data = 'yes'", "needs_data: must be a valid boolean, found 'yes'", None),
         (
             "[calibration]\nsamples = 0",

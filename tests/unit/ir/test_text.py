@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from onnx.backend.test.case.node import collect_testcases
 
-from onnxq.errors import ModelError
+from onnxq.errors import ModelError, VerifyError
 from onnxq.ir.digest import graph_digest
 from onnxq.ir.edit import Editor
 from onnxq.ir.module import Decision, GraphModule, name_of
 from onnxq.ir.text import parse, render
-from onnxq.quant.encoding import Encoding, symmetric_encoding
+from onnxq.ir.verify import verify
+from onnxq.quant.encoding import Encoding, block_encoding, symmetric_encoding
 from onnxq.quant.facts import Facts
 from onnxq.quant.histogram import Histogram
 
@@ -112,6 +113,26 @@ def test_decisions_come_back_exactly(reader: str, scale: float, zero_point: int)
     encoding = Encoding(np.float32(scale), np.int32(zero_point))  # type: ignore[arg-type]
     module.decisions["x"] = Decision(encoding, frozenset({reader, "y"}))
     assert parse(render(module)).decisions == module.decisions
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_decisions_on_blocks_come_back_exactly(axis: int) -> None:
+    weight = np.random.default_rng(0).normal(size=(70, 66)).astype(np.float32)
+    module = module_with(w=weight)
+    module.decisions["w"] = Decision(block_encoding(weight, "uint4", axis, 32))
+    text = render(module)
+    assert f" axis={axis} block=32\n" in text
+    assert parse(text).decisions == module.decisions
+    assert graph_digest(parse(text)) == graph_digest(module)
+    module.decisions["w"] = Decision(block_encoding(weight, "uint4", axis, 34))
+    assert graph_digest(parse(text)) != graph_digest(module)
+
+
+def test_blocks_that_do_not_fit_their_value_are_refused() -> None:
+    module = module_with(w=np.ones((70, 2), np.float32))
+    module.decisions["w"] = Decision(block_encoding(np.ones((64, 2), np.float32), "uint4", 0, 32))
+    with pytest.raises(VerifyError, match="encoding of 'w': its number of blocks is not the value's"):
+        verify(module)
 
 
 def test_facts_come_back_exactly() -> None:

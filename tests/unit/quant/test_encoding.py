@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxq.quant.encoding import DTYPES, Encoding, affine_encoding, integer_limits, symmetric_encoding
+from onnxq.quant.encoding import (
+    DTYPES,
+    Encoding,
+    affine_encoding,
+    block_encoding,
+    integer_limits,
+    symmetric_encoding,
+)
 from onnxq.runtime.session import open_session
 
 finite = st.floats(-1e6, 1e6, width=32)
@@ -51,6 +58,70 @@ def test_it_computes_what_onnx_runtime_computes(axis: int | None, seed: int) -> 
     np.testing.assert_array_equal(encoding.dequantize(ran["q"]), ran["y"])
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("dtype", ["int4", "uint4", "int8", "uint8"])
+@pytest.mark.parametrize(("shape", "axis"), [((70, 3), 0), ((3, 64), 1), ((5, 2), 0), ((2, 33, 3), 1)])
+def test_each_block_stays_within_its_own_bound(
+    shape: tuple[int, ...], axis: int, dtype: str, symmetric: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    size = rng.uniform(1e-3, 1e3, shape)
+    x = (rng.normal(size=shape) * size).astype(np.float32)
+    if symmetric and dtype.startswith("u"):
+        x = np.abs(x)
+    encoding = block_encoding(x, dtype, axis, 32, symmetric=symmetric)
+    blocks = list(shape)
+    blocks[axis] = -(-shape[axis] // 32)
+    assert list(encoding.scale.shape) == blocks
+    assert not symmetric or not encoding.zero_point.any()
+    error = np.abs(encoding.dequantize(encoding.quantize(x)) - x)
+    # Dividing and multiplying in float32 errs by eps of the value, the bound itself once more.
+    assert (error <= encoding.error_bound(x) + 4 * np.finfo(np.float32).eps * np.abs(x)).all()
+
+
+@pytest.mark.parametrize(("length", "axis"), [(64, 0), (70, 0), (33, 1)])
+def test_blocks_compute_what_onnx_runtime_computes(length: int, axis: int) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(length, 3) if axis == 0 else (3, length)).astype(np.float32)
+    encoding = block_encoding(x, "uint8", axis, 32)
+    grid, whole = list(encoding.scale.shape), list(x.shape)
+    model = onnx.parser.parse_model(
+        '<ir_version: 10, opset_import: ["" : 21]>'
+        f"g (float{whole} x, float{grid} s, uint8{grid} z) => (uint8{whole} q, float{whole} y)"
+        f" {{ q = QuantizeLinear<axis={axis}, block_size=32>(x, s, z)"
+        f" y = DequantizeLinear<axis={axis}, block_size=32>(q, s, z) }}"
+    )
+    feeds = {"x": x, "s": encoding.scale, "z": encoding.zero_point.astype(np.uint8)}
+    ran = open_session(model.SerializeToString(), threads=1).run(feeds)
+    np.testing.assert_array_equal(encoding.quantize(x), ran["q"])
+    np.testing.assert_array_equal(encoding.dequantize(ran["q"]), ran["y"])
+
+
+def test_blocks_of_whole_columns_are_channels() -> None:
+    x = np.random.default_rng(0).normal(size=(32, 3)).astype(np.float32)
+    blocks = block_encoding(x, "uint8", 0, 32)
+    channels = affine_encoding(x.min(axis=0), x.max(axis=0), "uint8", axis=1)
+    np.testing.assert_array_equal(blocks.scale[0], channels.scale)
+    np.testing.assert_array_equal(blocks.quantize(x), channels.quantize(x))
+    assert blocks != channels
+
+
+def test_an_encoding_knows_which_shapes_it_fits() -> None:
+    blocks = block_encoding(np.ones((33, 2), np.float32), "uint4", 0, 32)
+    assert blocks.fits((33, 2))
+    assert blocks.fits((64, 2))
+    assert blocks.fits((None, 2))
+    assert not blocks.fits((32, 2))
+    assert not blocks.fits((33, 3))
+    assert not blocks.fits((33, 2, 1))
+    assert not blocks.fits(())
+    channels = symmetric_encoding(np.ones(2), axis=1)
+    assert channels.fits((5, 2))
+    assert not channels.fits((5, 3))
+    assert not channels.fits((2,))
+    assert symmetric_encoding(1.0).fits((5, 3))
+
+
 def test_symmetric_grids_have_no_offset_and_leave_the_lowest_integer_out() -> None:
     encoding = symmetric_encoding(np.array([1.0, 2.0]), "int8", axis=0)
     assert not encoding.zero_point.any()
@@ -79,6 +150,9 @@ def test_limits() -> None:
         ({"dtype": "int7"}, "unknown dtype 'int7'"),
         ({"zero_point": np.zeros(2, np.int32)}, r"scale has shape \(\), zero point \(2,\)"),
         ({"axis": 0}, r"axis 0 does not fit a scale of shape \(\)"),
+        ({"block_size": 0, "axis": 0}, "a block of 0 is not possible"),
+        ({"block_size": 32}, r"axis None does not fit a scale of shape \(\)"),
+        ({"block_size": 32, "axis": 0}, r"axis 0 does not fit a scale of shape \(\)"),
         ({"scale": np.float32(0)}, "every scale must be finite and positive"),
         ({"scale": np.float32(np.nan)}, "every scale must be finite and positive"),
         ({"zero_point": np.int32(256)}, "a zero point lies outside uint8's 0..255"),

@@ -1,0 +1,79 @@
+"""Decide encodings for the weights of matrix products, with a scale for each block of a column.
+
+ONNX Runtime's CPU provider runs ``MatMul(x, DequantizeLinear(w))`` as MatMulNBits, which keeps the integers
+in memory: any number of rows and columns, of 4 or 8 bits. Two of them cannot share what is stored
+(onnxruntime 1.31.1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import ClassVar, Literal
+
+import onnx_ir as ir
+
+from onnxq.ir.layers import Layer, layer_of
+from onnxq.ir.module import GraphModule, array_of, is_standard
+from onnxq.passmanager.base import Effect, Pass, PassContext
+from onnxq.quant.encoding import block_encoding
+
+OPSET = 21
+"""The operator set that brought blocks and integers of 4 bits."""
+FLOAT_BITS = 32
+
+
+@dataclass(frozen=True)
+class EncodeWeightBlocks(Pass):
+    """Encode each constant matrix that a MatMul reads as its second input.
+
+    Options:
+        bits: The width of the stored integers.
+        block: How many values of one column share a scale: shorter blocks err less and take more room.
+        symmetric: Whether zero is the integer 0; otherwise each block has a zero point of its own.
+        exclude: Layers to leave in float: names of nodes, in which * stands for anything.
+
+    Source:
+        Dettmers and Zettlemoyer, 2023, arXiv:2212.09720: small blocks are what makes 4 bits precise.
+
+    """
+
+    name: ClassVar[str] = "encode-weight-blocks"
+    effect: ClassVar[Effect] = Effect.EXACT
+    bits: Literal[4, 8] = 4
+    block: Literal[32, 64, 128] = 32
+    symmetric: bool = False
+    exclude: tuple[str, ...] = ()
+
+    def run(self, module: GraphModule, ctx: PassContext) -> None:
+        """Leave a MatMul alone whose weight is no constant matrix, and all of an old operator set."""
+        dtype = f"int{self.bits}" if self.symmetric else f"uint{self.bits}"
+        for node in module.graph:
+            if not is_standard(node, "MatMul"):
+                continue
+            layer = self._layer(node, module)
+            if isinstance(layer, str):
+                ctx.skip(node, layer)
+                continue
+            encoding = block_encoding(array_of(layer.weight), dtype, 0, self.block, symmetric=self.symmetric)
+            ctx.edit.encode(layer.weight, encoding, readers=[node], why=f"blocks of {self.block}")
+
+    def _layer(self, node: ir.Node, module: GraphModule) -> Layer | str:
+        """Return the layer to encode, or the reason why the node is left alone."""
+        if any(fnmatchcase(node.name or "", pattern) for pattern in self.exclude):
+            return "excluded by its name"
+        if module.opset < OPSET:
+            return f"operator set {module.opset} has no blocks; convert-opset{{minimum={OPSET}}} brings them"
+        layer = layer_of(node)
+        if isinstance(layer, Layer):
+            weight = array_of(layer.weight)
+            if weight.ndim != 2 or weight.size == 0:
+                return "its weight is not a matrix"
+            copies = len(layer.weight.consumers())
+            if copies * self._stored_bits() > FLOAT_BITS:
+                return f"{copies} nodes read its weight, and a copy for each would take more room than float"
+        return layer
+
+    def _stored_bits(self) -> float:
+        """Return what one value takes in the file, with its part of scale and zero point."""
+        return self.bits + (FLOAT_BITS + self.bits) / self.block
