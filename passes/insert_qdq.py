@@ -151,12 +151,15 @@ def _dequantize_rows(gather: ir.Node, integers: ir.Value, encoding: Encoding, ct
     if encoding.axis is not None:
         column = (encoding.scale / largest.scale)[:, None]
         factors = ctx.edit.constant(f"{name}_factors", column, why=why)
-        restored = add(
-            "Mul",
-            [restored, add("Gather", [factors, gather.inputs[1]], "factors", rows.dtype)],
-            "scaled",
-            rows.dtype,
+        picked = ctx.edit.insert(
+            "Gather",
+            [factors, gather.inputs[1]],
+            f"{rows.name}_factors",
+            before=gather,
+            dtype=rows.dtype,
+            why=why,
         )
+        restored = add("Mul", [restored, picked], "scaled", rows.dtype)
     ctx.edit.replace(rows, restored, why=why)
     ctx.edit.remove(gather, why=why)
 
