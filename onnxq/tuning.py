@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from onnxq.errors import InputError
 from onnxq.files import write_whole
 from onnxq.ir.layers import Layer, linear_layers
-from onnxq.ir.module import GraphModule, attribute, name_of
+from onnxq.ir.module import GraphModule, attribute
 from onnxq.passmanager.base import Pass, PassRecord
 from onnxq.passmanager.instruments import Instrument
 from onnxq.passmanager.pipeline import format_pipeline, parse_pipeline
@@ -98,7 +98,7 @@ class LayerGroups(Instrument):
         """Group the layers whose weight has an encoding."""
         if pass_.name == "encode-weights":
             for layer in linear_layers(module):
-                if name_of(layer.weight) in module.decisions:
+                if module.reads_encoded(layer.node, layer.weight):
                     self.nodes[_shape_of(layer)].append(layer.node.name or "")
 
 
@@ -191,22 +191,32 @@ def _verdict(timed: ModelLatency) -> Verdict:
 
 def _never_slower(recipe: Recipe, tuned: Recipe, verdicts: list[Verdict], timing: _Timing) -> Tuning:
     """Compare with the source; where int8 loses, keep the faster of the exact passes and the source."""
-    exact = recipe.with_options(["encode-weights.exclude=*"])
+    exact = _in_float(tuned)
     plain = recipe.model_copy(update={"pipeline": "", "needs_data": False})
     models = {"source": timing.source}
     for name, form in (("tuned", tuned), ("exact", exact)):
         models[name] = timing.path(name)
         timing.build(form, models[name], [])
     speed = {timed.name: timed.paired_speedup.median for timed in timing.run(models).models}
+    if exact == tuned:
+        speed["exact"] = speed["tuned"]
     if speed["tuned"] >= max(1.0, speed["exact"]):
         return Tuning(tuned, tuple(verdicts))
     kept, choice = (
         ("the exact passes alone", exact) if speed["exact"] >= 1 else ("the source as it is", plain)
     )
     warning = (
-        f"int8 runs at {speed['tuned']:.2f}x the speed of the source here: kept {kept} (--no-tune for int8)"
+        f"the recipe's result runs at {speed['tuned']:.2f}x the speed of the source here: "
+        f"kept {kept} (--no-tune for the result)"
     )
     return Tuning(choice, tuple(verdicts), (warning,))
+
+
+def _in_float(recipe: Recipe) -> Recipe:
+    """Return the recipe with all layers in float; one that quantizes none stays as it is."""
+    if all(pass_.name != "encode-weights" for pass_ in parse_pipeline(recipe.pipeline)):
+        return recipe
+    return recipe.with_options(["encode-weights.exclude=*"])
 
 
 def _shape_of(layer: Layer) -> str:

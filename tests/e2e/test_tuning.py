@@ -95,6 +95,14 @@ def test_a_broken_cache_is_measured_again(model: Path, data: Dataset, tmp_path: 
     assert json.loads(cache_file().read_text())
 
 
+@pytest.mark.parametrize("recipe", ["cpu-dynamic", "fp32"])
+def test_recipes_without_data_or_integers_are_tuned_too(
+    recipe: str, model: Path, data: Dataset, tmp_path: Path
+) -> None:
+    result = compile_model(model, tmp_path / "out.onnx", recipe=load_recipe(recipe), data=data)
+    assert result.manifest.tuning is not None
+
+
 def _keep_tuned(recipe: Recipe, tuned: Recipe, verdicts: list[Verdict], timing: object) -> object:
     from onnxq.tuning import Tuning
 
