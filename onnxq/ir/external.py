@@ -108,3 +108,15 @@ def _size_problem(tensor: ir.ExternalTensor) -> tuple[str, str] | None:
             "copy the data file again, or export the model again",
         )
     return None
+
+
+EMBEDDED_BYTES = 4096
+"""External tensors up to this size are read at once: onnx's own tools look into them, wherever they run."""
+
+
+def read_small_tensors(model: ir.Model) -> None:
+    """Replace small external initializers by copies in memory."""
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes <= EMBEDDED_BYTES:
+            value.const_value = ir.Tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=tensor.name)

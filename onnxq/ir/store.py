@@ -18,7 +18,7 @@ from onnxq.errors import InputError, ModelError, did_you_mean
 from onnxq.files import replacing
 from onnxq.ir.check import EXPORT_AGAIN, check, root_cause
 from onnxq.ir.edit import Remark
-from onnxq.ir.external import attach_external, external_files, read_attributes, tensors
+from onnxq.ir.external import attach_external, external_files, read_attributes, read_small_tensors, tensors
 from onnxq.ir.module import GraphModule, name_of
 
 PROTOBUF_LIMIT = 2**31 - 1
@@ -57,6 +57,7 @@ def load_model(path: Path) -> GraphModule:
         attach_external(model, path.absolute().parent)
         check(model, path)
     read_attributes(model)
+    read_small_tensors(model)
     _shorten_domain(model)
     _name_nodes(model.graph)
     return GraphModule(model)
@@ -84,7 +85,7 @@ def save_model(
     model = module.model.clone()
     large = external_data or sum(tensor.nbytes for tensor in tensors(model)) > EMBEDDED_LIMIT
     targets = (data, path) if large else (path,)
-    inputs = [*external_files(model), *([source] if source else [])]
+    inputs = [*external_files(model), *([source, *_data_files(source)] if source else [])]
     for target in targets:
         _refuse_overwriting(target, inputs)
     _sort_initializers(model.graph)
