@@ -29,6 +29,8 @@ WEIGHTS = "encode-weights,encode-embeddings"
 PIPELINES = {
     "static": f"{TIDY},sum-residuals,{WEIGHTS},sum-biases,encode-activations,encode-biases,tie-encodings,"
     "insert-qdq,remove-dead",
+    "clipped": f"{TIDY},sum-residuals,{WEIGHTS},sum-biases,encode-activations,"
+    "correct-clipping{channels=1, gain=0},encode-biases,tie-encodings,insert-qdq,fold-clips,remove-dead",
     "all-tensors": f"{TIDY},{WEIGHTS},encode-activations{{scope=all-tensors}},encode-biases,tie-encodings,"
     "insert-qdq,remove-dead",
     "dynamic": f"{TIDY},sum-residuals,{WEIGHTS},sum-biases,quantize-dynamically,insert-qdq,remove-dead",
