@@ -14,7 +14,7 @@ FLOORS = [
     {"target"},
     {"passmanager", "runtime", "digits"},
     {"calibration", "testing", "recipe"},
-    {"comparison", "manifest", "report", "tuning"},
+    {"comparison", "manifest", "report", "sensitivity", "tuning"},
     {"compile", "export"},
     {"cli"},
 ]
