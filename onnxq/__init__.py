@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from onnxq.recipe import Recipe, load_recipe
     from onnxq.runtime.bench import bench
     from onnxq.runtime.validate import validate
+    from onnxq.sensitivity import measure_sensitivity
 
 _HOME = {
     "CalibrationTable": "onnxq.calibration.table",
@@ -39,6 +40,7 @@ _HOME = {
     "load_model": "onnxq.ir.store",
     "load_pass": "onnxq.passmanager.pipeline",
     "load_recipe": "onnxq.recipe",
+    "measure_sensitivity": "onnxq.sensitivity",
     "open_data": "onnxq.calibration.data",
     "open_feeds": "onnxq.calibration.data",
     "parse_pipeline": "onnxq.passmanager.pipeline",
@@ -62,6 +64,7 @@ __all__ = [
     "load_model",
     "load_pass",
     "load_recipe",
+    "measure_sensitivity",
     "open_data",
     "open_feeds",
     "parse_pipeline",

@@ -40,7 +40,7 @@ class ShiftAndScale(Pass):
 
     name: ClassVar[str] = "shift-and-scale"
     effect: ClassVar[Effect] = Effect.EXACT
-    steps: int = 24
+    steps: int = 16
     shift: bool = True
     kinds: tuple[FoldKind, ...] = FOLD_KINDS
     paid: bool = True

@@ -16,8 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
-from measuring import parser, real_tasks, show
+from measuring import cosines, embeddings, parser, real_tasks, show
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -27,7 +26,6 @@ from onnxq.compile import compile_model
 from onnxq.ir.store import load_model, model_size
 from onnxq.recipe import load_recipe
 from onnxq.runtime.bench import bench
-from onnxq.runtime.session import open_session
 
 Feeds = dict[str, NDArray[Any]]
 LEAST_SPEED, LEAST_COSINE = 2.0, 0.993
@@ -68,14 +66,14 @@ def _rows(model: Path, folder: Path, tasks: ModuleType) -> list[dict[str, Any]]:
         build(model, models[name])
         seconds[name] = time.perf_counter() - start
     latency = bench(models, [tasks.minilm_feeds([_long(tasks, i)], pad_to=128) for i in range(8)], threads=1)
-    wanted = _embeddings(model, held_out)
+    wanted = embeddings(model, held_out)
     return [
         {
             "model": timed.name,
             "ms": timed.latency_ms.median,
             "speed": round(timed.paired_speedup.median, 2),
             "p10..p90": f"{timed.paired_speedup.p10:.2f}..{timed.paired_speedup.p90:.2f}",
-            **_cosines(wanted, _embeddings(timed.path, held_out)),
+            **cosines(wanted, embeddings(timed.path, held_out)),
             "MB": round(model_size(timed.path) / 1e6, 1),
             "compile s": round(seconds[timed.name], 1),
         }
@@ -142,21 +140,6 @@ def _dev(tasks: ModuleType) -> Path:
 def _long(tasks: ModuleType, number: int) -> str:
     text = (tasks.SHARED / "data" / "text" / "wikitext2" / "wiki.valid.tokens").read_text(encoding="utf-8")
     return str(text[3000 * number + 3000 : 3000 * number + 4200])
-
-
-def _embeddings(model: Path, feeds: Sequence[Feeds]) -> NDArray[np.float64]:
-    session, rows = open_session(model, threads=2), []
-    for feed in feeds:
-        mask = feed["attention_mask"][..., None].astype(np.float64)
-        tokens = session.run(feed)[session.output_names[0]]
-        rows.append(((tokens * mask).sum(1) / mask.sum(1))[0])
-    array = np.stack(rows)
-    return array / np.linalg.norm(array, axis=1, keepdims=True)
-
-
-def _cosines(wanted: NDArray[np.float64], found: NDArray[np.float64]) -> dict[str, float]:
-    cosines = (wanted * found).sum(axis=1)
-    return {"cosine mean": round(float(cosines.mean()), 4), "min": round(float(cosines.min()), 4)}
 
 
 if __name__ == "__main__":

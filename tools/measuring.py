@@ -12,11 +12,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
 from onnxq.manifest import installed_versions
 from onnxq.runtime.environment import cpu_flags, runtime_versions
+from onnxq.runtime.session import open_session
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 WIDTH = 110
@@ -69,6 +72,23 @@ def real_tasks(assets: Path) -> ModuleType | None:
     sys.modules["realtasks"] = module
     spec.loader.exec_module(module)
     return module
+
+
+def embeddings(model: Path, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> NDArray[np.float64]:
+    """Return the mean-pooled embedding of each of the feeds, one sample each, with length 1."""
+    session, rows = open_session(model, threads=2), []
+    for feed in feeds:
+        mask = feed["attention_mask"][..., None].astype(np.float64)
+        tokens = session.run(feed)[session.output_names[0]]
+        rows.append(((tokens * mask).sum(1) / mask.sum(1))[0])
+    array = np.stack(rows)
+    return array / np.linalg.norm(array, axis=1, keepdims=True)
+
+
+def cosines(wanted: NDArray[np.float64], found: NDArray[np.float64]) -> dict[str, float]:
+    """Return the mean and the smallest cosine of two sets of embeddings of length 1."""
+    each = (wanted * found).sum(axis=1)
+    return {"cosine mean": round(float(each.mean()), 4), "min": round(float(each.min()), 4)}
 
 
 def show(title: str, rows: Rows, notes: Iterable[str], *, as_json: bool) -> None:

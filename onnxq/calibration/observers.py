@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.errors import PreconditionError
-from onnxq.quant.facts import Facts, Need, Stat
+from onnxq.quant.facts import BY_CHANNEL, Facts, Need, Stat
 from onnxq.quant.histogram import Histogram
 
 MOMENTUM = 0.9
@@ -191,16 +191,53 @@ class RowsObserver:
         return {"rows": self.rows[filled][np.argsort(self.places[filled])] if filled.any() else None}
 
 
+GRAM_ROWS = 256
+"""How many rows are multiplied at a time; their number and order in the stream alone decide the rounding."""
+
+
+class GramObserver:
+    """Products of channels over all rows, summed in float64 and multiplied in float32."""
+
+    def __init__(self) -> None:
+        """Start without rows."""
+        self.gram: NDArray[np.float64] = np.empty((0, 0))
+        self.rows: Float32 = np.empty((0, 0), np.float32)
+        self.filled = 0
+
+    def update(self, block: Block) -> None:
+        """Gather rows, and multiply them whenever there are enough."""
+        rows = np.moveaxis(block.values, block.axis, -1).reshape(-1, block.values.shape[block.axis])
+        if not len(self.rows):
+            self.rows = np.empty((GRAM_ROWS, rows.shape[1]), np.float32)
+            self.gram = np.zeros((rows.shape[1], rows.shape[1]))
+        while len(rows):
+            fitting = rows[: GRAM_ROWS - self.filled]
+            self.rows[self.filled : self.filled + len(fitting)] = fitting
+            self.filled += len(fitting)
+            rows = rows[len(fitting) :]
+            if self.filled == GRAM_ROWS:
+                self._multiply()
+
+    def _multiply(self) -> None:
+        rows = self.rows[: self.filled]
+        self.gram += rows.T @ rows
+        self.filled = 0
+
+    def result(self) -> dict[str, Any]:
+        """Return the matrix of shape (C, C)."""
+        self._multiply()
+        return {"gram": self.gram.astype(np.float32) if self.gram.size else None}
+
+
 OBSERVERS: Mapping[Stat, type[Observer]] = {
     Stat.RANGE: RangeObserver,
     Stat.AVERAGE: AverageObserver,
     Stat.CHANNEL_RANGE: ChannelRangeObserver,
     Stat.HISTOGRAM: HistogramObserver,
     Stat.ROWS: RowsObserver,
+    Stat.GRAM: GramObserver,
 }
 """The class that measures each statistic."""
-
-_PER_CHANNEL = frozenset({Stat.CHANNEL_RANGE, Stat.ROWS})
 
 
 class ValueObserver:
@@ -251,7 +288,7 @@ class ValueObserver:
 
         """
         channels = block.values.shape[block.axis]
-        if self.stats & _PER_CHANNEL and channels != (self._channels or channels):
+        if self.stats & BY_CHANNEL and channels != (self._channels or channels):
             raise PreconditionError(
                 f"its axis {self.axis} has {self._channels} channels in one sample and {channels} in another",
                 where=f"value {self.name!r}",
@@ -268,7 +305,7 @@ class ValueObserver:
         return Facts(axis=self.axis, **fields)
 
     def _common_axis(self, needs: tuple[Need, ...]) -> int:
-        axes = {need.axis for need in needs if need.stats & _PER_CHANNEL}
+        axes = {need.axis for need in needs if need.stats & BY_CHANNEL}
         if len(axes) > 1:
             raise PreconditionError(
                 f"its channels are wanted along different axes: {sorted(axes)}", where=f"value {self.name!r}"

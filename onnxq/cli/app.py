@@ -17,6 +17,7 @@ COMMANDS = (
     "validate",
     "bench",
     "inspect",
+    "sensitivity",
     "passes",
     "recipes",
     "demo",

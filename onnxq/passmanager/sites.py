@@ -20,6 +20,9 @@ FoldKind = Literal["norm", "linear", "relu", "value", "activation"]
 FOLD_KINDS: tuple[FoldKind, ...] = get_args(FoldKind)
 """The kinds of sites in front of layers."""
 
+ROWS = 128
+"""So many of the sampled rows tell two choices apart well enough; all of them take four times as long."""
+
 STATS = frozenset({Stat.CHANNEL_RANGE, Stat.ROWS})
 
 
@@ -56,6 +59,10 @@ def fold_best(
 ) -> None:
     """Fold into each site the candidate whose layers' outputs have the smallest error.
 
+    Values of kind ``activation`` are never shifted. Centring the outputs of Gelu made each layer's error
+    smaller and all-MiniLM-L6-v2 worse: a pooled cosine of .9938 with shifts and .9961 without, when only
+    these sites were folded, and .9940 when none was.
+
     Args:
         module: The graph.
         ctx: Where edits and remarks go.
@@ -72,7 +79,7 @@ def fold_best(
         if samples is None:
             ctx.skip(node, "its input never had an element, or holds infinities")
             continue
-        best = best_of(samples, candidates(samples, site.shift))
+        best = best_of(samples, candidates(samples, site.shift and site.kind != "activation"))
         if best is None:
             ctx.skip(node, "its error is smallest as it is")
         elif site.paid and best.gain < gain:
@@ -93,7 +100,8 @@ def samples_of(site: Site, facts: dict[str, Facts]) -> list[Sample] | None:
             return None
         readers = [one for one in site.consumers if name_of(one.layer.activation) == name]
         weights = [_matrix(one) for one in readers]
-        samples.append(Sample(known.rows, known.channel_low, known.channel_high, weights))
+        rows = known.rows[:: -(-len(known.rows) // ROWS)]
+        samples.append(Sample(rows, known.channel_low, known.channel_high, weights))
     return samples
 
 

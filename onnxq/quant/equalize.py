@@ -66,13 +66,13 @@ class Sample:
         """
         moved = np.zeros_like(scale) if shift is None else shift
         low, high = (self.low - moved) / scale, (self.high - moved) / scale
-        encoding = affine_encoding(low.min(initial=0), high.max(initial=0))
-        rows = encoding.dequantize(encoding.quantize(((self.rows - moved) / scale).astype(np.float32)))
+        step = affine_encoding(low.min(initial=0), high.max(initial=0)).scale
+        rows = _rounded(((self.rows - moved) / scale).astype(np.float32), step)
         error = size = 0.0
         for weight, exact in zip(self.weights, self._exact, strict=True):
-            wider = (weight * scale[:, None]).astype(np.float32)
-            own = symmetric_encoding(np.abs(wider).max(axis=0, initial=0), axis=1)
-            outputs = rows @ own.dequantize(own.quantize(wider)) + (moved @ weight).astype(np.float32)
+            wider = weight * scale.astype(np.float32)[:, None]
+            steps = symmetric_encoding(np.abs(wider).max(axis=0, initial=0), axis=1).scale
+            outputs = rows @ _rounded(wider, steps) + (moved @ weight).astype(np.float32)
             error += float(np.square(outputs - exact).sum())
             size += float(np.square(exact).sum())
         return error / size if size else 0.0
@@ -186,6 +186,12 @@ def thresholds(samples: Sequence[Sample], steps: int, *, shift: bool) -> Iterabl
             threshold_scale(largest, float(threshold)),
             centre if shift else None,
         )
+
+
+def _rounded(values: NDArray[np.float32], step: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return what an encoding restores of values that it covers; whole zero points change no rounding."""
+    rounded: NDArray[np.float32] = np.rint(values / step) * step
+    return rounded
 
 
 def _doubles(values: Floats) -> Doubles:

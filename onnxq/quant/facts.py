@@ -26,6 +26,12 @@ class Stat(Enum):
     """How many values fall into each bin."""
     ROWS = "rows"
     """A bounded, seeded sample of whole rows: vectors along the channel axis."""
+    GRAM = "gram"
+    """Products of channels, summed over all rows. Calibration tables leave them out: they are large."""
+
+
+BY_CHANNEL = frozenset({Stat.CHANNEL_RANGE, Stat.ROWS, Stat.GRAM})
+"""Those that are measured along a channel axis."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Need:
     Args:
         value: The value's name.
         stats: What to measure.
-        axis: The channel axis for ``CHANNEL_RANGE`` and ``ROWS``; may be negative.
+        axis: The channel axis for ``CHANNEL_RANGE``, ``ROWS`` and ``GRAM``; may be negative.
 
     """
 
@@ -55,9 +61,10 @@ class Facts:
         average: Moving average of (smallest, largest) over the samples.
         channel_low: Shape (C,); smallest value of each channel.
         channel_high: Shape (C,); largest value of each channel.
-        axis: The channel axis of the two arrays above and of ``rows``.
+        axis: The channel axis of the two arrays above, of ``rows`` and of ``gram``.
         histogram: Counts over the whole tensor.
         rows: Shape (R, C); sampled rows.
+        gram: Shape (C, C); ``x.T @ x`` over all rows ``x``.
 
     """
 
@@ -70,6 +77,7 @@ class Facts:
     axis: int = -1
     histogram: Histogram | None = None
     rows: NDArray[np.float32] | None = None
+    gram: NDArray[np.float32] | None = None
 
     def has(self, stats: Iterable[Stat]) -> bool:
         """Tell whether all of ``stats`` were measured, or there was nothing to measure."""
@@ -79,6 +87,7 @@ class Facts:
             Stat.CHANNEL_RANGE: self.channel_low,
             Stat.HISTOGRAM: self.histogram,
             Stat.ROWS: self.rows,
+            Stat.GRAM: self.gram,
         }
         return self.count == 0 or all(parts[stat] is not None for stat in stats)
 

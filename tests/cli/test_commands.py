@@ -322,3 +322,18 @@ def test_an_interrupted_run_says_so_and_can_be_repeated(
     assert process.returncode == 130
     assert remarks.endswith("error: interrupted\n")
     assert onnxq(*arguments, "--no-bench").exit_code == 0
+
+
+def test_sensitivity_ranks_tensors_and_layers(onnxq, model: Path, data: Path) -> None:
+    result = onnxq("sensitivity", model, "--data", data, "--samples", 4, "--top", 1)
+    assert result.exit_code == 0, result.stderr
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    assert "everything" in result.stdout
+    assert "Tensors: the worst 1 of" in result.stdout
+    assert "warning: compared on the samples that ranges were measured on" in result.stderr
+    arguments = ("--samples", 4, "--set", "encode-activations.dtype=int8", "--json")
+    content = loaded(onnxq("sensitivity", model, "--data", data, *arguments).stdout, "sensitivity")
+    assert content["version"] == 1
+    assert {entry["dtype"] for entry in content["tensors"]} == {"int8"}
+    ranked = [entry["alone_db"] for entry in content["tensors"] if entry["alone_db"] is not None]
+    assert ranked == sorted(ranked)

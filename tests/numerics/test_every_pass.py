@@ -31,6 +31,13 @@ PIPELINES = {
     "insert-qdq,remove-dead",
     "clipped": f"{TIDY},sum-residuals,{WEIGHTS},sum-biases,encode-activations,"
     "correct-clipping{channels=1, gain=0},encode-biases,tie-encodings,insert-qdq,fold-clips,remove-dead",
+    "folded": f"{TIDY},sum-residuals,shift-and-scale{{steps=3}},smooth{{steps=3}},"
+    f"group-embeddings{{shift=true}},{WEIGHTS},sum-biases,encode-activations,encode-biases,tie-encodings,"
+    "insert-qdq,remove-dead",
+    "grouped": f"{TIDY},{WEIGHTS},encode-activations{{scope=all-tensors}},"
+    "group-embeddings{mode=axis, groups=2},encode-biases,tie-encodings,insert-qdq,remove-dead",
+    "split": f"{TIDY},group-embeddings{{mode=split, groups=2, kinds=norm+value+relu}},{WEIGHTS},"
+    "encode-activations,encode-biases,tie-encodings,insert-qdq,remove-dead",
     "all-tensors": f"{TIDY},{WEIGHTS},encode-activations{{scope=all-tensors}},encode-biases,tie-encodings,"
     "insert-qdq,remove-dead",
     "mixed": f"{TIDY},convert-opset{{minimum=21}},{WEIGHTS},encode-activations{{scope=all-tensors}},"

@@ -14,7 +14,7 @@ FLOORS = [
     {"target"},
     {"passmanager", "runtime", "digits"},
     {"calibration", "testing", "recipe"},
-    {"choosing", "comparison", "manifest", "report", "tuning"},
+    {"choosing", "comparison", "manifest", "report", "sensitivity", "tuning"},
     {"compile", "export"},
     {"cli"},
 ]

@@ -1,0 +1,58 @@
+"""onnxq sensitivity: which tensors and layers cost accuracy when they are quantized."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from onnxq.cli.choose import RecipeSettings
+from onnxq.cli.console import progress, remark, show, show_json
+from onnxq.cli.options import DataSettings, Json, Model, NeededData, Threads
+
+Samples = Annotated[
+    int, typer.Option("--samples", min=1, metavar="N", help="Compare the outputs on so many samples.")
+]
+Top = Annotated[int, typer.Option("--top", min=1, metavar="N", help="Show so many tensors and layers.")]
+
+
+def run(
+    model: Model,
+    *,
+    data: NeededData,
+    samples: Samples = 16,
+    top: Top = 15,
+    threads: Threads = None,
+    wanted: RecipeSettings,
+    reading: DataSettings,
+    as_json: Json = False,
+) -> None:
+    """Rank MODEL's tensors and layers by what quantizing them costs.
+
+    Each is quantized alone, and left alone while all others are quantized; the numbers
+    are the SQNR of the output that errs most, against MODEL itself. Encodings are
+    those of the recipe.
+    """
+    from onnxq.report.sensitivity import layers_table, overall_table, tensors_table
+    from onnxq.report.text import draw
+    from onnxq.sensitivity import measure_sensitivity
+
+    dataset = reading.open(data, model)
+    with progress() as on_progress:
+        found = measure_sensitivity(
+            model,
+            wanted.choose(has_data=True),
+            dataset,
+            samples=samples,
+            threads=threads,
+            on_progress=lambda done, total: on_progress("tensors and layers", done, total),
+        )
+    for warning in found.warnings:
+        remark(warning, "warning")
+    report = found.to_dict()
+    if as_json:
+        show_json("sensitivity", report)
+        return
+    for table in (overall_table(report), tensors_table(report, top), layers_table(report, top)):
+        show(draw(table))
+    show(f"compared on {found.samples} samples")

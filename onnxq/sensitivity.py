@@ -1,0 +1,327 @@
+"""Sensitivity: which tensors and layers cost a quantized model its accuracy.
+
+Every encoded value gets a switch: its readers read either the value itself or what its encoding makes of it.
+So one model, opened once, runs in any mixture: nothing quantized, everything, one tensor alone, all but one.
+
+Source: Nagel et al., 2021, arXiv:2106.08295, section 3.7: the debugging flow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxq.calibration.collect import collect
+from onnxq.calibration.data import Dataset, input_specs
+from onnxq.comparison import CompileOptions, Samples, choose_samples, with_options
+from onnxq.errors import RecipeError
+from onnxq.ir.layers import linear_layers
+from onnxq.ir.module import GraphModule, constant_of, name_of, rank_of
+from onnxq.ir.store import load_model, save_model
+from onnxq.ir.switches import SWITCHES, Edge, insert_switches
+from onnxq.passmanager.instruments import VerifyEach
+from onnxq.passmanager.manager import PassManager
+from onnxq.passmanager.pipeline import parse_pipeline
+from onnxq.quant.facts import Facts, Need, Stat
+from onnxq.recipe import Recipe
+from onnxq.runtime.batch import Array, Batch, Feeds, batch_size
+from onnxq.runtime.compare import plain
+from onnxq.runtime.session import Session, open_session
+from onnxq.runtime.validate import validate
+from onnxq.target import find_target
+
+SCHEMA = 1
+"""The version of what ``to_dict`` returns."""
+
+REALISE = "insert-qdq"
+"""The pass before which decisions are complete."""
+
+TENSORS = ("weight", "activation")
+SHOWN_CHANNELS = 3
+"""How many channels of a tensor are named."""
+
+Progress = Callable[[int, int | None], None]
+
+
+@dataclass(frozen=True)
+class OutlierChannel:
+    """A channel that reaches far.
+
+    Args:
+        channel: Its place along the channel axis.
+        low: Its smallest value.
+        high: Its largest value.
+        times_median: Its largest magnitude over that of the median channel.
+
+    """
+
+    channel: int
+    low: float
+    high: float
+    times_median: float
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One tensor or layer.
+
+    Args:
+        name: The value, or the node of the layer.
+        kind: ``weight`` or ``activation``; for a layer its operator.
+        dtype: What it is quantized to; for a layer that of its weight.
+        alone_db: SQNR of the model's output where nothing else is quantized; infinite if it changes nothing.
+        others_db: SQNR of the output where everything else is quantized.
+        channels: The channels of an activation that reach furthest.
+
+    """
+
+    name: str
+    kind: str
+    dtype: str
+    alone_db: float
+    others_db: float
+    channels: tuple[OutlierChannel, ...] = ()
+
+
+@dataclass(frozen=True)
+class SensitivityReport:
+    """What ``measure_sensitivity`` found; SQNR in dB of the output that errs most, against the source.
+
+    Args:
+        source: The model.
+        recipe: Whose decisions were looked at.
+        samples: How many samples were compared.
+        float_db: With nothing quantized: the exact passes alone.
+        all_db: With everything quantized.
+        weights_db: With the weights quantized alone.
+        activations_db: With the activations quantized alone.
+        tensors: Encoded tensors, the worst when quantized alone first.
+        layers: Layers with an encoded weight, likewise.
+        warnings: What has to be known about the samples.
+
+    """
+
+    source: str
+    recipe: str
+    samples: int
+    float_db: float
+    all_db: float
+    weights_db: float
+    activations_db: float
+    tensors: tuple[Entry, ...]
+    layers: tuple[Entry, ...]
+    warnings: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values; an infinite SQNR becomes None."""
+        return dict(plain({"version": SCHEMA, **asdict(self)}))
+
+
+def measure_sensitivity(
+    source: Path,
+    recipe: Recipe,
+    data: Dataset,
+    *,
+    samples: int = 16,
+    threads: int | None = None,
+    on_progress: Progress | None = None,
+) -> SensitivityReport:
+    """Quantize each tensor and each layer alone, and leave each alone, and compare the model's outputs.
+
+    Ranges are measured once. The model is opened once, in float with QuantizeLinear and DequantizeLinear
+    where a switch asks for them: what integer kernels round otherwise is not seen.
+
+    Args:
+        source: The original model.
+        recipe: Its passes up to ``insert-qdq`` decide what is encoded and how.
+        data: Samples to measure ranges on, as many as the recipe says; those beyond are compared on.
+        samples: How many samples are compared; the time grows with it.
+        threads: Threads within an operator; None leaves it to ONNX Runtime.
+        on_progress: Called with (mixtures done, mixtures in all).
+
+    Raises:
+        RecipeError: The recipe encodes nothing before an ``insert-qdq``.
+        OnnxqError: The model or the data is at fault.
+
+    """
+    module = _decided(source, recipe, data, threads)
+    options = CompileOptions(validation_samples=samples)
+    chosen = choose_samples(None, data, recipe.calibration.samples, input_specs(module.model), options)
+    channels = _outlier_channels(module, chosen, threads)
+    kinds = {layer.node.name or "": layer.node.op_type for layer in linear_layers(module)}
+    edges = insert_switches(module)
+    with TemporaryDirectory(prefix="onnxq-sensitivity-") as folder:
+        save_model(module, Path(folder) / "model.onnx")
+        bench = _Bench(
+            _Remembered(**vars(open_session(source, threads=threads))),
+            open_session(Path(folder) / "model.onnx", threads=threads),
+            list(chosen.batches()),
+            edges,
+        )
+        parts = [*_tensors(edges), *_layers(kinds, edges)]
+        entries = []
+        for number, part in enumerate(parts):
+            entries.append(part.measured(bench, channels.get(part.name, ())))
+            if on_progress is not None:
+                on_progress(number + 1, len(parts))
+        return SensitivityReport(
+            source=str(source),
+            recipe=recipe.name,
+            samples=sum(batch_size(batch.feeds) for batch in bench.batches),
+            float_db=bench.sqnr_db(lambda edge: False),
+            all_db=bench.sqnr_db(lambda edge: True),
+            weights_db=bench.sqnr_db(lambda edge: edge.constant),
+            activations_db=bench.sqnr_db(lambda edge: not edge.constant),
+            tensors=_ranked(entry for entry in entries if entry.kind in TENSORS),
+            layers=_ranked(entry for entry in entries if entry.kind not in TENSORS),
+            warnings=chosen.warnings,
+        )
+
+
+def _ranked(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+    return tuple(sorted(entries, key=lambda entry: (entry.alone_db, entry.name)))
+
+
+def _decided(source: Path, recipe: Recipe, data: Dataset, threads: int | None) -> GraphModule:
+    """Return the source as it stands before its decisions are realised."""
+    passes = parse_pipeline(recipe.pipeline)
+    names = [pass_.name for pass_ in passes]
+    most = recipe.calibration.samples
+    limited = with_options(data, limit=min(most, data.options.limit or most))
+
+    def measure(module: GraphModule, needs: Sequence[Need]) -> Mapping[str, Facts]:
+        return collect(module.model, needs, limited, threads=threads).facts
+
+    module = load_model(source)
+    if REALISE in names:
+        before = passes[: names.index(REALISE)]
+        PassManager(before, find_target(recipe.target), (VerifyEach(),), measure).run(module)
+    if not module.decisions:
+        raise RecipeError(
+            f"it encodes nothing before {REALISE}", where=f"recipe {recipe.name}", hint="choose one that does"
+        )
+    return module
+
+
+@dataclass(frozen=True)
+class _Remembered(Session):
+    """A session that runs each of its feeds once; they have to stay alive."""
+
+    seen: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    def run(self, feeds: Feeds) -> dict[str, Any]:
+        """Return what the first run on these feeds gave."""
+        if id(feeds) not in self.seen:
+            self.seen[id(feeds)] = super().run(feeds)
+        return self.seen[id(feeds)]
+
+
+@dataclass(frozen=True)
+class _Switched(Session):
+    """A session in which some switches are on."""
+
+    switches: Array = field(default_factory=lambda: np.zeros(0, bool))
+
+    def run(self, feeds: Feeds) -> dict[str, Any]:
+        """Run with the switches as they are."""
+        return super().run({**feeds, SWITCHES: self.switches})
+
+
+@dataclass(frozen=True)
+class _Bench:
+    """The source and its switched form, and the samples to compare them on."""
+
+    source: Session
+    switched: Session
+    batches: Sequence[Batch]
+    edges: Sequence[Edge]
+
+    def sqnr_db(self, chosen: Callable[[Edge], bool]) -> float:
+        """Return the SQNR of the output that errs most, where the chosen edges are quantized."""
+        switches = np.array([chosen(edge) for edge in self.edges])
+        candidate = _Switched(**vars(self.switched), switches=switches)
+        found = validate(self.source, candidate, self.batches).outputs
+        return min((math.inf if one.sqnr_db is None else one.sqnr_db for one in found), default=math.inf)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What is switched together: one tensor, or one layer."""
+
+    name: str
+    kind: str
+    dtype: str
+    edges: frozenset[Edge]
+
+    def measured(self, bench: _Bench, channels: Sequence[OutlierChannel]) -> Entry:
+        alone = bench.sqnr_db(lambda edge: edge in self.edges)
+        others = bench.sqnr_db(lambda edge: edge not in self.edges)
+        return Entry(self.name, self.kind, self.dtype, alone, others, tuple(channels))
+
+
+def _tensors(edges: Sequence[Edge]) -> list[_Part]:
+    by_value: dict[str, list[Edge]] = {}
+    for edge in edges:
+        by_value.setdefault(edge.value, []).append(edge)
+    return [
+        _Part(name, TENSORS[not same[0].constant], same[0].dtype, frozenset(same))
+        for name, same in by_value.items()
+    ]
+
+
+def _layers(kinds: Mapping[str, str], edges: Sequence[Edge]) -> list[_Part]:
+    """Return the layers with an encoded weight: all that they read encoded is switched together."""
+    parts = []
+    for name, op_type in kinds.items():
+        own = [edge for edge in edges if edge.reader == name]
+        dtype = next((edge.dtype for edge in own if edge.constant), None)
+        if dtype is not None:
+            parts.append(_Part(name, op_type, dtype, frozenset(own)))
+    return parts
+
+
+def _outlier_channels(
+    module: GraphModule, samples: Samples, threads: int | None
+) -> dict[str, tuple[OutlierChannel, ...]]:
+    """Return the channels that reach furthest of each encoded activation whose channels can be told."""
+    needs = [
+        Need(name_of(value), frozenset({Stat.CHANNEL_RANGE}), axis)
+        for value in module.values()
+        if name_of(value) in module.decisions
+        and constant_of(value) is None
+        and (axis := _channel_axis(value)) is not None
+    ]
+    facts = collect(module.model, needs, samples, threads=threads).facts
+    return {name: _furthest(one) for name, one in facts.items()}
+
+
+def _channel_axis(value: ir.Value) -> int | None:
+    """Return the last axis of two or three, or the second of images, where its length is known."""
+    axis = {2: -1, 3: -1, 4: 1}.get(rank_of(value) or 0)
+    if axis is None or value.shape is None or not isinstance(value.shape[axis], int):
+        return None
+    return axis
+
+
+def _furthest(facts: Facts) -> tuple[OutlierChannel, ...]:
+    low, high = facts.channel_low, facts.channel_high
+    if low is None or high is None:
+        return ()
+    reach = np.maximum(-low, high)
+    median = float(np.median(reach))
+    return tuple(
+        OutlierChannel(
+            int(channel),
+            float(low[channel]),
+            float(high[channel]),
+            float(reach[channel]) / median if median else math.inf,
+        )
+        for channel in np.argsort(-reach, kind="stable")[:SHOWN_CHANNELS]
+    )

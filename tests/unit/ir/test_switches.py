@@ -1,0 +1,69 @@
+"""Switches: all off is the float model, all on is what insert-qdq makes of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnxq.ir.module import GraphModule
+from onnxq.ir.switches import SWITCHES, Edge, insert_switches
+from onnxq.ir.text import parse
+from onnxq.passmanager.manager import PassManager
+from onnxq.passmanager.pipeline import parse_pipeline
+from onnxq.target import find_target
+from onnxq.testing.laws import FeedsData, random_feeds, rounding_bound, run_model
+
+MODELS = sorted((Path(__file__).parents[3] / "models").glob("*.onnxtxt"))
+DECIDE = (
+    "remove-initializer-inputs,inline-functions,lift-constants,fold-constants,convert-opset{minimum=13},"
+    "widen-float16,infer-shapes,fold-batch-norm,encode-weights,encode-embeddings{minimum=1},"
+    "encode-activations{scope=all-tensors},encode-biases"
+)
+
+
+def _decided(text: str) -> GraphModule:
+    module = parse(text)
+    data = FeedsData([random_feeds(module, 0)])
+    PassManager(parse_pipeline(DECIDE), find_target("cpu"), measure=data.measure).run(module)
+    return module
+
+
+@pytest.fixture(params=MODELS, ids=lambda path: path.stem)
+def text(request: pytest.FixtureRequest) -> str:
+    path: Path = request.param
+    return path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_all_switches_alike(text: str, on: bool) -> None:
+    wanted, module = _decided(text), _decided(text)
+    if on:
+        PassManager(parse_pipeline("insert-qdq"), find_target("cpu")).run(wanted)
+    edges = insert_switches(module)
+    assert not module.decisions
+    feeds = random_feeds(wanted, 0)
+    switched = {**feeds, SWITCHES: np.full(len(edges), on)}
+    old, new = run_model(wanted, feeds, inner=True), run_model(module, switched, inner=True)
+    bound = rounding_bound([(wanted, {**feeds, **old}), (module, {**feeds, **new})])
+    for output in wanted.graph.outputs:
+        np.testing.assert_allclose(new[output.name], old[output.name], rtol=0, atol=bound)
+
+
+def test_edges_tell_what_they_switch() -> None:
+    module = parse("""# encode x: scale=0.1 zero_point=0 dtype=uint8 readers=product
+# encode w: scale=0.5 zero_point=0 dtype=int8
+# encode y: scale=0.25 zero_point=0 dtype=int16
+<ir_version: 10, opset_import: ["" : 21]>
+main (float[N,2] x) => (float[N,2] y, float[N,2] z)
+<float[2,2] w = {1, 2, 3, 4}>
+{
+    [product] y = MatMul(x, w)
+    [other] z = Relu(x)
+}""")
+    assert insert_switches(module) == [
+        Edge("x", "product", False, "uint8"),
+        Edge("y", None, False, "int16"),
+        Edge("w", "product", True, "int8"),
+    ]
