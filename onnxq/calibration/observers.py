@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.errors import PreconditionError
-from onnxq.quant.facts import Facts, Need, Stat
+from onnxq.quant.facts import BY_CHANNEL, Facts, Need, Stat
 from onnxq.quant.histogram import Histogram
 
 MOMENTUM = 0.9
@@ -129,6 +129,25 @@ class ChannelRangeObserver:
         return {"channel_low": self.low, "channel_high": self.high}
 
 
+class MeanObserver:
+    """The mean of each channel: one sum for each sample, so that batches do not matter."""
+
+    def __init__(self) -> None:
+        """Start with empty sums that take any number of channels."""
+        self.sums, self.count = np.zeros(1), 0
+
+    def update(self, block: Block) -> None:
+        """Add the samples up in float64, one after the other."""
+        for sample in np.moveaxis(block.values, block.axis, 1):
+            rows = sample.reshape(len(sample), -1)
+            self.sums = self.sums + rows.sum(axis=1, dtype=np.float64)
+            self.count += rows.shape[1]
+
+    def result(self) -> dict[str, Any]:
+        """Return the mean, shape (C,)."""
+        return {"mean": (self.sums / self.count).astype(np.float32) if self.count else None}
+
+
 class HistogramObserver:
     """Counts by the bins of ``Histogram``."""
 
@@ -195,12 +214,11 @@ OBSERVERS: Mapping[Stat, type[Observer]] = {
     Stat.RANGE: RangeObserver,
     Stat.AVERAGE: AverageObserver,
     Stat.CHANNEL_RANGE: ChannelRangeObserver,
+    Stat.MEAN: MeanObserver,
     Stat.HISTOGRAM: HistogramObserver,
     Stat.ROWS: RowsObserver,
 }
 """The class that measures each statistic."""
-
-_PER_CHANNEL = frozenset({Stat.CHANNEL_RANGE, Stat.ROWS})
 
 
 class ValueObserver:
@@ -251,7 +269,7 @@ class ValueObserver:
 
         """
         channels = block.values.shape[block.axis]
-        if self.stats & _PER_CHANNEL and channels != (self._channels or channels):
+        if self.stats & BY_CHANNEL and channels != (self._channels or channels):
             raise PreconditionError(
                 f"its axis {self.axis} has {self._channels} channels in one sample and {channels} in another",
                 where=f"value {self.name!r}",
@@ -268,7 +286,7 @@ class ValueObserver:
         return Facts(axis=self.axis, **fields)
 
     def _common_axis(self, needs: tuple[Need, ...]) -> int:
-        axes = {need.axis for need in needs if need.stats & _PER_CHANNEL}
+        axes = {need.axis for need in needs if need.stats & BY_CHANNEL}
         if len(axes) > 1:
             raise PreconditionError(
                 f"its channels are wanted along different axes: {sorted(axes)}", where=f"value {self.name!r}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,15 +12,10 @@ import numpy as np
 from onnxq.errors import CalibrationError, OnnxqError, PassError
 from onnxq.ir.edit import Editor
 from onnxq.ir.module import GraphModule, name_of, rank_of
-from onnxq.passmanager.base import Pass, PassContext, PassRecord
+from onnxq.passmanager.base import Measure, Pass, PassContext, PassRecord
 from onnxq.passmanager.instruments import Instrument
-from onnxq.quant.facts import Facts, Need, Stat
+from onnxq.quant.facts import BY_CHANNEL, Facts, Need
 from onnxq.target import Target
-
-Measure = Callable[[GraphModule, Sequence[Need]], Mapping[str, Facts]]
-"""Runs the data through the module as it stands and returns facts for the values needed."""
-
-_BY_CHANNEL = frozenset({Stat.CHANNEL_RANGE, Stat.ROWS})
 
 
 @dataclass
@@ -70,7 +65,7 @@ class PassManager:
 
     def _run_one(self, module: GraphModule, pass_: Pass, index: int) -> PassRecord:
         editor = Editor(module)
-        context = PassContext(editor, self.target, np.random.default_rng([self.seed, index]))
+        context = PassContext(editor, self.target, np.random.default_rng([self.seed, index]), self.measure)
         start = time.perf_counter()
         pass_.run(module, context)
         seconds = time.perf_counter() - start
@@ -130,7 +125,7 @@ def _is_met(need: Need, facts: Mapping[str, Facts], rank: int | None) -> bool:
     found = facts.get(need.value)
     if found is None or not found.has(need.stats):
         return False
-    if not need.stats & _BY_CHANNEL or found.axis == need.axis:
+    if not need.stats & BY_CHANNEL or found.axis == need.axis:
         return True
     return rank is not None and found.axis % rank == need.axis % rank
 
@@ -138,7 +133,7 @@ def _is_met(need: Need, facts: Mapping[str, Facts], rank: int | None) -> bool:
 def _add_need(wanted: dict[str, Need], need: Need) -> None:
     """Join ``need`` with another for the same value; one that wants another axis comes later."""
     known = wanted.setdefault(need.value, need)
-    by_channel = [n for n in (known, need) if n.stats & _BY_CHANNEL]
+    by_channel = [n for n in (known, need) if n.stats & BY_CHANNEL]
     if len({n.axis for n in by_channel}) < 2:
         axis = by_channel[0].axis if by_channel else known.axis
         wanted[need.value] = Need(need.value, known.stats | need.stats, axis)

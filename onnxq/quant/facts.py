@@ -22,10 +22,16 @@ class Stat(Enum):
     """Moving average, over the samples, of the smallest and the largest value of each sample."""
     CHANNEL_RANGE = "channel-range"
     """Smallest and largest value of each channel."""
+    MEAN = "mean"
+    """The mean of each channel."""
     HISTOGRAM = "histogram"
     """How many values fall into each bin."""
     ROWS = "rows"
     """A bounded, seeded sample of whole rows: vectors along the channel axis."""
+
+
+BY_CHANNEL = frozenset({Stat.CHANNEL_RANGE, Stat.MEAN, Stat.ROWS})
+"""The statistics that depend on which axis counts the channels."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,7 @@ class Need:
     Args:
         value: The value's name.
         stats: What to measure.
-        axis: The channel axis for ``CHANNEL_RANGE`` and ``ROWS``; may be negative.
+        axis: The channel axis for the statistics ``BY_CHANNEL``; may be negative.
 
     """
 
@@ -55,9 +61,10 @@ class Facts:
         average: Moving average of (smallest, largest) over the samples.
         channel_low: Shape (C,); smallest value of each channel.
         channel_high: Shape (C,); largest value of each channel.
-        axis: The channel axis of the two arrays above and of ``rows``.
+        axis: The channel axis of the two arrays above, of ``rows`` and of ``mean``.
         histogram: Counts over the whole tensor.
         rows: Shape (R, C); sampled rows.
+        mean: Shape (C,); mean of each channel.
 
     """
 
@@ -70,6 +77,7 @@ class Facts:
     axis: int = -1
     histogram: Histogram | None = None
     rows: NDArray[np.float32] | None = None
+    mean: NDArray[np.float32] | None = None
 
     def has(self, stats: Iterable[Stat]) -> bool:
         """Tell whether all of ``stats`` were measured, or there was nothing to measure."""
@@ -77,6 +85,7 @@ class Facts:
             Stat.RANGE: self.low,
             Stat.AVERAGE: self.average,
             Stat.CHANNEL_RANGE: self.channel_low,
+            Stat.MEAN: self.mean,
             Stat.HISTOGRAM: self.histogram,
             Stat.ROWS: self.rows,
         }
