@@ -24,9 +24,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxq.errors import CalibrationError
+from onnxq.ir.channels import Operand
 from onnxq.ir.digest import graph_digest
 from onnxq.ir.edit import Editor
-from onnxq.ir.layers import Bias, Layer, bias_of, linear_layers
+from onnxq.ir.endpoints import bias_place
+from onnxq.ir.layers import Layer, linear_layers
 from onnxq.ir.module import GraphModule, array_of, name_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.passmanager.pipeline import parse_pipeline
@@ -56,7 +58,7 @@ class CorrectBias(Pass):
     def needs(self, module: GraphModule) -> Iterable[Need]:
         """Ask for the mean of each channel that a layer reads, or computes in float."""
         for layer in _encoded_layers(module):
-            if isinstance(bias_of(layer), str):
+            if bias_place(layer) is None:
                 continue
             if self.method == "analytic":
                 yield Need(name_of(layer.activation), MEAN, axis=layer.input_axis)
@@ -82,17 +84,17 @@ def _encoded_layers(module: GraphModule) -> Iterator[Layer]:
             yield layer
 
 
-def _correctable(layers: Iterable[Layer], ctx: PassContext) -> Iterator[tuple[Layer, Bias]]:
+def _correctable(layers: Iterable[Layer], ctx: PassContext) -> Iterator[tuple[Layer, Operand]]:
     """Yield the layers that have a place for a correction, as they are when it is their turn."""
     for layer in list(layers):
-        bias = bias_of(layer)
-        if isinstance(bias, str):
-            ctx.skip(layer.node, bias)
+        bias = bias_place(layer)
+        if bias is None:
+            ctx.skip(layer.node, "it has no constant bias, and no place for one")
         else:
             yield layer, bias
 
 
-def _correct_by_weight(layer: Layer, bias: Bias, module: GraphModule, ctx: PassContext) -> None:
+def _correct_by_weight(layer: Layer, bias: Operand, module: GraphModule, ctx: PassContext) -> None:
     mean = module.facts[name_of(layer.activation)].mean
     if mean is None:
         ctx.skip(layer.node, "its input never had an element")
@@ -102,7 +104,7 @@ def _correct_by_weight(layer: Layer, bias: Bias, module: GraphModule, ctx: PassC
     _subtract(layer, bias, mean_output(error, mean), ctx)
 
 
-def _correct_by_output(level: list[tuple[Layer, Bias]], module: GraphModule, ctx: PassContext) -> None:
+def _correct_by_output(level: list[tuple[Layer, Operand]], module: GraphModule, ctx: PassContext) -> None:
     """Correct layers that do not read each other, from one run of everything before them."""
     means = _quantized_means([layer for layer, _ in level], module, ctx)
     for (layer, bias), after in zip(level, means, strict=True):
@@ -156,10 +158,9 @@ def _depths(module: GraphModule) -> dict[ir.Value, int]:
     return depths
 
 
-def _subtract(layer: Layer, bias: Bias, shift: NDArray[np.float64], ctx: PassContext) -> None:
+def _subtract(layer: Layer, bias: Operand, shift: NDArray[np.float64], ctx: PassContext) -> None:
     why = "the mean error of quantization is taken out"
-    old: NDArray[Any] = np.zeros(1) if bias.value is None else array_of(bias.value).reshape(-1)
-    new = (np.broadcast_to(old, shift.shape) - shift).astype(np.float32)
-    ctx.edit.rewire(
-        bias.reader, bias.index, ctx.edit.constant(f"{layer.output.name}_bias", new, why=why), why=why
-    )
+    old: NDArray[Any] = np.zeros(1) if bias.constant is None else bias.constant
+    new = (old - bias.spread(shift)).astype(np.float32)
+    value = ctx.edit.constant(f"{layer.output.name}_bias", new, why=why)
+    ctx.edit.rewire(bias.node, bias.index, value, why=why)

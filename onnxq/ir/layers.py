@@ -9,7 +9,6 @@ import onnx_ir as ir
 
 from onnxq.ir.module import (
     GraphModule,
-    array_of,
     attribute,
     constant_of,
     input_of,
@@ -63,57 +62,6 @@ class Layer:
     def output_axis(self) -> int:
         """The axis of ``output`` that counts output channels."""
         return self.input_axis
-
-    @property
-    def channels(self) -> int:
-        """The number of output channels."""
-        axis, weight = self.channel_axis, array_of(self.weight)
-        group = attribute(self.node, "group", 1) if self.node.op_type == "ConvTranspose" else 1
-        return int(weight.shape[axis] * group)
-
-
-@dataclass(frozen=True)
-class Bias:
-    """Where a layer's output gets one constant for each channel.
-
-    Args:
-        value: The constant; None where there is none yet.
-        reader: The node that adds it: the layer's own, or an Add behind a MatMul.
-        index: Which of the reader's inputs it is.
-
-    """
-
-    value: ir.Value | None
-    reader: ir.Node
-    index: int
-
-
-def bias_of(layer: Layer) -> Bias | str:
-    """Return the layer's bias, or the reason why it has no place for one."""
-    bias = _added(layer) if layer.node.op_type == "MatMul" else Bias(layer.bias, layer.node, 2)
-    if bias is None:
-        return "no Add behind it takes a bias"
-    if bias.value is None:
-        return bias
-    array = constant_of(bias.value)
-    if array is None:
-        return "its bias is computed at run time"
-    if array.shape not in ((), (1,), (1, 1), (layer.channels,), (1, layer.channels)):
-        return "its bias is not one number for each channel"
-    if layer.node.op_type == "Gemm" and any(
-        attribute(layer.node, name, 1.0) != 1 for name in ("alpha", "beta")
-    ):
-        return "the Gemm scales its terms"
-    return bias
-
-
-def _added(matmul: Layer) -> Bias | None:
-    """Return the constant that the only reader of a product adds to it."""
-    add = sole_reader(matmul.output)
-    if add is None or not is_standard(add, "Add", "Sum") or len(add.inputs) != 2:
-        return None
-    index = 1 if add.inputs[0] is matmul.output else 0
-    return None if constant_of(add.inputs[index]) is None else Bias(add.inputs[index], add, index)
 
 
 def clamped(value: ir.Value) -> ir.Value:

@@ -121,7 +121,7 @@ class Facts:
             return result
 
         low, high = moved(self.channel_low), moved(self.channel_high)
-        rows = None if self.rows is None else moved(self.rows)
+        rows, mean = (None if part is None else moved(part) for part in (self.rows, self.mean))
         return replace(
             self,
             low=float(low.min()),
@@ -131,4 +131,5 @@ class Facts:
             channel_high=high,
             histogram=None,
             rows=rows,
+            mean=mean,
         )
