@@ -57,7 +57,7 @@ class Factor:
 
     Args:
         factor: The constant of a Mul.
-        offset: The constant that an Add behind it adds; takes a shift in.
+        offset: The constant that an Add behind it adds, or the bias of what is added; takes a shift in.
 
     """
 
@@ -234,6 +234,29 @@ def _addend_behind(value: ir.Value, channels: Channels) -> Operand | None:
     return None if passed is None else passed.operand
 
 
+def _offset_behind(value: ir.Value, channels: Channels) -> Operand | None:
+    """Return the constant that the one reader of ``value`` adds, or the bias of what else it adds."""
+    reader = sole_reader(value)
+    bias = None if reader is None else summand_bias(reader, Place(value, channels))
+    return _addend_behind(value, channels) or bias
+
+
+def summand_bias(node: ir.Node, place: Place) -> Operand | None:
+    """Return the constant bias in what ``node`` adds to ``place``, if nobody else reads that sum."""
+    if not is_standard(node, "Add", "Sum") or len(node.inputs) != 2 or place.channels.axis != -1:
+        return None
+    other = node.inputs[1 if node.inputs[0] is place.value else 0]
+    producer = None if other is None or other is place.value else other.producer()
+    if other is None or producer is None or sole_reader(other) is not node:
+        return None
+    if is_standard(producer, "Gemm"):
+        layer = layer_of(producer)
+        return _shiftable_bias(layer) if isinstance(layer, Layer) else None
+    found = [operand_along(producer, index, place.channels) for index in range(len(producer.inputs))]
+    biases = [operand for operand in found if operand is not None]
+    return biases[0] if is_standard(producer, "Add", "Sum") and len(biases) == 1 else None
+
+
 def factor_at(node: ir.Node, index: int, channels: Channels) -> Factor | None:
     """Return the constant per channel that multiplies the channels."""
     if not is_standard(node, "Mul") or (rank_of(node.inputs[1 - index]) or 0) > -channels.axes[0]:
@@ -242,7 +265,7 @@ def factor_at(node: ir.Node, index: int, channels: Channels) -> Factor | None:
     array = None if found is None else found.constant
     if found is None or array is None or array.size != channels.count or array.size == 1:
         return None
-    return Factor(found, _addend_behind(node.outputs[0], channels))
+    return Factor(found, _offset_behind(node.outputs[0], channels))
 
 
 def reads_score(node: ir.Node, index: int, channels: Channels) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 from onnxq.errors import PreconditionError
 from onnxq.ir.channels import Operand
 from onnxq.ir.edit import Editor
-from onnxq.ir.endpoints import Consumer, Factor, Place
+from onnxq.ir.endpoints import Consumer, Factor, Place, summand_bias
 from onnxq.ir.module import input_of, name_of
 from onnxq.ir.sites import Site
 
@@ -39,6 +40,8 @@ def fold(
 
     """
     _check(site, scale, shift)
+    if (scale == 1).all() and (shift is None or not shift.any()):
+        return
     factors = scale.astype(np.float64)
     shifts = np.zeros(site.count) if shift is None else shift.astype(np.float64)
     folder = _Folder(site, factors, shifts, edit, why)
@@ -86,12 +89,10 @@ class _Folder:
     def prepend(self) -> None:
         """Divide in front of the layers, at run time."""
         place = self.site.source
-        value = place.value
-        moved, after = value, value.producer()
+        value = moved = place.value
         if self.shift.any():
-            moved = self._elementwise("Sub", value, place, self.shift, f"{value.name}_centred", after)
-            after = moved.producer()
-        folded = self._elementwise("Mul", moved, place, 1 / self.scale, f"{value.name}_folded", after)
+            moved = self._elementwise("Sub", value, place, self.shift, f"{value.name}_centred")
+        folded = self._elementwise("Mul", moved, place, 1 / self.scale, f"{value.name}_folded")
         for consumer in self.site.consumers:
             self.edit.rewire(consumer.layer.node, 0, folded, why=self.why)
         self.edit.rescale(value, self.scale, self.shift, axis=place.channels.axis, to=folded, why=self.why)
@@ -113,46 +114,82 @@ class _Folder:
     def _into_factor(self, factor: Factor) -> None:
         array = _array(factor.factor)
         if factor.offset is not None and self.shift.any():
-            added = array.reshape(-1) * self.shift
-            self._add(added, factor.offset, behind=factor.factor.node.outputs[0])
+            added, product = array.reshape(-1) * self.shift, factor.factor.node.outputs[0]
+            if product in factor.offset.node.inputs:
+                self._add(added, factor.offset, behind=product)
+            else:
+                self._into_summand(factor.offset, added)
+                self._note(product, added, factor.factor.channels.axis)
         self._rewrite(factor.factor, array * factor.factor.spread(self.scale))
 
     def _add(self, added: Doubles, offset: Operand, behind: ir.Value) -> None:
         """Add to a constant what ``behind``, where another node adds the constant, now lacks."""
         self._rewrite(offset, _array(offset) + offset.spread(added))
         if offset.node is not behind.producer():
-            axis = offset.channels.axis
-            self.edit.rescale(behind, np.ones_like(added), added, axis=axis, why=self.why)
+            self._note(behind, added, offset.channels.axis)
 
     def _restore(self, place: Place) -> None:
+        """Give the old numbers to those who need them; a residual gets its shift with the other summand."""
         readers = [node for other, node in self.site.others if other is place]
-        if not readers:
+        summed = [node for node in readers if node is not None and self._shift_summand(place, node)]
+        plain = [node for node in readers if node not in summed]
+        self._hand_back(place, summed, shifted=False)
+        self._hand_back(place, plain, shifted=bool(self.shift.any()))
+
+    def _shift_summand(self, place: Place, node: ir.Node) -> bool:
+        """Put the shift into the bias of what ``node`` adds to the channels, if that has one."""
+        bias = summand_bias(node, place) if self.shift.any() else None
+        if bias is None:
+            return False
+        self._into_summand(bias, self.shift)
+        return True
+
+    def _into_summand(self, bias: Operand, added: Doubles) -> None:
+        """Let the value that ``bias`` is the bias of grow by ``added``."""
+        self._rewrite(bias, _array(bias) + bias.spread(added))
+        self._note(bias.node.outputs[0], -added, bias.channels.axis)
+
+    def _note(self, value: ir.Value, shift: Doubles, axis: int | None, to: ir.Value | None = None) -> None:
+        """Note that ``to``, or ``value`` itself, is ``value`` less a shift."""
+        self.edit.rescale(value, np.ones_like(shift), shift, axis=axis, to=to, why=self.why)
+
+    def _hand_back(self, place: Place, readers: Sequence[ir.Node | None], *, shifted: bool) -> None:
+        """Let ``readers`` read the channels times the scale, with or without the shift."""
+        value, restored = place.value, place.value
+        if readers and (self.scale != 1).any():
+            restored = self._elementwise("Mul", restored, place, self.scale, f"{value.name}_restored")
+        if readers and shifted:
+            restored = self._elementwise("Add", restored, place, self.shift, f"{value.name}_shifted")
+        if restored is value:
             return
-        value = place.value
-        restored = self._elementwise(
-            "Mul", value, place, self.scale, f"{value.name}_restored", value.producer()
-        )
-        if self.shift.any():
-            restored = self._elementwise(
-                "Add", restored, place, self.shift, f"{value.name}_shifted", restored.producer()
-            )
-        self.edit.reroute(value, restored, readers=[node for node in readers if node], why=self.why)
+        left = np.zeros_like(self.shift) if shifted else self.shift
+        self._note(value, left, place.channels.axis, to=restored)
+        for use in [use for use in value.uses() if use.node in readers]:
+            self.edit.rewire(use.node, use.idx, restored, why=self.why)
         if None in readers:
             self.edit.reroute_output(value, restored, why=self.why)
 
     def _elementwise(
-        self, op_type: str, value: ir.Value, place: Place, array: Doubles, name: str, after: ir.Node | None
+        self, op_type: str, value: ir.Value, place: Place, array: Doubles, name: str
     ) -> ir.Value:
         constant = place.channels.spread(array).astype(np.float32)
         operand = self.edit.constant(f"{name}_by", constant, why=self.why)
         return self.edit.insert(
-            op_type, [value, operand], name, after=after, dtype=value.dtype, shape=value.shape, why=self.why
+            op_type,
+            [value, operand],
+            name,
+            after=value.producer(),
+            dtype=value.dtype,
+            shape=value.shape,
+            why=self.why,
         )
 
     def _rewrite(self, operand: Operand, array: NDArray[Any]) -> None:
         old = input_of(operand.node, operand.index)
         name = name_of(old) or f"{operand.node.name}_offset"
-        new = self.edit.constant(f"{name}_folded", array.astype(np.float32), why=self.why)
+        new = self.edit.constant(
+            f"{name.removesuffix('_folded')}_folded", array.astype(np.float32), why=self.why
+        )
         self.edit.rewire(operand.node, operand.index, new, why=self.why)
 
 
