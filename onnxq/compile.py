@@ -36,7 +36,7 @@ from onnxq.passmanager.base import PassRecord
 from onnxq.passmanager.instruments import Instrument, VerifyEach
 from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
-from onnxq.quant.facts import Facts, Need
+from onnxq.quant.facts import Facts, Need, Stat
 from onnxq.recipe import Recipe
 from onnxq.report.markdown import render_report
 from onnxq.runtime.bench import LatencyReport
@@ -207,11 +207,12 @@ class _Compilation:
         if self.table is not None and all(_known(self.table, need) for need in needs):
             return self.table.facts
         if self.data is None:
-            missing = next(need.value for need in needs if self.table is None or not _known(self.table, need))
+            missing = next(need for need in needs if self.table is None or not _known(self.table, need))
+            again = "" if Stat.GRAM in missing.stats else "calibrate again with the same recipe, or "
             raise CalibrationError(
                 "the table says nothing about it, or too little",
-                where=f"value {missing!r}",
-                hint="calibrate again with the same recipe, or give --data",
+                where=f"value {missing.value!r}",
+                hint=f"{again}give --data",
             )
         return self._collect(module, needs, self.data)
 

@@ -9,14 +9,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from onnxq.ir.layers import Layer, layer_of
 from onnxq.ir.module import GraphModule, array_of, is_standard
 from onnxq.passmanager.base import Effect, Pass, PassContext
-from onnxq.quant.encoding import block_encoding
+from onnxq.quant.encoding import Encoding, affine_encoding, symmetric_encoding
+from onnxq.quant.ranges import block_ranges, range_method
 
 OPSET = 21
 """The operator set that brought blocks and integers of 4 bits."""
@@ -32,6 +35,7 @@ class EncodeWeightBlocks(Pass):
         block: How many values of one column share a scale: shorter blocks err less and take more room.
         symmetric: Whether zero is the integer 0; otherwise each block has a zero point of its own.
         exclude: Layers to leave in float: names of nodes, in which * stands for anything.
+        method: How ranges are set: ``min-max``, or ``mse``, which clips where that errs less.
 
     Source:
         Dettmers and Zettlemoyer, 2023, arXiv:2212.09720: small blocks are what makes 4 bits precise.
@@ -44,10 +48,10 @@ class EncodeWeightBlocks(Pass):
     block: Literal[32, 64, 128] = 32
     symmetric: bool = False
     exclude: tuple[str, ...] = ()
+    method: Literal["min-max", "mse"] = "min-max"
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave a MatMul alone whose weight is no constant matrix, and all of an old operator set."""
-        dtype = f"int{self.bits}" if self.symmetric else f"uint{self.bits}"
         for node in module.graph:
             if not is_standard(node, "MatMul"):
                 continue
@@ -55,8 +59,16 @@ class EncodeWeightBlocks(Pass):
             if isinstance(layer, str):
                 ctx.skip(node, layer)
                 continue
-            encoding = block_encoding(array_of(layer.weight), dtype, 0, self.block, symmetric=self.symmetric)
+            encoding = self._encoding(array_of(layer.weight))
             ctx.edit.encode(layer.weight, encoding, readers=[node], why=f"blocks of {self.block}")
+
+    def _encoding(self, weight: NDArray[Any]) -> Encoding:
+        dtype = f"int{self.bits}" if self.symmetric else f"uint{self.bits}"
+        method = range_method(self.method)
+        low, high = block_ranges(method, weight, dtype, self.block, symmetric=self.symmetric)
+        if self.symmetric:
+            return symmetric_encoding(np.maximum(-low, high), dtype, 0, self.block)
+        return affine_encoding(low, high, dtype, 0, self.block)
 
     def _layer(self, node: ir.Node, module: GraphModule) -> Layer | str:
         """Return the layer to encode, or the reason why the node is left alone."""

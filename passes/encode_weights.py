@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from onnxq.ir.layers import LINEAR, Layer, layer_of
 from onnxq.ir.module import GraphModule, array_of, is_standard
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.quant.encoding import Encoding, integer_limits, symmetric_encoding
+from onnxq.quant.ranges import range_method
 from onnxq.target import Target
 
 LARGEST = integer_limits("int8")[1]
@@ -26,6 +28,7 @@ class EncodeWeights(Pass):
         granularity: One scale per output ``channel`` or one per ``tensor``.
         exclude: Layers to leave in float: operators, or names of nodes, in which * stands for anything.
         bits: 7 keeps the sum of two products within 16 bits, on processors where it would saturate.
+        method: How ranges are set: ``min-max``, or ``mse``, which clips where that errs less.
 
     Source:
         Nagel et al., 2021, arXiv:2106.08295, sections 2.3 and 2.4: symmetric weights keep the zero point
@@ -38,6 +41,7 @@ class EncodeWeights(Pass):
     granularity: Literal["channel", "tensor"] = "channel"
     exclude: tuple[str, ...] = ()
     bits: Literal[7, 8] = 8
+    method: Literal["min-max", "mse"] = "min-max"
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave a node alone where its weight is no constant or the target has no kernel for it."""
@@ -61,8 +65,22 @@ class EncodeWeights(Pass):
         return layer_of(node)
 
     def _encoding(self, layer: Layer) -> Encoding:
-        weight = np.abs(array_of(layer.weight)) * (LARGEST / (2 ** (self.bits - 1) - 1))
-        if self.granularity == "tensor" or (weight.ndim > 2 and layer.node.op_type == "MatMul"):
-            return symmetric_encoding(weight.max(initial=0))
-        others = tuple(axis for axis in range(weight.ndim) if axis != layer.channel_axis)
-        return symmetric_encoding(weight.max(axis=others, initial=0), axis=layer.channel_axis)
+        weight = array_of(layer.weight)
+        whole = self.granularity == "tensor" or (weight.ndim > 2 and layer.node.op_type == "MatMul")
+        rows = weight.reshape(1, -1) if whole else _by_channel(weight, layer.channel_axis)
+        largest = self._largest(rows) * (LARGEST / (2 ** (self.bits - 1) - 1))
+        return (
+            symmetric_encoding(largest[0]) if whole else symmetric_encoding(largest, axis=layer.channel_axis)
+        )
+
+    def _largest(self, rows: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the largest magnitude to represent of each row."""
+        if not rows.size:
+            return np.zeros(len(rows))
+        low, high = range_method(self.method).choose_rows(rows, "int8", symmetric=True)
+        return np.maximum(-low, high)
+
+
+def _by_channel(weight: NDArray[Any], axis: int) -> NDArray[Any]:
+    """Return one row for each output channel."""
+    return np.moveaxis(weight, axis, 0).reshape(weight.shape[axis], -1)

@@ -210,6 +210,44 @@ class RowsObserver:
         return {"rows": self.rows[filled][np.argsort(self.places[filled])] if filled.any() else None}
 
 
+GRAM_ROWS = 256
+"""How many rows are multiplied at a time; their number and order in the stream alone decide the rounding."""
+
+
+class GramObserver:
+    """Products of channels over all rows, summed in float64 and multiplied in float32."""
+
+    def __init__(self) -> None:
+        """Start without rows."""
+        self.gram: NDArray[np.float64] = np.empty((0, 0))
+        self.rows: Float32 = np.empty((0, 0), np.float32)
+        self.filled = 0
+
+    def update(self, block: Block) -> None:
+        """Gather rows, and multiply them whenever there are enough."""
+        rows = np.moveaxis(block.values, block.axis, -1).reshape(-1, block.values.shape[block.axis])
+        if not len(self.rows):
+            self.rows = np.empty((GRAM_ROWS, rows.shape[1]), np.float32)
+            self.gram = np.zeros((rows.shape[1], rows.shape[1]))
+        while len(rows):
+            fitting = rows[: GRAM_ROWS - self.filled]
+            self.rows[self.filled : self.filled + len(fitting)] = fitting
+            self.filled += len(fitting)
+            rows = rows[len(fitting) :]
+            if self.filled == GRAM_ROWS:
+                self._multiply()
+
+    def _multiply(self) -> None:
+        rows = self.rows[: self.filled]
+        self.gram += rows.T @ rows
+        self.filled = 0
+
+    def result(self) -> dict[str, Any]:
+        """Return the matrix of shape (C, C)."""
+        self._multiply()
+        return {"gram": self.gram.astype(np.float32) if self.gram.size else None}
+
+
 OBSERVERS: Mapping[Stat, type[Observer]] = {
     Stat.RANGE: RangeObserver,
     Stat.AVERAGE: AverageObserver,
@@ -217,6 +255,7 @@ OBSERVERS: Mapping[Stat, type[Observer]] = {
     Stat.MEAN: MeanObserver,
     Stat.HISTOGRAM: HistogramObserver,
     Stat.ROWS: RowsObserver,
+    Stat.GRAM: GramObserver,
 }
 """The class that measures each statistic."""
 

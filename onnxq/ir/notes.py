@@ -124,19 +124,21 @@ def read_weight(fields: Fields) -> WeightNote:
 
 
 def facts_fields(facts: Facts, elide_above: int | None) -> Fields:
-    """Return facts as fields; a histogram or rows with more than ``elide_above`` entries are left out."""
+    """Return facts as fields; parts with more than ``elide_above`` entries are left out."""
     most = float("inf") if elide_above is None else elide_above
-    rows, histogram = facts.rows, _filled(facts.histogram)
+    histogram = _filled(facts.histogram)
+    by_channel = (facts.channel_low, facts.mean, facts.rows, facts.gram)
     return {
         "count": facts.count,
         "low": facts.low,
         "high": facts.high,
         "average": None if facts.average is None else list(facts.average),
-        "axis": None if all(part is None for part in (facts.channel_low, facts.mean, rows)) else facts.axis,
+        "axis": facts.axis if any(part is not None for part in by_channel) else None,
         "channel_low": facts.channel_low,
         "channel_high": facts.channel_high,
         "mean": facts.mean,
-        "rows": rows if rows is not None and rows.size <= most else None,
+        "rows": _small(facts.rows, most),
+        "gram": _small(facts.gram, most),
         "histogram": histogram if histogram is not None and len(histogram) <= most else None,
     }
 
@@ -154,7 +156,12 @@ def read_facts(fields: Fields) -> Facts:
         axis=fields.get("axis", -1),
         histogram=_histogram(fields.get("histogram")),
         rows=_array(fields.get("rows")),
+        gram=_array(fields.get("gram")),
     )
+
+
+def _small(array: NDArray[Any] | None, most: float) -> NDArray[Any] | None:
+    return array if array is not None and array.size <= most else None
 
 
 def _filled(histogram: Histogram | None) -> dict[int, int] | None:

@@ -133,6 +133,11 @@ class Encoding:
         values: NDArray[np.float32] = (steps * self._spread(self.scale, integers.shape)).astype(np.float32)
         return values
 
+    def spread(self, shape: tuple[int, ...]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+        """Return scale and zero point for each value of a tensor of ``shape``."""
+        scale, zero_point = self._spread(self.scale, shape), self._spread(self.zero_point, shape)
+        return np.broadcast_to(scale, shape), np.broadcast_to(zero_point, shape)
+
     def error_bound(self, values: FloatArray) -> NDArray[np.float32]:
         """Bound ``|dequantize(quantize(x)) - x|`` for each value: half a step plus what is cut off."""
         scale = self._spread(self.scale, values.shape)

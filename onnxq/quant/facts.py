@@ -28,9 +28,11 @@ class Stat(Enum):
     """How many values fall into each bin."""
     ROWS = "rows"
     """A bounded, seeded sample of whole rows: vectors along the channel axis."""
+    GRAM = "gram"
+    """Products of channels, summed over all rows. Calibration tables leave them out: they are large."""
 
 
-BY_CHANNEL = frozenset({Stat.CHANNEL_RANGE, Stat.MEAN, Stat.ROWS})
+BY_CHANNEL = frozenset({Stat.CHANNEL_RANGE, Stat.MEAN, Stat.ROWS, Stat.GRAM})
 """The statistics that depend on which axis counts the channels."""
 
 
@@ -61,10 +63,11 @@ class Facts:
         average: Moving average of (smallest, largest) over the samples.
         channel_low: Shape (C,); smallest value of each channel.
         channel_high: Shape (C,); largest value of each channel.
-        axis: The channel axis of the two arrays above, of ``rows`` and of ``mean``.
+        axis: The channel axis of the two arrays above and of those below that have channels.
         histogram: Counts over the whole tensor.
         rows: Shape (R, C); sampled rows.
         mean: Shape (C,); mean of each channel.
+        gram: Shape (C, C); ``x.T @ x`` over all rows ``x``.
 
     """
 
@@ -78,6 +81,7 @@ class Facts:
     histogram: Histogram | None = None
     rows: NDArray[np.float32] | None = None
     mean: NDArray[np.float32] | None = None
+    gram: NDArray[np.float32] | None = None
 
     def has(self, stats: Iterable[Stat]) -> bool:
         """Tell whether all of ``stats`` were measured, or there was nothing to measure."""
@@ -88,6 +92,7 @@ class Facts:
             Stat.MEAN: self.mean,
             Stat.HISTOGRAM: self.histogram,
             Stat.ROWS: self.rows,
+            Stat.GRAM: self.gram,
         }
         return self.count == 0 or all(parts[stat] is not None for stat in stats)
 
@@ -132,4 +137,5 @@ class Facts:
             histogram=None,
             rows=rows,
             mean=mean,
+            gram=None,
         )

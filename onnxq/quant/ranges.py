@@ -238,6 +238,25 @@ def range_method(name: str) -> Method:
     return METHODS[name]
 
 
+def block_ranges(
+    method: Method, values: Rows, dtype: str, block_size: int, *, symmetric: bool = False
+) -> ChannelRange:
+    """Return the range of each block of a column, two arrays of shape (ceil(C / block_size), N).
+
+    Args:
+        method: One that has a form per channel.
+        values: Shape (C, N), float32.
+        dtype: The integer type to be used; a key of ``DTYPES``.
+        block_size: The length of a block; the last may be shorter.
+        symmetric: Whether the encoding will be symmetric around zero.
+
+    """
+    padded = np.pad(values, ((0, -len(values) % block_size), (0, 0)))  # zero is on every grid
+    blocks = padded.reshape(-1, block_size, values.shape[1]).transpose(0, 2, 1)
+    low, high = method.choose_rows(blocks.reshape(-1, block_size), dtype, symmetric)
+    return low.reshape(blocks.shape[:2]), high.reshape(blocks.shape[:2])
+
+
 def _measured(part: Any, stat: Stat) -> Any:
     if part is None:
         raise ValueError(f"these facts lack {stat.value!r}: ask for it in a Need")

@@ -29,8 +29,12 @@ WEIGHTS = "encode-weights,encode-embeddings"
 PIPELINES = {
     "static": f"{TIDY},sum-residuals,{WEIGHTS},sum-biases,encode-activations,encode-biases,tie-encodings,"
     "insert-qdq,remove-dead",
+    "clipped": f"{TIDY},sum-residuals,{WEIGHTS},sum-biases,encode-activations,"
+    "correct-clipping{channels=1, gain=0},encode-biases,tie-encodings,insert-qdq,fold-clips,remove-dead",
     "all-tensors": f"{TIDY},{WEIGHTS},encode-activations{{scope=all-tensors}},encode-biases,tie-encodings,"
     "insert-qdq,remove-dead",
+    "mixed": f"{TIDY},convert-opset{{minimum=21}},{WEIGHTS},encode-activations{{scope=all-tensors}},"
+    "mixed-precision{levels=128},encode-biases,tie-encodings,insert-qdq,remove-dead",
     "dynamic": f"{TIDY},sum-residuals,{WEIGHTS},sum-biases,quantize-dynamically,insert-qdq,remove-dead",
     "blocks": f"{TIDY},convert-opset{{minimum=21}},unfuse-gemm,encode-weight-blocks,"
     "encode-embeddings{block=32, minimum=1},insert-qdq,remove-dead",

@@ -15,8 +15,10 @@ ALL = frozenset(Stat)
 splits = st.lists(st.integers(0, 40), max_size=6).map(sorted)
 
 
-def observe(values: NDArray[np.float32], cuts: list[int], axis: int = -1) -> Facts:
-    observer = ValueObserver([Need("x", ALL, axis)])
+def observe(
+    values: NDArray[np.float32], cuts: list[int], axis: int = -1, stats: frozenset[Stat] = ALL
+) -> Facts:
+    observer = ValueObserver([Need("x", stats, axis)])
     for part in np.split(values, cuts):
         if part.size:
             observer.update(observer.block(part, values.ndim))
@@ -66,9 +68,21 @@ def test_few_rows_are_all_kept() -> None:
 
 def test_wide_rows_are_fewer() -> None:
     x = np.zeros((100, 30522), np.float32)
-    rows = observe(x, [50]).rows
+    rows = observe(x, [50], stats=frozenset({Stat.ROWS})).rows
     assert rows is not None
     assert len(rows) == ROW_LIMITS[0]
+
+
+@given(cuts=st.lists(st.integers(0, 700), max_size=6).map(sorted))
+def test_products_of_channels_do_not_depend_on_the_split(cuts: list[int]) -> None:
+    x = np.random.default_rng(0).normal(size=(700, 3, 5)).astype(np.float32)
+    gram = observe(x, cuts).gram
+    assert gram is not None
+    np.testing.assert_array_equal(gram, observe(x, []).gram)
+    rows = x.reshape(-1, 5).astype(np.float64)
+    # Each entry adds up 2100 products in float32, each rounded to 2^-24 of the sum of their magnitudes.
+    bound = 2100 * 2.0**-24 * (np.abs(rows).T @ np.abs(rows))
+    assert (np.abs(gram - rows.T @ rows) <= bound).all()
 
 
 def test_channels_of_images_are_rows_of_pixels() -> None:

@@ -46,6 +46,14 @@ def test_the_round_trip_keeps_every_byte() -> None:
     assert again.facts["a"].histogram is None
 
 
+def test_products_of_channels_are_left_out() -> None:
+    facts = table().facts["h"]
+    again = CalibrationTable.from_json(table().to_json()).facts["h"]
+    assert facts.has([Stat.GRAM])
+    assert not again.has([Stat.GRAM])
+    assert again.has(set(Stat) - {Stat.GRAM})
+
+
 def test_infinities_come_back() -> None:
     facts = {
         "mask": Facts(4, low=-np.inf, high=0.0, average=(-np.inf, 0.0)),

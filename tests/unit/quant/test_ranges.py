@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from onnxq.calibration.observers import observe_array
 from onnxq.errors import RecipeError
 from onnxq.quant.clipping import grid
+from onnxq.quant.encoding import affine_encoding, block_encoding, symmetric_encoding
 from onnxq.quant.facts import Facts, Stat
-from onnxq.quant.ranges import METHODS, Percentile, range_method
+from onnxq.quant.ranges import METHODS, Percentile, block_ranges, range_method
 
 Array = NDArray[np.float32]
 SCHEMES = [("uint8", False), ("int8", True), ("int4", False), ("uint4", True)]
@@ -195,3 +196,30 @@ def test_a_percentage_out_of_bounds() -> None:
 def test_facts_that_were_not_measured() -> None:
     with pytest.raises(ValueError, match="these facts lack 'histogram': ask for it in a Need"):
         range_method("mse").choose(Facts(count=1, low=0.0, high=1.0))
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("rows", [64, 70])
+def test_min_max_blocks_are_those_of_block_encoding(rows: int, symmetric: bool) -> None:
+    values = np.random.default_rng(0).normal(size=(rows, 5)).astype(np.float32)
+    low, high = block_ranges(range_method("min-max"), values, "int4", 32, symmetric=symmetric)
+    wanted = block_encoding(values, "int4", 0, 32, symmetric=symmetric)
+    found = (
+        symmetric_encoding(np.maximum(-low, high), "int4", 0, 32)
+        if symmetric
+        else affine_encoding(low, high, "int4", 0, 32)
+    )
+    assert found == wanted
+
+
+@pytest.mark.parametrize("dtype", ["int4", "uint4"])
+def test_mse_blocks_err_less_than_min_max_blocks(dtype: str) -> None:
+    values = np.random.default_rng(1).standard_t(4, size=(96, 6)).astype(np.float32)
+    errors = []
+    for name in ("min-max", "mse"):
+        low, high = block_ranges(range_method(name), values, dtype, 32)
+        encoding = affine_encoding(low, high, dtype, 0, 32)
+        error = encoding.dequantize(encoding.quantize(values)) - values
+        errors.append(np.square(error).reshape(3, 32, 6).sum(axis=1))
+    assert (errors[1] <= errors[0]).all()
+    assert errors[1].sum() < errors[0].sum()

@@ -1,0 +1,74 @@
+"""Rounding weights so that a layer's output errs least, instead of each weight for itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.quant.encoding import Encoding, integer_limits
+
+FloatArray = NDArray[np.floating[Any]]
+Array = NDArray[np.float64]
+
+DAMPING = 0.01
+"""The part of the mean square that is added to each input's own: it keeps the factorisation stable."""
+
+BLOCK = 128
+"""Inputs that are rounded before their errors go to all that follow."""
+
+
+def round_to_outputs(weight: FloatArray, gram: FloatArray, encoding: Encoding) -> NDArray[np.float32]:
+    """Return values on the encoding's grid whose product with the inputs errs little; shape of ``weight``.
+
+    The weights of one input are rounded at a time, those of the largest inputs first, and those of the
+    remaining inputs move so as to make up for the error. An input that is always zero is rounded to the
+    nearest.
+
+    Args:
+        weight: Shape (C, N), for ``x @ weight``.
+        gram: ``x.T @ x`` over many rows of inputs, shape (C, C).
+        encoding: The grid, per tensor, per column, or in blocks of rows.
+
+    Source:
+        Frantar, Ashkboos, Hoefler and Alistarh, 2022, arXiv:2210.17323: GPTQ, with a fixed grid.
+
+    """
+    order = np.argsort(-np.diagonal(gram), kind="stable")
+    factor = _factor(np.asarray(gram, np.float64)[np.ix_(order, order)])
+    scale, zero_point = (part[order] for part in encoding.spread(weight.shape))
+    left = weight.astype(np.float64)[order]
+    least, most = integer_limits(encoding.dtype)
+    low, high = scale * (least - zero_point), scale * (most - zero_point)
+    for start in range(0, len(left), BLOCK):
+        end = min(start + BLOCK, len(left))
+        errors = np.empty((end - start, left.shape[1]))
+        for row in range(start, end):
+            rounded = np.clip(np.rint(left[row] / scale[row]) * scale[row], low[row], high[row])
+            errors[row - start] = (left[row] - rounded) / factor[row, row]
+            left[row] = rounded
+            left[row + 1 : end] -= np.outer(factor[row, row + 1 : end], errors[row - start])
+        left[end:] -= factor[start:end, end:].T @ errors
+    return left[np.argsort(order)].astype(np.float32)
+
+
+def _factor(gram: Array) -> Array:
+    """Return the upper Cholesky factor of the inverse of the damped Gram matrix."""
+    squares = np.diagonal(gram)
+    damped = gram + np.diag(np.where(squares > 0, DAMPING * squares.mean(), 1.0))
+    half = np.linalg.inv(np.linalg.cholesky(damped))
+    return np.asarray(np.linalg.cholesky(half.T @ half).T, np.float64)
+
+
+def output_error(weight: FloatArray, rounded: FloatArray, gram: FloatArray) -> float:
+    """Return the squared error of the outputs, summed over the rows that ``gram`` was made of.
+
+    Args:
+        weight: Shape (C, N).
+        rounded: The same shape.
+        gram: ``x.T @ x``, shape (C, C).
+
+    """
+    error = rounded.astype(np.float64) - weight
+    return float(np.einsum("cn,cd,dn->", error, gram, error, optimize=True))

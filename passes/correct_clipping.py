@@ -1,0 +1,233 @@
+"""Let a few outlier channels saturate, and add what was cut off by a small product in float.
+
+Before: ``y = MatMul(x, w)`` with ``x`` and ``w`` encoded. After: ``c = Min(x, bounds); r = x[k] -
+Clip(x[k]); y = MatMul(c, w) + MatMul(r, w[k])``, where ``k`` are the channels with the largest values, cut
+off at the end of a grid that fits all others, and ``bounds`` leaves the others as they are: the same
+function, whatever ``x`` is. ``c`` is encoded in the place of ``x``, in finer steps. Where its Min is left
+to QuantizeLinear, which saturates there anyway, the large tensor is not touched: see fold-clips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxq.ir.layers import Layer, linear_layers
+from onnxq.ir.module import (
+    GraphModule,
+    array_of,
+    constant_of,
+    is_standard,
+    name_of,
+    rank_of,
+    sole_reader,
+)
+from onnxq.passmanager.base import Effect, Pass, PassContext
+from onnxq.quant.encoding import Encoding, affine_encoding
+from onnxq.quant.facts import Need, Stat
+from onnxq.quant.outliers import narrowest_range, product_error
+
+CUT = "cut off where its grid shall end"
+ADD = "what was cut off is added in float"
+UNBOUNDED = np.finfo(np.float32).max
+
+
+@dataclass(frozen=True)
+class CorrectClipping(Pass):
+    """Refine the encoding of each MatMul's input for which that pays; run it after encode-activations.
+
+    Options:
+        channels: How many channels of a value may saturate.
+        gain: The least factor by which the squared error of the layers' outputs, which quantizing the value
+            causes, must shrink on sampled rows.
+        sites: Names of values, in which * stands for anything.
+
+    """
+
+    name: ClassVar[str] = "correct-clipping"
+    effect: ClassVar[Effect] = Effect.EXACT
+    channels: int = 8
+    gain: float = 2.0
+    sites: tuple[str, ...] = ("*",)
+
+    def needs(self, module: GraphModule) -> Iterable[Need]:
+        """Ask for the range of each channel, and for rows to estimate the gain on."""
+        for value in self._readers(module):
+            yield Need(name_of(value), frozenset({Stat.CHANNEL_RANGE, Stat.ROWS}))
+
+    def run(self, module: GraphModule, ctx: PassContext) -> None:
+        """Take all layers that read a value together; each adds a product of its own."""
+        for value, layers in self._readers(module).items():
+            found = self._site(value, layers, module)
+            if isinstance(found, str):
+                for layer in layers:
+                    ctx.skip(layer.node, f"{name_of(value)!r} keeps its range: {found}")
+            else:
+                _correct(found, ctx)
+
+    def _readers(self, module: GraphModule) -> dict[ir.Value, list[Layer]]:
+        """Return the values that encoded MatMuls read, with those layers."""
+        readers: dict[ir.Value, list[Layer]] = {}
+        for layer in linear_layers(module):
+            matrix = layer.node.op_type == "MatMul" and rank_of(layer.weight) == 2
+            if matrix and module.reads_encoded(layer.node, layer.weight) and self._allows(layer.activation):
+                readers.setdefault(layer.activation, []).append(layer)
+        return readers
+
+    def _allows(self, value: ir.Value) -> bool:
+        return any(fnmatchcase(name_of(value), pattern) for pattern in self.sites)
+
+    def _site(self, value: ir.Value, layers: list[Layer], module: GraphModule) -> Site | str:
+        """Return what to correct, or the reason why the value keeps its range."""
+        facts = module.facts[name_of(value)]
+        if facts.rows is None or facts.channel_low is None or facts.channel_high is None:
+            return "it never had an element"
+        reason = _reason(value, layers, module)
+        if reason is not None:
+            return reason
+        if len(facts.channel_low) <= self.channels:
+            return f"it has no more than {self.channels} channels"
+        found = narrowest_range(facts.channel_low, facts.channel_high, self.channels)
+        encoding = affine_encoding(found.low, found.high)
+        above = bool((facts.channel_high[found.channels] > encoding.high).any())
+        below = bool((facts.channel_low[found.channels] < encoding.low).any())
+        site = Site(value, layers, encoding, found.channels, below, above)
+        gain = site.gain(facts.rows, module.decisions[name_of(value)].encoding)
+        return site if gain >= self.gain else f"the error would shrink by a factor of {gain:.2f} only"
+
+
+@dataclass(frozen=True)
+class Site:
+    """One value to correct.
+
+    Args:
+        value: What is encoded.
+        layers: The MatMuls that read it so.
+        encoding: Its new encoding, for all but the outlier channels.
+        channels: The outlier channels, which may saturate.
+        below: Whether they reach below the new grid.
+        above: Whether they reach above it.
+
+    """
+
+    value: ir.Value
+    layers: list[Layer]
+    encoding: Encoding
+    channels: NDArray[np.intp]
+    below: bool
+    above: bool
+
+    def gain(self, rows: NDArray[np.float32], old: Encoding) -> float:
+        """Return by which factor the squared error of the layers' outputs shrinks on ``rows``."""
+        weight = np.hstack([array_of(layer.weight) for layer in self.layers])
+        clipped = rows.copy()
+        clipped[:, self.channels] = rows[:, self.channels].clip(self.encoding.low, self.encoding.high)
+        left = product_error(clipped, weight, self.encoding)
+        return product_error(rows, weight, old) / max(left, np.finfo(np.float64).tiny)
+
+
+def _reason(value: ir.Value, layers: list[Layer], module: GraphModule) -> str | None:
+    decision = module.decisions.get(name_of(value))
+    if decision is None or not all(decision.read_by(layer.node) for layer in layers):
+        return "it is not encoded for all of its MatMuls"
+    if sum(decision.read_by(node) for node in value.consumers()) > len(layers):
+        return "others than MatMuls read it encoded"
+    if decision.encoding.axis is not None or decision.encoding.dtype != "uint8":
+        return "its grid is not one of uint8"
+    if any(name_of(layer.clamped_output) in module.decisions for layer in layers):
+        return "the output of a layer is encoded too"
+    return None
+
+
+def _correct(site: Site, ctx: PassContext) -> None:
+    nodes = [layer.node for layer in site.layers]
+    ctx.edit.forget(site.value, readers=nodes, why=CUT)
+    clipped, rest = _cut(site, ctx), _rest(site, ctx)
+    why = f"range without {len(site.channels)} outlier channels"
+    ctx.edit.encode(clipped, site.encoding, readers=nodes, why=why)
+    for layer in site.layers:
+        ctx.edit.rewire(layer.node, 0, clipped, why=CUT)
+        _add_product(layer, rest, site.channels, ctx)
+
+
+def _cut(site: Site, ctx: PassContext) -> ir.Value:
+    """Return the value with its outlier channels held within the grid, and all others as they are."""
+    name, clipped = site.value.name, site.value
+    width = len(array_of(site.layers[0].weight))
+    for op_type, end, open_end, needed in (
+        ("Min", site.encoding.high, UNBOUNDED, site.above),
+        ("Max", site.encoding.low, -UNBOUNDED, site.below),
+    ):
+        if needed:
+            bounds = np.full(width, open_end, np.float32)
+            bounds[site.channels] = end
+            constant = ctx.edit.constant(f"{name}_{op_type.lower()}", bounds, why=CUT)
+            clipped = _insert(op_type, [clipped, constant], f"{name}_cut", site, ctx, shape=site.value.shape)
+    return clipped
+
+
+def _rest(site: Site, ctx: PassContext) -> ir.Value:
+    """Return what is cut off the outlier channels, shape (..., k)."""
+    name = site.value.name
+    chosen = ctx.edit.constant(f"{name}_outliers", site.channels.astype(np.int64), why=ADD)
+    ends = [
+        ctx.edit.constant(f"{name}_{part}", end, why=ADD) if needed else None
+        for part, end, needed in (
+            ("low", site.encoding.low, site.below),
+            ("high", site.encoding.high, site.above),
+        )
+    ]
+    whole = _insert("Gather", [site.value, chosen], f"{name}_whole", site, ctx, attributes={"axis": -1})
+    held = _insert("Clip", [whole, *ends], f"{name}_held", site, ctx)
+    return _insert("Sub", [whole, held], f"{name}_rest", site, ctx)
+
+
+def _insert(
+    op_type: str, inputs: list[ir.Value | None], name: str, site: Site, ctx: PassContext, **more: Any
+) -> ir.Value:
+    first, dtype = site.layers[0].node, site.value.dtype
+    return ctx.edit.insert(op_type, inputs, name, before=first, dtype=dtype, why=ADD, **more)
+
+
+def _add_product(layer: Layer, rest: ir.Value, channels: NDArray[np.intp], ctx: PassContext) -> None:
+    """Add the product behind the bias, which the integer kernel adds; a Sum takes one term more."""
+    weight = ctx.edit.constant(f"{layer.weight.name}_outliers", array_of(layer.weight)[channels], why=ADD)
+    total, node = _with_bias(layer), layer.node
+    product = ctx.edit.insert(
+        "MatMul",
+        [rest, weight],
+        f"{total.name}_rest",
+        before=node,
+        dtype=total.dtype,
+        shape=total.shape,
+        why=ADD,
+    )
+    reader = sole_reader(total)
+    if reader is not None and is_standard(reader, "Sum"):
+        ctx.edit.rewire(reader, len(reader.inputs), product, why=ADD)
+        return
+    corrected = ctx.edit.insert(
+        "Add",
+        [total, product],
+        f"{total.name}_corrected",
+        after=total.producer(),
+        dtype=total.dtype,
+        shape=total.shape,
+        why=ADD,
+    )
+    ctx.edit.replace(total, corrected, why=ADD)
+
+
+def _with_bias(layer: Layer) -> ir.Value:
+    """Return the output of the Add of a constant behind the layer, or the layer's own."""
+    add = sole_reader(layer.output)
+    if add is None or not is_standard(add, "Add", "Sum") or len(add.inputs) != 2:
+        return layer.output
+    constant = any(constant_of(value) is not None for value in add.inputs)
+    return add.outputs[0] if constant else layer.output

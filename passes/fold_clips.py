@@ -1,0 +1,91 @@
+"""Let QuantizeLinear do the clipping: it saturates where its grid ends.
+
+Before: ``c = Min(x, 6); q = QuantizeLinear(c)`` with a grid that ends at 6. After: ``q =
+QuantizeLinear(x)``: the same integers, bit for bit. Relu, Clip, Min and Max with constant bounds alike.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxq.ir.module import GraphModule, array_of, constant_of, input_of, is_standard, sole_reader
+from onnxq.passmanager.base import Effect, Pass, PassContext
+from onnxq.quant.encoding import Encoding, integer_limits
+
+CLIPPING = ("Clip", "Max", "Min", "Relu")
+Bound = NDArray[Any] | None
+"""Where a clip ends; None where it does not."""
+
+
+@dataclass(frozen=True)
+class FoldClips(Pass):
+    """Remove each clip before a QuantizeLinear per tensor that nobody else reads; run it after insert-qdq."""
+
+    name: ClassVar[str] = "fold-clips"
+    effect: ClassVar[Effect] = Effect.EXACT
+
+    def run(self, module: GraphModule, ctx: PassContext) -> None:
+        """Look at a quantization again as long as a clip stands before it."""
+        for node in module.graph:
+            if is_standard(node, "QuantizeLinear"):
+                while _absorbs(node, ctx):
+                    pass
+
+
+def _absorbs(quantize: ir.Node, ctx: PassContext) -> bool:
+    """Remove the clip before ``quantize`` if it changes no integer, and tell whether it did."""
+    encoding, clipped = _encoding(quantize), quantize.inputs[0]
+    clip = None if clipped is None or sole_reader(clipped) is None else clipped.producer()
+    if encoding is None or clip is None or not is_standard(clip, *CLIPPING):
+        return False
+    bounds = _bounds(clip)
+    if bounds is None:
+        ctx.skip(clip, "its bounds are computed at run time, or spread its input")
+        return False
+    if not _saturates(encoding, *bounds):
+        ctx.skip(clip, "it clips within the grid")
+        return False
+    why = "QuantizeLinear saturates there anyway"
+    ctx.edit.rewire(quantize, 0, clip.inputs[0], why=why)
+    ctx.edit.remove(clip, why=why)
+    return True
+
+
+def _encoding(quantize: ir.Node) -> Encoding | None:
+    scale, zero_point = constant_of(quantize.inputs[1]), constant_of(input_of(quantize, 2))
+    if scale is None or zero_point is None or scale.ndim:
+        return None
+    return Encoding(scale, zero_point.astype(np.int32), zero_point.dtype.name)
+
+
+def _saturates(encoding: Encoding, low: Bound, high: Bound) -> bool:
+    """Tell whether everything beyond the bounds has the same integer as the bounds."""
+    least, most = integer_limits(encoding.dtype)
+    return (low is None or bool((encoding.quantize(low.astype(np.float64)) == least).all())) and (
+        high is None or bool((encoding.quantize(high.astype(np.float64)) == most).all())
+    )
+
+
+def _bounds(clip: ir.Node) -> tuple[Bound, Bound] | None:
+    """Return the lower and the upper end; None where they are unknown or change the shape."""
+    if clip.op_type == "Relu":
+        return np.zeros(()), None
+    given = list(clip.inputs[1:]) + [None] * (3 - len(clip.inputs))
+    known = all(value is None or constant_of(value) is not None for value in given)
+    if not known or not all(_keeps_shape(clip.inputs[0], value) for value in given):
+        return None
+    first, second = (None if value is None else array_of(value) for value in given)
+    return {"Clip": (first, second), "Max": (first, None), "Min": (None, first)}[clip.op_type]
+
+
+def _keeps_shape(value: ir.Value | None, bound: ir.Value | None) -> bool:
+    """Tell whether ``bound`` is one number, or one for each channel of ``value``."""
+    array = constant_of(bound)
+    if array is None or array.ndim == 0:
+        return True
+    return array.ndim == 1 and value is not None and value.shape is not None and value.shape[-1] == array.size

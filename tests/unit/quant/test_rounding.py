@@ -1,0 +1,65 @@
+"""Rounding to outputs: on the grid, exactly kept by quantizing, and closer in what the layer computes."""
+
+import numpy as np
+import pytest
+
+from onnxq.quant.encoding import Encoding, block_encoding, symmetric_encoding
+from onnxq.quant.rounding import output_error, round_to_outputs
+
+CHANNELS, COLUMNS = 200, 24
+"""More channels than are rounded in one block."""
+
+
+def _rows(seed: int, count: int = 600) -> np.ndarray:
+    """Return correlated rows, as layers have them; one channel is always zero."""
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(count, 20)) @ rng.normal(size=(20, CHANNELS)) + rng.normal(size=(count, CHANNELS))
+    rows[:, 5] = 0
+    return rows.astype(np.float32)
+
+
+def _weight(seed: int) -> np.ndarray:
+    return np.random.default_rng(1000 + seed).normal(size=(CHANNELS, COLUMNS)).astype(np.float32)
+
+
+def _encodings(weight: np.ndarray) -> dict[str, Encoding]:
+    return {
+        "tensor int4": symmetric_encoding(np.abs(weight).max(), "int4"),
+        "column int8": symmetric_encoding(np.abs(weight).max(axis=0), "int8", axis=1),
+        "block uint4": block_encoding(weight, "uint4", 0, 32),
+        "block int4": block_encoding(weight, "int4", 0, 128, symmetric=True),
+    }
+
+
+@pytest.mark.parametrize("kind", list(_encodings(_weight(0))))
+@pytest.mark.parametrize("seed", range(3))
+def test_quantizing_keeps_what_was_rounded(kind: str, seed: int) -> None:
+    weight, rows = _weight(seed), _rows(seed)
+    encoding = _encodings(weight)[kind]
+    rounded = round_to_outputs(weight, rows.T @ rows, encoding)
+    # A product of scale and integer, divided by the scale, is off by two float32 roundings: far from a half.
+    np.testing.assert_array_equal(encoding.dequantize(encoding.quantize(rounded)), rounded)
+
+
+@pytest.mark.parametrize("kind", list(_encodings(_weight(0))))
+@pytest.mark.parametrize("seed", range(3))
+def test_the_outputs_err_less_than_after_rounding_to_nearest(kind: str, seed: int) -> None:
+    weight, rows = _weight(seed), _rows(seed)
+    gram, encoding = rows.T @ rows, _encodings(weight)[kind]
+    nearest = encoding.dequantize(encoding.quantize(weight))
+    rounded = round_to_outputs(weight, gram, encoding)
+    assert output_error(weight, rounded, gram) < output_error(weight, nearest, gram) / 2
+
+
+def test_independent_inputs_are_rounded_to_nearest() -> None:
+    weight = _weight(0)
+    encoding = _encodings(weight)["column int8"]
+    rounded = round_to_outputs(weight, np.diag(np.arange(CHANNELS)).astype(np.float32), encoding)
+    np.testing.assert_array_equal(rounded, encoding.dequantize(encoding.quantize(weight)))
+
+
+def test_the_error_is_that_of_the_rows() -> None:
+    weight, rows = _weight(1).astype(np.float64), _rows(1).astype(np.float64)
+    other = weight + np.random.default_rng(2).normal(size=weight.shape)
+    direct = np.square(rows @ (other - weight)).sum()
+    assert output_error(weight, other, rows.T @ rows) == pytest.approx(direct, rel=1e-9)
