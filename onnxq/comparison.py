@@ -29,6 +29,7 @@ class CompileOptions:
     Args:
         validate: Compare the result with the source.
         bench: Time both.
+        choose: Decide the recipe's choices by the error of the outputs, where there is data.
         tune: Time forms of the graph first and keep the fastest, where the target is this machine.
         threads: Threads within an operator; None leaves it to ONNX Runtime.
         bench_batch_size: Samples in each timed run.
@@ -40,6 +41,7 @@ class CompileOptions:
 
     validate: bool = True
     bench: bool = True
+    choose: bool = True
     tune: bool = True
     threads: int | None = None
     bench_batch_size: int = 1

@@ -7,10 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from onnxq.calibration.collect import collect
 from onnxq.calibration.data import Dataset, InputSpec, input_specs
 from onnxq.calibration.table import CalibrationTable
+from onnxq.choosing import Choice, choose
 from onnxq.comparison import (
     Comparison,
     CompileOptions,
@@ -21,7 +23,7 @@ from onnxq.comparison import (
 )
 from onnxq.errors import CalibrationError, InputError
 from onnxq.files import write_whole
-from onnxq.ir.module import GraphModule
+from onnxq.ir.module import GraphModule, name_of
 from onnxq.ir.store import foreign_operators, load_model, model_digest, model_size, save_model
 from onnxq.manifest import (
     DataUsed,
@@ -40,6 +42,7 @@ from onnxq.quant.facts import Facts, Need, Stat
 from onnxq.recipe import Recipe
 from onnxq.report.markdown import render_report
 from onnxq.runtime.bench import LatencyReport
+from onnxq.runtime.compare import plain
 from onnxq.runtime.environment import cpu_flags, runtime_versions
 from onnxq.runtime.gates import enforce
 from onnxq.runtime.validate import AccuracyReport
@@ -48,6 +51,9 @@ from onnxq.tuning import Tuning, tune
 
 TUNED_TARGETS = ("cpu",)
 """Targets that promise speed on the machine at hand."""
+
+CHOSEN_ON = 64
+"""How many of the calibration samples a recipe's choices are decided on."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,8 @@ def compile_model(
     compilation = _Compilation(source, recipe, data, options, progress)
     if table is not None:
         compilation.accept(table)
+    if options.choose and recipe.choices:
+        compilation.choose()
     if options.tune and options.bench and recipe.target in TUNED_TARGETS:
         compilation.tune(validation_data)
     module, records = compilation.run_passes(compilation.recipe, instruments)
@@ -137,6 +145,7 @@ class _Face:
     """What has to be known of the source besides its graph."""
 
     inputs: tuple[InputSpec, ...]
+    names: frozenset[str]
     warnings: tuple[str, ...]
 
     @classmethod
@@ -144,7 +153,8 @@ class _Face:
         """Look at the inputs, and at operators that onnxq knows nothing about."""
         kinds = sorted({remark.op_type for remark in foreign_operators(module)})
         warning = f"left alone, as they are no standard operators: {', '.join(kinds)}"
-        return cls(input_specs(module.model), (warning,) if kinds else ())
+        names = frozenset(map(name_of, module.values()))
+        return cls(input_specs(module.model), names, (warning,) if kinds else ())
 
 
 @dataclass
@@ -157,6 +167,7 @@ class _Compilation:
     options: CompileOptions
     progress: Progress
     table: CalibrationTable | None = None
+    choice: Choice | None = None
     tuning: Tuning | None = None
 
     def accept(self, table: CalibrationTable) -> None:
@@ -176,6 +187,32 @@ class _Compilation:
             self._measure if self.table is not None or self.data is not None else None,
         )
         return module, manager.run(module)
+
+    def choose(self) -> None:
+        """Decide the recipe's choices on the calibration data; without data the recipe is taken as it is.
+
+        Each value is tried with facts of the source's own values alone: what passes make may stand for
+        other numbers under the same name, in another form of the graph.
+        """
+        if self.data is None:
+            return
+        limit = min(CHOSEN_ON, self.recipe.calibration.samples, self.data.options.limit or CHOSEN_ON)
+        data, names = with_options(self.data, limit=limit), self._face.names
+
+        def on_progress(done: int, total: int | None) -> None:
+            self.progress("choosing", done, total)
+
+        with TemporaryDirectory(prefix="onnxq-choose-") as folder:
+
+            def build(recipe: Recipe) -> Path:
+                module, _ = self.run_passes(recipe)
+                self.table = self.table and self.table.only(names)
+                save_model(module, path := Path(folder, "tried.onnx"), source=self.source)
+                return path
+
+            threads = self.options.threads
+            self.choice = choose(self.recipe, build, self.source, data.batches, threads, on_progress)
+        self.recipe = self.choice.recipe
 
     def tune(self, validation_data: Dataset | None) -> None:
         """Replace the recipe by its fastest form on this machine."""
@@ -278,7 +315,7 @@ class _Compilation:
         table, accuracy, latency = self.table, comparison.accuracy, comparison.latency
         name = self.data.name if self.data is not None else "calibration table"
         return Manifest(
-            recipe=self.recipe,
+            recipe=self.recipe.decided(),
             source=_model_file(self.source),
             output=_model_file(output),
             opsets={
@@ -290,6 +327,7 @@ class _Compilation:
             versions={**installed_versions(), **runtime_versions()},
             cpu_flags=cpu_flags(),
             passes=summarise(records),
+            choices=None if self.choice is None else [plain(asdict(one)) for one in self.choice.trials],
             tuning=None if self.tuning is None else [asdict(verdict) for verdict in self.tuning.verdicts],
             accuracy=None if accuracy is None else accuracy.to_dict(),
             latency=None if latency is None else latency.to_dict(),

@@ -87,6 +87,7 @@ class Manifest(BaseModel):
     versions: dict[str, str]
     cpu_flags: tuple[str, ...]
     passes: tuple[PassSummary, ...]
+    choices: list[dict[str, Any]] | None = None
     tuning: list[dict[str, Any]] | None = None
     accuracy: dict[str, Any] | None
     latency: dict[str, Any] | None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from importlib.resources import files
 from pathlib import Path
@@ -50,7 +50,8 @@ class Recipe(_Section):
         summary: One line for listings.
         target: A key of ``onnxq.target.TARGETS``.
         needs_data: Whether a pass reads ranges that only data can give.
-        calibration: How they are measured.
+        choices: Pass and option to the values that are tried besides the pipeline's own, as text.
+        calibration: How ranges are measured.
         gates: What the result must reach.
 
     """
@@ -60,14 +61,17 @@ class Recipe(_Section):
     summary: str = ""
     target: Annotated[str, AfterValidator(_known_target)] = "cpu"
     needs_data: StrictBool = False
+    choices: dict[str, dict[str, tuple[str, ...]]] = {}
     calibration: Calibration = Calibration()
     gates: Gates = Gates()
 
     def to_toml(self) -> str:
         """Return the recipe as TOML that ``parse_recipe`` reads back."""
-        plain = self.model_dump(mode="json", exclude={"pipeline", "calibration", "gates"})
+        plain = self.model_dump(mode="json", exclude={"pipeline", "choices", "calibration", "gates"})
         lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in plain.items()]
         lines += ['pipeline = """', self.pipeline.strip().replace("\\", "\\\\"), '"""']
+        if self.choices:
+            lines += ["", "[choices]", *_choice_lines(self.choices)]
         for section, values in (
             ("calibration", self.calibration.model_dump()),
             ("gates", asdict(self.gates)),
@@ -78,6 +82,8 @@ class Recipe(_Section):
 
     def with_options(self, settings: Sequence[str]) -> Recipe:
         """Return the recipe with options of its passes set, each given as ``pass.option=value``.
+
+        What is set is no longer a choice.
 
         Raises:
             PipelineError: The pipeline does not parse, or has no such pass or option.
@@ -90,7 +96,29 @@ class Recipe(_Section):
         passes = parse_pipeline(self.pipeline)
         for setting in settings:
             passes = override(passes, setting)
-        return self.model_copy(update={"pipeline": format_pipeline(passes)})
+        return self.model_copy(
+            update={"pipeline": format_pipeline(passes), "choices": self._choices_without(settings)}
+        )
+
+    def decided(self) -> Recipe:
+        """Return the recipe as its pipeline stands, with nothing left to choose."""
+        return self.model_copy(update={"choices": {}})
+
+    def _choices_without(self, settings: Sequence[str]) -> dict[str, dict[str, tuple[str, ...]]]:
+        given = {setting.partition("=")[0].strip() for setting in settings}
+        left = {
+            pass_: {option: values for option, values in options.items() if f"{pass_}.{option}" not in given}
+            for pass_, options in self.choices.items()
+        }
+        return {pass_: options for pass_, options in left.items() if options}
+
+
+def _choice_lines(choices: Mapping[str, Mapping[str, Sequence[str]]]) -> list[str]:
+    return [
+        f"{pass_}.{option} = {json.dumps(list(values))}"
+        for pass_, options in choices.items()
+        for option, values in options.items()
+    ]
 
 
 def default_recipe(target: str, *, has_data: bool) -> Recipe:

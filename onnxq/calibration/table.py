@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,10 @@ class CalibrationTable:
         """
         if model != self.model:
             raise CalibrationError("it was collected on another model", where=where, hint=_AGAIN)
+
+    def only(self, names: Container[str]) -> CalibrationTable:
+        """Return the table with the facts of these values alone."""
+        return replace(self, facts={name: facts for name, facts in self.facts.items() if name in names})
 
     def to_json(self) -> str:
         """Return the text form; equal tables give equal text."""

@@ -50,6 +50,9 @@ Tune = Annotated[
         help="Time forms of the graph first; keep int8 only where it is faster. Default: shipped recipes.",
     ),
 ]
+NoChoose = Annotated[
+    bool, typer.Option("--no-choose", help="Take the recipe's options as they stand; try no others.")
+]
 NoValidate = Annotated[bool, typer.Option("--no-validate", help="Do not compare the models.")]
 
 
@@ -93,6 +96,7 @@ def run(
     wanted: RecipeSettings,
     table: Table = None,
     threads: Threads = None,
+    no_choose: NoChoose = False,
     tune: Tune = None,
     no_bench: NoBench = False,
     no_validate: NoValidate = False,
@@ -128,6 +132,7 @@ def run(
                 options=CompileOptions(
                     validate=not no_validate,
                     bench=not no_bench,
+                    choose=not no_choose,
                     tune=wanted.is_shipped if tune is None else tune,
                     threads=threads,
                     metric=metric_of(metric),

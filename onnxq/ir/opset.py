@@ -1,4 +1,4 @@
-"""Raising the standard operators of a model to a newer version, with onnx's own converter."""
+"""Carrying the standard operators of a model over to another version, with onnx's own converter."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from onnxq.ir.module import rank_of
 SMALL_BYTES = 4096
 """Constants up to this size travel through the converter, which reads shapes and axes from them."""
 
-HINT = "export the model again with a newer operator set"
+HINT = "export the model again with another operator set"
 
 
-def raise_opset(model: ir.Model, version: int) -> ir.Model:
-    """Return the model with its standard operators raised to ``version``, and its IR version with them.
+def convert_opset(model: ir.Model, version: int) -> ir.Model:
+    """Return the model with its standard operators in ``version``, and an IR version that knows them.
 
     Large weights are set aside meanwhile, so that the model's size does not matter.
 
@@ -25,7 +25,7 @@ def raise_opset(model: ir.Model, version: int) -> ir.Model:
         ModelError: An operator is no longer part of ONNX, or the converter cannot carry it over.
 
     """
-    _refuse_removed_operators(model, version)
+    _refuse_unknown_operators(model, version)
     large = {
         name: value.const_value
         for name, value in model.graph.initializers.items()
@@ -37,22 +37,22 @@ def raise_opset(model: ir.Model, version: int) -> ir.Model:
     except (RuntimeError, ValueError, onnx.checker.ValidationError, ConvertError) as error:
         before = model.opset_imports[""]
         raise ModelError(
-            f"operator set {before} cannot be raised to {version}: {error}", hint=HINT
+            f"operator set {before} cannot be converted to {version}: {error}", hint=HINT
         ) from error
     _refuse_other_inputs(model, converted)
-    raised = _with(lift_constants(converted), large)
+    result = _with(lift_constants(converted), large)
     needed = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", version)])
-    raised.ir_version = max(raised.ir_version, needed)
-    return raised
+    result.ir_version = max(result.ir_version, needed)
+    return result
 
 
-def _refuse_removed_operators(model: ir.Model, version: int) -> None:
+def _refuse_unknown_operators(model: ir.Model, version: int) -> None:
     before = model.opset_imports[""]
     for node in model.graph:
         known = onnx.defs.has(node.op_type, max_inclusive_version=version)
         if node.domain in ("", "ai.onnx") and not known:
             raise ModelError(
-                f"operator {node.op_type} of operator set {before} is no longer part of ONNX",
+                f"operator {node.op_type} of operator set {before} does not exist in operator set {version}",
                 where=f"node {node.name!r}",
                 hint=HINT,
             )
@@ -64,7 +64,7 @@ def _refuse_other_inputs(model: ir.Model, converted: ir.Model) -> None:
     for value in model.graph.inputs:
         if value.name in after and after[value.name] != rank_of(value):
             raise ModelError(
-                f"raising operator set {model.opset_imports['']} changes the shape of an input",
+                f"converting operator set {model.opset_imports['']} changes the shape of an input",
                 where=f"input {value.name!r}",
                 hint=HINT,
             )

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from onnxq.errors import ModelError
 from onnxq.ir.module import GraphModule, constant_of, is_standard, sole_reader
-from onnxq.ir.opset import raise_opset
+from onnxq.ir.opset import convert_opset
 from onnxq.passmanager.base import PassContext
 
 
@@ -22,7 +22,7 @@ def raise_for(
     if module.opset >= version or not nodes:
         return True
     try:
-        ctx.edit.apply(lambda model: raise_opset(model, version), why=why)
+        ctx.edit.apply(lambda model: convert_opset(model, version), why=why)
     except ModelError as error:
         for node in nodes:
             ctx.skip(node, error.message)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from onnxq.report.tables import (
     Table,
     accuracy_table,
+    choices_table,
     conditions,
     file_size,
     footprint_table,
@@ -81,6 +82,8 @@ def _results(content: Mapping[str, Any]) -> Iterator[str]:
     yield _requirements(content)
     if kernels and kernels["kinds"]["integer"]:
         yield _OPTIMISATION
+    if content["choices"]:
+        yield table_text(choices_table(content["choices"]))
     if content["tuning"]:
         yield table_text(tuning_table(content["tuning"]))
 

@@ -131,6 +131,19 @@ def passes_table(passes: Sequence[Mapping[str, Any]]) -> Table:
     return Table("Passes", ("pass", "what it did", "left alone", "ms"), rows, text_columns=2)
 
 
+def choices_table(trials: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the values that were tried, the error of the outputs with each, and what was decided."""
+    rows = tuple(
+        (
+            one["setting"],
+            NOTHING if one["noise"] is None else f"{one['noise']:.3g}",
+            "taken" if one["taken"] else "left",
+        )
+        for one in trials
+    )
+    return Table("Choices", ("setting", "error power / signal power", "decision"), rows, text_columns=1)
+
+
 def tuning_table(verdicts: Sequence[Mapping[str, Any]]) -> Table:
     """Return what was tried to be left out, what that brought, and what was decided."""
     rows = tuple(

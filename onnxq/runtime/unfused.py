@@ -1,7 +1,7 @@
 """Why ONNX Runtime left a layer in float between QuantizeLinear and DequantizeLinear.
 
-Each rule was found by giving onnxruntime 1.31.1 the pattern and reading the optimised graph; the tests ask
-the installed one again.
+Each rule was found by giving onnxruntime 1.31.1 and 1.32.0 the pattern and reading the optimised graph; the
+tests ask the installed one again.
 """
 
 from __future__ import annotations

@@ -276,7 +276,7 @@ def test_passes_lists_all_and_describes_one(onnxq) -> None:
     assert one.startswith("encode-activations (exact, from onnxq)\n")
     assert "all-tensors" in one
     (content,) = loaded(onnxq("passes", "convert-opset", "--json").stdout, "passes")["passes"]
-    assert content["options"] == [{"name": "minimum", "type": "int", "default": "13"}]
+    assert {"name": "minimum", "type": "int", "default": "13"} in content["options"]
     unknown = onnxq("passes", "insert-qdx")
     assert (unknown.exit_code, "did you mean 'insert-qdq'?" in unknown.stderr) == (2, True)
 

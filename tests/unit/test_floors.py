@@ -14,7 +14,7 @@ FLOORS = [
     {"target"},
     {"passmanager", "runtime", "digits"},
     {"calibration", "testing", "recipe"},
-    {"comparison", "manifest", "report", "tuning"},
+    {"choosing", "comparison", "manifest", "report", "tuning"},
     {"compile", "export"},
     {"cli"},
 ]

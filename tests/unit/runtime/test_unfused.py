@@ -80,7 +80,7 @@ PATTERNS = {
         "m = MatMul(xd, wd) n = MatMul(xd, v) y = Add(m, n)",
         "int8 input is shared",
     ),
-    "uint16 input": Pattern(CUBE, f"{X_WIDE} {W} y = MatMul(xd, wd)", "no integer kernel for uint16"),
+    "uint16 input": Pattern(CUBE, f"{X_WIDE} {W} y = MatMul(xd, wd)", None),
     "uint16 output": Pattern(
         CUBE, f"{X} {W} m = MatMul(xd, wd) {Y.replace('z)', 'z16)')}", "no integer kernel for uint16"
     ),

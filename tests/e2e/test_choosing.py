@@ -1,0 +1,97 @@
+"""Choices of a recipe are decided by the error of the outputs, recorded, and repeat without deciding."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxq import CompileOptions, Dataset, compile_model, load_recipe, open_feeds
+from onnxq.calibration.data import InputSpec, input_specs
+from onnxq.errors import PipelineError
+from onnxq.ir.store import load_model
+from onnxq.recipe import Recipe, parse_recipe
+
+QUIET = CompileOptions(validate=False, bench=False, tune=False)
+PIPELINE = "infer-shapes, encode-weights, encode-activations, insert-qdq, remove-dead"
+SETTINGS = ("encode-activations.dtype=int8", "encode-activations.method=mse")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    graph = onnx.parser.parse_graph("main (float[N,64] x) => (float[N,8] y) { y = MatMul(x, w) }")
+    weight = np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32)
+    graph.initializer.append(onnx.numpy_helper.from_array(weight, "w"))
+    path = tmp_path / "model.onnx"
+    opset = onnx.helper.make_opsetid("", 21)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10), path)
+    return path
+
+
+@pytest.fixture
+def data(model: Path) -> Dataset:
+    """Return normal numbers among which one is far out: a range that covers it wastes nearly all steps."""
+    x = np.random.default_rng(1).normal(size=(64, 64)).astype(np.float32)
+    x[0, 0] = 30.0
+    return open_feeds("one far out", lambda: [{"x": x}], specs(model))
+
+
+def specs(model: Path) -> tuple[InputSpec, ...]:
+    return input_specs(load_model(model).model)
+
+
+def recipe(**choices: Any) -> Recipe:
+    return Recipe(name="mine", pipeline=PIPELINE, needs_data=True, choices=choices)
+
+
+TWO = {"encode-activations": {"dtype": ("int8",), "method": ("mse",)}}
+
+
+def test_a_value_is_taken_where_it_brings_the_error_down(model: Path, data: Dataset, tmp_path: Path) -> None:
+    result = compile_model(model, tmp_path / "out.onnx", recipe=recipe(**TWO), data=data, options=QUIET)
+    base, signed, clipped = result.manifest.choices or []
+    # A signed grid has the same steps; clipping the one value far out makes them finer.
+    assert [one["setting"] for one in (base, signed, clipped)] == ["mine", *SETTINGS]
+    assert [one["taken"] for one in (base, signed, clipped)] == [True, False, True]
+    assert clipped["noise"] < 0.95 * base["noise"]
+    assert "method=mse" in result.manifest.recipe.pipeline
+    assert not result.manifest.recipe.choices
+    report = (tmp_path / "out.report.md").read_text()
+    assert "## Choices" in report
+    assert SETTINGS[1] in report
+
+
+def test_the_manifest_repeats_the_build_without_choosing(model: Path, data: Dataset, tmp_path: Path) -> None:
+    compile_model(model, tmp_path / "a.onnx", recipe=recipe(**TWO), data=data, options=QUIET)
+    again = load_recipe(tmp_path / "a.manifest.json")
+    result = compile_model(model, tmp_path / "b.onnx", recipe=again, data=data, options=QUIET)
+    assert result.manifest.choices is None
+    assert (tmp_path / "a.onnx").read_bytes() == (tmp_path / "b.onnx").read_bytes()
+
+
+def test_what_the_caller_sets_is_no_choice(model: Path, data: Dataset, tmp_path: Path) -> None:
+    settled = recipe(**TWO).with_options(["encode-activations.method=percentile"])
+    assert settled.choices == {"encode-activations": {"dtype": ("int8",)}}
+    assert recipe(**TWO).with_options([*SETTINGS]).choices == {}
+
+
+def test_nothing_is_tried_when_not_asked_for(model: Path, data: Dataset, tmp_path: Path) -> None:
+    options = CompileOptions(validate=False, bench=False, choose=False, tune=False)
+    result = compile_model(model, tmp_path / "out.onnx", recipe=recipe(**TWO), data=data, options=options)
+    assert result.manifest.choices is None
+    assert result.manifest.recipe == recipe()
+
+
+def test_a_choice_of_an_unknown_option_says_so(model: Path, data: Dataset, tmp_path: Path) -> None:
+    wrong = recipe(**{"encode-activations": {"methode": ("mse",)}})
+    with pytest.raises(PipelineError, match="pass 'encode-activations' has no option 'methode'"):
+        compile_model(model, tmp_path / "out.onnx", recipe=wrong, data=data, options=QUIET)
+
+
+def test_choices_are_written_and_read_as_toml() -> None:
+    text = recipe(**TWO).to_toml()
+    assert 'encode-activations.method = ["mse"]' in text
+    again = parse_recipe(text, where="here")
+    assert again.choices == recipe(**TWO).choices
+    assert again.to_toml() == text
