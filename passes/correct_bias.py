@@ -36,7 +36,7 @@ from onnxq.quant.bias_correction import mean_output, rounding_error
 from onnxq.quant.facts import Need, Stat
 
 MEAN = frozenset({Stat.MEAN})
-REALISE = "encode-biases, insert-qdq, remove-dead"
+REALISE, CUT = "encode-biases, insert-qdq", "remove-dead"
 DIGITS = 12
 """Of the digest, 48 bits."""
 
@@ -128,22 +128,29 @@ def _quantized_means(
             where=f"pass {CorrectBias.name}",
             hint="give calibration data, or use correct-bias{method=analytic}",
         )
+    digest = graph_digest(module)[:DIGITS]
     copy = GraphModule(module.model.clone(), {}, dict(module.decisions))
-    nodes, edit = {node.name: node for node in copy.graph}, Editor(copy)
-    probes = [_add_probe(nodes[layer.node.name], graph_digest(module)[:DIGITS], edit) for layer in layers]
+    inner = PassContext(Editor(copy), ctx.target, ctx.rng)
+    _run(REALISE, copy, inner)
+    nodes = {node.name: node for node in copy.graph}
+    names = {layer.node.name: f"{layer.output.name}_quantized_{digest}" for layer in layers}
+    probes = [_probe(nodes[node], name, inner) for node, name in names.items()]
     copy.graph.outputs[:] = probes
-    for pass_ in parse_pipeline(REALISE):
-        pass_.run(copy, PassContext(edit, ctx.target, ctx.rng))
+    _run(CUT, copy, inner)
     needs = [Need(name_of(p), MEAN, layer.output_axis) for p, layer in zip(probes, layers, strict=True)]
     found = ctx.measure(copy, needs)
     return [found[need.value].mean for need in needs]
 
 
-def _add_probe(node: ir.Node, digest: str, edit: Editor) -> ir.Value:
-    """Copy a node's output to a value of its own, which no decision touches."""
+def _run(pipeline: str, module: GraphModule, ctx: PassContext) -> None:
+    for pass_ in parse_pipeline(pipeline):
+        pass_.run(module, ctx)
+
+
+def _probe(node: ir.Node, name: str, ctx: PassContext) -> ir.Value:
+    """Give what a node computes, before it is quantized, a name of its own."""
     output, why = node.outputs[0], "the mean is taken here"
-    name = f"{output.name}_quantized_{digest}"
-    return edit.insert(
+    return ctx.edit.insert(
         "Identity", [output], name, after=node, dtype=output.dtype, shape=output.shape, why=why
     )
 
