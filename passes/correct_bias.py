@@ -1,80 +1,173 @@
-"""Take the mean error that rounding the weights causes out of a convolution's bias.
+"""Take the mean error that quantization causes out of a layer's bias.
 
-Before: ``y = Conv(x, w, b)``, ``encode w``. After: ``y = Conv(x, w, b')`` with ``b' = b - (w_q - w) E[x]``,
-where ``w_q`` is the weight that its encoding restores and ``E[x]`` the mean of each input channel, estimated
-from sampled positions of the calibration data. An output's mean is then what it was in float, up to
-padded borders, where fewer inputs count.
+Before: ``y = Conv(x, w, b)``, ``encode w``. After: ``y = Conv(x, w, b')`` with ``b' = b - e``, where ``e`` is
+how far the mean of each output channel moves.
 
-Source: Nagel et al., 2021, arXiv:2106.08295, section 3.3: empirical means, weights only.
+``analytic`` computes it: ``e = (w_q - w) E[x]``, where ``w_q`` is the weight that its encoding restores and
+``E[x]`` the mean of each input channel, measured on the calibration data. It is the error of the weight
+alone, exact up to padded borders, where fewer inputs count. ``empirical`` measures it: ``e = E[y_q] - E[y]``,
+where ``y_q`` is what the layer computes from its quantized input and weight, with all layers before it
+quantized and corrected. So it takes in what the grids of the activations cut off, too; it needs one more run
+over the data for each layer on the longest path.
+
+Source: Nagel et al., 2021, arXiv:2106.08295, section 3.3.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxq.errors import CalibrationError
+from onnxq.ir.channels import Operand
+from onnxq.ir.digest import graph_digest
+from onnxq.ir.edit import Editor
+from onnxq.ir.endpoints import bias_place
 from onnxq.ir.layers import Layer, linear_layers
-from onnxq.ir.module import GraphModule, array_of, constant_of, name_of
+from onnxq.ir.module import GraphModule, array_of, name_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
-from onnxq.quant.encoding import Encoding
+from onnxq.passmanager.pipeline import parse_pipeline
+from onnxq.quant.bias_correction import mean_output, rounding_error
 from onnxq.quant.facts import Need, Stat
+
+MEAN = frozenset({Stat.MEAN})
+REALISE, CUT = "encode-biases, insert-qdq", "remove-dead"
+DIGITS = 12
+"""Of the digest, 48 bits."""
 
 
 @dataclass(frozen=True)
 class CorrectBias(Pass):
-    """Correct each Conv whose weight is encoded; run it before the biases are."""
+    """Correct each layer whose weight is encoded; run it before the biases are.
+
+    Options:
+        method: ``analytic``, from the mean input and the rounded weight; or ``empirical``, from the mean
+            outputs of the model as far as it is quantized.
+
+    """
 
     name: ClassVar[str] = "correct-bias"
     effect: ClassVar[Effect] = Effect.QUANTIZING
+    method: Literal["analytic", "empirical"] = "analytic"
 
     def needs(self, module: GraphModule) -> Iterable[Need]:
-        """Ask for sampled positions, each with all input channels."""
-        for layer in _encoded_convolutions(module):
-            yield Need(name_of(layer.activation), frozenset({Stat.ROWS}), axis=1)
+        """Ask for the mean of each channel that a layer reads, or computes in float."""
+        for layer in _encoded_layers(module):
+            if bias_place(layer) is None:
+                continue
+            if self.method == "analytic":
+                yield Need(name_of(layer.activation), MEAN, axis=layer.input_axis)
+            else:
+                yield Need(name_of(layer.output), MEAN, axis=layer.output_axis)
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
-        """Give each layer a bias of its own; one without a bias gets the correction alone."""
-        for layer in _encoded_convolutions(module):
-            rows = module.facts[name_of(layer.activation)].rows
-            if rows is None:
-                ctx.skip(layer.node, "its input never had an element")
-            elif layer.bias is not None and constant_of(layer.bias) is None:
-                ctx.skip(layer.node, "its bias is computed at run time")
-            else:
-                encoding = module.decisions[name_of(layer.weight)].encoding
-                shift = _mean_error(array_of(layer.weight), encoding, rows.mean(axis=0, dtype=np.float64))
-                _subtract(layer, shift, ctx)
+        """Give each layer a bias of its own; a Conv or Gemm without a bias gets the correction alone."""
+        if self.method == "analytic":
+            for layer, bias in _correctable(_encoded_layers(module), ctx):
+                _correct_by_weight(layer, bias, module, ctx)
+            return
+        depths = _depths(module)
+        layers = list(_correctable(_encoded_layers(module), ctx))
+        for depth in sorted({depths[layer.output] for layer, _ in layers}):
+            level = [(layer, bias) for layer, bias in layers if depths[layer.output] == depth]
+            _correct_by_output(level, module, ctx)
 
 
-def _encoded_convolutions(module: GraphModule) -> Iterator[Layer]:
+def _encoded_layers(module: GraphModule) -> Iterator[Layer]:
     for layer in linear_layers(module):
-        if layer.node.op_type == "Conv" and module.reads_encoded(layer.node, layer.weight):
+        if layer.node.op_type != "ConvTranspose" and module.reads_encoded(layer.node, layer.weight):
             yield layer
 
 
-def _mean_error(weight: NDArray[Any], encoding: Encoding, mean: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return how far the mean of each output channel moves, shape (M,).
+def _correctable(layers: Iterable[Layer], ctx: PassContext) -> Iterator[tuple[Layer, Operand]]:
+    """Yield the layers that have a place for a correction, as they are when it is their turn."""
+    for layer in list(layers):
+        bias = bias_place(layer)
+        if bias is None:
+            ctx.skip(layer.node, "it has no constant bias, and no place for one")
+        else:
+            yield layer, bias
 
-    Args:
-        weight: Shape (M, C / groups, ...).
-        encoding: The weight's.
-        mean: The mean of each input channel, shape (C,).
 
+def _correct_by_weight(layer: Layer, bias: Operand, module: GraphModule, ctx: PassContext) -> None:
+    mean = module.facts[name_of(layer.activation)].mean
+    if mean is None:
+        ctx.skip(layer.node, "its input never had an element")
+        return
+    weight, encoding = array_of(layer.weight), module.decisions[name_of(layer.weight)].encoding
+    error = np.moveaxis(rounding_error(weight, encoding), layer.channel_axis, 0)
+    _subtract(layer, bias, mean_output(error, mean), ctx)
+
+
+def _correct_by_output(level: list[tuple[Layer, Operand]], module: GraphModule, ctx: PassContext) -> None:
+    """Correct layers that do not read each other, from one run of everything before them."""
+    means = _quantized_means([layer for layer, _ in level], module, ctx)
+    for (layer, bias), after in zip(level, means, strict=True):
+        before = module.facts[name_of(layer.output)].mean
+        if before is None or after is None:
+            ctx.skip(layer.node, "its output never had an element")
+            continue
+        _subtract(layer, bias, after.astype(np.float64) - before, ctx)
+
+
+def _quantized_means(
+    layers: Sequence[Layer], module: GraphModule, ctx: PassContext
+) -> list[NDArray[np.float32] | None]:
+    """Measure the mean outputs of ``layers`` in a copy of the module that is quantized up to them.
+
+    The measured values are named after the copy's digest: a table of facts then holds them for this copy.
     """
-    restored = encoding.dequantize(encoding.quantize(weight))
-    channels = weight.shape[1]
-    error = (restored.astype(np.float64) - weight).reshape(*weight.shape[:2], -1).sum(axis=2)
-    groups = len(mean) // channels
-    moved: NDArray[np.float64] = error.reshape(groups, -1, channels) @ mean.reshape(groups, channels, 1)
-    return moved.reshape(-1)
+    if ctx.measure is None:
+        raise CalibrationError(
+            "the quantized model has to be measured, and there is no data",
+            where=f"pass {CorrectBias.name}",
+            hint="give calibration data, or use correct-bias{method=analytic}",
+        )
+    digest = graph_digest(module)[:DIGITS]
+    copy = GraphModule(module.model.clone(), {}, dict(module.decisions))
+    inner = PassContext(Editor(copy), ctx.target, ctx.rng)
+    _run(REALISE, copy, inner)
+    nodes = {node.name: node for node in copy.graph}
+    names = {layer.node.name: f"{layer.output.name}_quantized_{digest}" for layer in layers}
+    probes = [_probe(nodes[node], name, inner) for node, name in names.items()]
+    copy.graph.outputs[:] = probes
+    _run(CUT, copy, inner)
+    needs = [Need(name_of(p), MEAN, layer.output_axis) for p, layer in zip(probes, layers, strict=True)]
+    found = ctx.measure(copy, needs)
+    return [found[need.value].mean for need in needs]
 
 
-def _subtract(layer: Layer, shift: NDArray[np.float64], ctx: PassContext) -> None:
-    why = "the mean error of its rounded weight is taken out"
-    bias = np.zeros(len(shift)) if layer.bias is None else array_of(layer.bias)
-    corrected = ctx.edit.constant(f"{layer.output.name}_bias", (bias - shift).astype(np.float32), why=why)
-    ctx.edit.rewire(layer.node, 2, corrected, why=why)
+def _run(pipeline: str, module: GraphModule, ctx: PassContext) -> None:
+    for pass_ in parse_pipeline(pipeline):
+        pass_.run(module, ctx)
+
+
+def _probe(node: ir.Node, name: str, ctx: PassContext) -> ir.Value:
+    """Give what a node computes, before it is quantized, a name of its own."""
+    output, why = node.outputs[0], "the mean is taken here"
+    return ctx.edit.insert(
+        "Identity", [output], name, after=node, dtype=output.dtype, shape=output.shape, why=why
+    )
+
+
+def _depths(module: GraphModule) -> dict[ir.Value, int]:
+    """Return for each computed value how many encoded layers lie on the longest path to it."""
+    layers = {layer.node for layer in _encoded_layers(module)}
+    depths: dict[ir.Value, int] = {}
+    for node in module.graph:
+        depth = max((depths.get(value, 0) for value in node.inputs if value is not None), default=0)
+        depths |= dict.fromkeys(node.outputs, depth + (node in layers))
+    return depths
+
+
+def _subtract(layer: Layer, bias: Operand, shift: NDArray[np.float64], ctx: PassContext) -> None:
+    why = "the mean error of quantization is taken out"
+    old: NDArray[Any] = np.zeros(1) if bias.constant is None else bias.constant
+    new = (old - bias.spread(shift)).astype(np.float32)
+    value = ctx.edit.constant(f"{layer.output.name}_bias", new, why=why)
+    ctx.edit.rewire(bias.node, bias.index, value, why=why)

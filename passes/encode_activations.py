@@ -79,7 +79,7 @@ class EncodeActivations(Pass):
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Encode a value once, for all of its readers in scope, where its range has an encoding."""
         for value, readers in self._sites(module):
-            reason = _reason(value, module.facts[name_of(value)])
+            reason = self._reason(value, module.facts[name_of(value)])
             if reason is not None:
                 for node in _around(value):
                     ctx.skip(node, f"{name_of(value)!r} stays in float: {reason}")
@@ -88,6 +88,23 @@ class EncodeActivations(Pass):
             low, high = known or self._measured_range(module.facts[name_of(value)], method)
             why = "range of its operator" if known else f"{method} range of its calibrated values"
             ctx.edit.encode(value, self._encoding(low, high), readers=readers, why=why)
+
+    def _reason(self, value: ir.Value, facts: Facts) -> str | None:
+        """Return why ``value`` cannot be encoded, or None."""
+        producer = value.producer()
+        if (
+            producer is not None
+            and is_standard(producer, "AveragePool")
+            and "dilations" in producer.attributes
+        ):
+            return "onnxruntime 1.31.1 cannot open a quantized AveragePool with dilations"
+        if facts.count == 0:
+            return "it never had an element"
+        if self.scope == "all-tensors" and facts.low == facts.high == 0:
+            return "it is zero wherever there is no padding, as masks are"
+        if max(-facts.low, facts.high) > LARGEST:
+            return f"it reaches from {facts.low:.3g} to {facts.high:.3g}, as masks do"
+        return None
 
     def _method(self, value: ir.Value) -> str:
         if self.logits and value.is_graph_output():
@@ -169,18 +186,6 @@ def _activations(module: GraphModule) -> Iterator[ir.Value]:
             and not (_is_masked_score(value) or _is_fused(value) or _is_parameter(value))
         ):
             yield value
-
-
-def _reason(value: ir.Value, facts: Facts) -> str | None:
-    """Return why ``value`` cannot be encoded, or None."""
-    producer = value.producer()
-    if producer is not None and is_standard(producer, "AveragePool") and "dilations" in producer.attributes:
-        return "onnxruntime 1.31.1 cannot open a quantized AveragePool with dilations"
-    if facts.count == 0:
-        return "it never had an element"
-    if max(-facts.low, facts.high) > LARGEST:
-        return f"it reaches from {facts.low:.3g} to {facts.high:.3g}, as masks do"
-    return None
 
 
 def _known_range(value: ir.Value) -> tuple[float, float] | None:

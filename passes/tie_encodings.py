@@ -1,6 +1,10 @@
-"""Let an operator that only moves or selects values keep the encoding of its input, so that nothing rescales.
+"""Let operators that only move, select or join values keep one encoding, so that nothing rescales.
 
 Before: ``encode x``; ``y = MaxPool(x)``. After: ``encode x, y`` with the same scale and zero point.
+
+A Concat works the other way round: ``encode a, b, y``; ``y = Concat(a, b)``. After: ``a`` and ``b`` have the
+encoding of ``y``, which covers both, so that joining is copying. Each of them loses the finer steps that it
+may have had, and the rounding to the common ones that would have followed.
 """
 
 from __future__ import annotations
@@ -8,8 +12,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import onnx_ir as ir
+
 from onnxq.ir.layers import keeps_grid
-from onnxq.ir.module import GraphModule, name_of
+from onnxq.ir.module import Decision, GraphModule, is_standard, name_of, sole_reader
 from onnxq.passmanager.base import Effect, Pass, PassContext
 
 
@@ -21,7 +27,10 @@ class TieEncodings(Pass):
     effect: ClassVar[Effect] = Effect.EXACT
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
-        """Walk in graph order, so that a chain of such operators is tied in one go."""
+        """Walk in graph order, so that a chain of such operators is tied in one go; Concats first."""
+        for node in reversed(module.graph):
+            if is_standard(node, "Concat"):
+                _tie_inputs(node, module, ctx)
         for node in module.graph:
             if not keeps_grid(node):
                 continue
@@ -33,3 +42,28 @@ class TieEncodings(Pass):
                 ctx.skip(node, "the encoding is per channel and the operator may move the channel")
                 continue
             ctx.edit.encode(node.outputs[0], before.encoding, why=f"tied across {node.op_type}")
+
+
+def _tie_inputs(concat: ir.Node, module: GraphModule, ctx: PassContext) -> None:
+    """Give what is joined the encoding of the whole, where nothing else reads it."""
+    whole = _next_decision(concat.outputs[0], module)
+    if whole is None or whole.encoding.axis is not None:
+        return
+    for value in concat.inputs:
+        part = module.decisions.get(name_of(value))
+        if value is None or part is None or part.readers is not None:
+            continue
+        if sole_reader(value) is not concat:
+            ctx.skip(concat, f"{name_of(value)!r} keeps its encoding, as others read it")
+            continue
+        ctx.edit.encode(value, whole.encoding, why="tied across Concat")
+
+
+def _next_decision(value: ir.Value, module: GraphModule) -> Decision | None:
+    """Return the decision on ``value``, or on what its only reader makes of it without leaving the grid."""
+    while name_of(value) not in module.decisions:
+        reader = sole_reader(value)
+        if reader is None or not keeps_grid(reader) or reader.inputs[0] is not value:
+            return None
+        value = reader.outputs[0]
+    return module.decisions[name_of(value)]

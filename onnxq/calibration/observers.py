@@ -129,6 +129,25 @@ class ChannelRangeObserver:
         return {"channel_low": self.low, "channel_high": self.high}
 
 
+class MeanObserver:
+    """The mean of each channel: one sum for each sample, so that batches do not matter."""
+
+    def __init__(self) -> None:
+        """Start with empty sums that take any number of channels."""
+        self.sums, self.count = np.zeros(1), 0
+
+    def update(self, block: Block) -> None:
+        """Add the samples up in float64, one after the other."""
+        for sample in np.moveaxis(block.values, block.axis, 1):
+            rows = sample.reshape(len(sample), -1)
+            self.sums = self.sums + rows.sum(axis=1, dtype=np.float64)
+            self.count += rows.shape[1]
+
+    def result(self) -> dict[str, Any]:
+        """Return the mean, shape (C,)."""
+        return {"mean": (self.sums / self.count).astype(np.float32) if self.count else None}
+
+
 class HistogramObserver:
     """Counts by the bins of ``Histogram``."""
 
@@ -233,6 +252,7 @@ OBSERVERS: Mapping[Stat, type[Observer]] = {
     Stat.RANGE: RangeObserver,
     Stat.AVERAGE: AverageObserver,
     Stat.CHANNEL_RANGE: ChannelRangeObserver,
+    Stat.MEAN: MeanObserver,
     Stat.HISTOGRAM: HistogramObserver,
     Stat.ROWS: RowsObserver,
     Stat.GRAM: GramObserver,

@@ -143,6 +143,7 @@ def _facts_out(facts: Facts) -> dict[str, Any]:
         "axis": facts.axis,
         "channel_low": _if(_array_out, facts.channel_low),
         "channel_high": _if(_array_out, facts.channel_high),
+        "mean": _if(_array_out, facts.mean),
         "histogram": _if(_histogram_out, facts.histogram),
         "rows": _if(_array_out, facts.rows),
     }
@@ -158,6 +159,7 @@ def _facts_in(entry: Mapping[str, Any]) -> Facts:
         axis=int(entry["axis"]),
         channel_low=_if(_array_in, entry.get("channel_low")),
         channel_high=_if(_array_in, entry.get("channel_high")),
+        mean=_if(_array_in, entry.get("mean")),
         histogram=_if(_histogram_in, entry.get("histogram")),
         rows=_if(_array_in, entry.get("rows")),
     )

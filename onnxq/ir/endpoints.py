@@ -215,6 +215,16 @@ def bias_of(layer: Layer) -> Operand | None:
     return _addend_behind(layer.output, channels)
 
 
+def bias_place(layer: Layer) -> Operand | None:
+    """Return where a layer's constant bias is, or where one can be added without a node; None if nowhere."""
+    channels = output_channels(layer)
+    if channels is None or _scales(layer.node):
+        return None
+    if layer.bias is None and layer.node.op_type != "MatMul":
+        return Operand(layer.node, 2, Channels((-1,), channels.dims))
+    return bias_of(layer)
+
+
 def _addend_behind(value: ir.Value, channels: Channels) -> Operand | None:
     """Return the constant that the one reader of ``value`` adds to it."""
     reader = sole_reader(value)

@@ -53,6 +53,16 @@ class Layer:
         """The output after a Relu or Clip that nobody else shares; else the plain output."""
         return clamped(self.output)
 
+    @property
+    def input_axis(self) -> int:
+        """The axis of ``activation`` that counts input channels."""
+        return 1 if self.node.op_type in ("Conv", "ConvTranspose") else -1
+
+    @property
+    def output_axis(self) -> int:
+        """The axis of ``output`` that counts output channels."""
+        return self.input_axis
+
 
 def clamped(value: ir.Value) -> ir.Value:
     """Return what a Relu or Clip makes of ``value`` if nobody else reads it; else ``value`` itself."""

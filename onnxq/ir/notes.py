@@ -127,7 +127,7 @@ def facts_fields(facts: Facts, elide_above: int | None) -> Fields:
     """Return facts as fields; parts with more than ``elide_above`` entries are left out."""
     most = float("inf") if elide_above is None else elide_above
     histogram = _filled(facts.histogram)
-    by_channel = (facts.channel_low, facts.rows, facts.gram)
+    by_channel = (facts.channel_low, facts.mean, facts.rows, facts.gram)
     return {
         "count": facts.count,
         "low": facts.low,
@@ -136,6 +136,7 @@ def facts_fields(facts: Facts, elide_above: int | None) -> Fields:
         "axis": facts.axis if any(part is not None for part in by_channel) else None,
         "channel_low": facts.channel_low,
         "channel_high": facts.channel_high,
+        "mean": facts.mean,
         "rows": _small(facts.rows, most),
         "gram": _small(facts.gram, most),
         "histogram": histogram if histogram is not None and len(histogram) <= most else None,
@@ -151,6 +152,7 @@ def read_facts(fields: Fields) -> Facts:
         average=_pair(fields.get("average")),
         channel_low=_array(fields.get("channel_low")),
         channel_high=_array(fields.get("channel_high")),
+        mean=_array(fields.get("mean")),
         axis=fields.get("axis", -1),
         histogram=_histogram(fields.get("histogram")),
         rows=_array(fields.get("rows")),

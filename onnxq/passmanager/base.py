@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
 from typing import ClassVar
@@ -14,8 +14,11 @@ import onnx_ir as ir
 from onnxq.ir.edit import Edit, Editor, Remark
 from onnxq.ir.module import GraphModule
 from onnxq.passmanager.values import value_text
-from onnxq.quant.facts import Need
+from onnxq.quant.facts import Facts, Need
 from onnxq.target import Target
+
+Measure = Callable[[GraphModule, Sequence[Need]], Mapping[str, Facts]]
+"""Runs the data through a module as it stands and returns facts for the values needed."""
 
 
 class Effect(Enum):
@@ -35,12 +38,15 @@ class PassContext:
         edit: Changes the graph.
         target: Where the model shall run.
         rng: Seeded for this pass and its place in the pipeline.
+        measure: Measures another module on the calibration data, for a pass whose steps build on each other;
+            what ``needs`` can name is measured without it. None where there is no data.
 
     """
 
     edit: Editor
     target: Target
     rng: np.random.Generator
+    measure: Measure | None = None
 
     def skip(self, node: ir.Node, reason: str) -> None:
         """Note that ``node`` was left alone; every omission gets its reason."""

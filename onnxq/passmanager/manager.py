@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -12,13 +12,10 @@ import numpy as np
 from onnxq.errors import CalibrationError, OnnxqError, PassError
 from onnxq.ir.edit import Editor
 from onnxq.ir.module import GraphModule, name_of, rank_of
-from onnxq.passmanager.base import Pass, PassContext, PassRecord
+from onnxq.passmanager.base import Measure, Pass, PassContext, PassRecord
 from onnxq.passmanager.instruments import Instrument
 from onnxq.quant.facts import BY_CHANNEL, Facts, Need
 from onnxq.target import Target
-
-Measure = Callable[[GraphModule, Sequence[Need]], Mapping[str, Facts]]
-"""Runs the data through the module as it stands and returns facts for the values needed."""
 
 
 @dataclass
@@ -68,7 +65,7 @@ class PassManager:
 
     def _run_one(self, module: GraphModule, pass_: Pass, index: int) -> PassRecord:
         editor = Editor(module)
-        context = PassContext(editor, self.target, np.random.default_rng([self.seed, index]))
+        context = PassContext(editor, self.target, np.random.default_rng([self.seed, index]), self.measure)
         start = time.perf_counter()
         pass_.run(module, context)
         seconds = time.perf_counter() - start

@@ -22,6 +22,8 @@ class Stat(Enum):
     """Moving average, over the samples, of the smallest and the largest value of each sample."""
     CHANNEL_RANGE = "channel-range"
     """Smallest and largest value of each channel."""
+    MEAN = "mean"
+    """The mean of each channel."""
     HISTOGRAM = "histogram"
     """How many values fall into each bin."""
     ROWS = "rows"
@@ -30,8 +32,8 @@ class Stat(Enum):
     """Products of channels, summed over all rows. Calibration tables leave them out: they are large."""
 
 
-BY_CHANNEL = frozenset({Stat.CHANNEL_RANGE, Stat.ROWS, Stat.GRAM})
-"""Those that are measured along a channel axis."""
+BY_CHANNEL = frozenset({Stat.CHANNEL_RANGE, Stat.MEAN, Stat.ROWS, Stat.GRAM})
+"""The statistics that depend on which axis counts the channels."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Need:
     Args:
         value: The value's name.
         stats: What to measure.
-        axis: The channel axis for ``CHANNEL_RANGE``, ``ROWS`` and ``GRAM``; may be negative.
+        axis: The channel axis for the statistics ``BY_CHANNEL``; may be negative.
 
     """
 
@@ -61,9 +63,10 @@ class Facts:
         average: Moving average of (smallest, largest) over the samples.
         channel_low: Shape (C,); smallest value of each channel.
         channel_high: Shape (C,); largest value of each channel.
-        axis: The channel axis of the two arrays above, of ``rows`` and of ``gram``.
+        axis: The channel axis of the two arrays above and of those below that have channels.
         histogram: Counts over the whole tensor.
         rows: Shape (R, C); sampled rows.
+        mean: Shape (C,); mean of each channel.
         gram: Shape (C, C); ``x.T @ x`` over all rows ``x``.
 
     """
@@ -77,6 +80,7 @@ class Facts:
     axis: int = -1
     histogram: Histogram | None = None
     rows: NDArray[np.float32] | None = None
+    mean: NDArray[np.float32] | None = None
     gram: NDArray[np.float32] | None = None
 
     def has(self, stats: Iterable[Stat]) -> bool:
@@ -85,6 +89,7 @@ class Facts:
             Stat.RANGE: self.low,
             Stat.AVERAGE: self.average,
             Stat.CHANNEL_RANGE: self.channel_low,
+            Stat.MEAN: self.mean,
             Stat.HISTOGRAM: self.histogram,
             Stat.ROWS: self.rows,
             Stat.GRAM: self.gram,
@@ -121,7 +126,7 @@ class Facts:
             return result
 
         low, high = moved(self.channel_low), moved(self.channel_high)
-        rows = None if self.rows is None else moved(self.rows)
+        rows, mean = (None if part is None else moved(part) for part in (self.rows, self.mean))
         return replace(
             self,
             low=float(low.min()),
@@ -131,4 +136,6 @@ class Facts:
             channel_high=high,
             histogram=None,
             rows=rows,
+            mean=mean,
+            gram=None,
         )

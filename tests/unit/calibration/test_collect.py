@@ -126,7 +126,7 @@ def assert_alike(got: Mapping[str, Facts], expected: Mapping[str, Facts]) -> Non
         other = expected[name]
         slack = 1e-5 * max(-other.low, other.high)
         assert facts.count == other.count, name
-        for field in ("low", "high", "average", "channel_low", "channel_high", "rows"):
+        for field in ("low", "high", "average", "channel_low", "channel_high", "mean", "rows"):
             mine, theirs = getattr(facts, field), getattr(other, field)
             assert (mine is None) == (theirs is None)
             if mine is not None:

@@ -37,6 +37,9 @@ def test_any_split_gives_what_numpy_gives(
     table = table.reshape(-1, table.shape[-1])
     np.testing.assert_array_equal(facts.channel_low, table.min(axis=0))
     np.testing.assert_array_equal(facts.channel_high, table.max(axis=0))
+    np.testing.assert_array_equal(facts.mean, observe(x, [], axis).mean)
+    # float64 sums: what remains is rounding the result to float32.
+    np.testing.assert_allclose(facts.mean, table.mean(axis=0, dtype=np.float64), rtol=1e-6, atol=1e-7)
     assert facts.histogram is not None
     np.testing.assert_array_equal(facts.histogram.counts, Histogram.of(x).counts)
     low, high = float(x[0].min()), float(x[0].max())

@@ -36,7 +36,7 @@ def test_the_round_trip_keeps_every_byte() -> None:
         facts.high,
         facts.average,
     )
-    for field in ("channel_low", "channel_high", "rows"):
+    for field in ("channel_low", "channel_high", "mean", "rows"):
         mine, theirs = getattr(facts, field), getattr(other, field)
         assert mine.dtype == theirs.dtype
         np.testing.assert_array_equal(mine, theirs)

@@ -27,7 +27,7 @@ from onnxq.quant.histogram import Histogram
 TEXT = """# weight k: dtype=int4
 # weight h: dtype=float16
 # fact x: count=4 low=-1.0 high=2.5 average=[-0.5, 2.0] axis=-1 channel_low=[-1.0, nan] \
-channel_high=[1.0, inf] rows=[[1.0, 2.0], [3.0, 4.0]] gram=[[10.0, 14.0], [14.0, 20.0]] \
+channel_high=[1.0, inf] mean=[0.25, -0.5] rows=[[1.0, 2.0], [3.0, 4.0]] gram=[[10.0, 14.0], [14.0, 20.0]] \
 histogram={5: 1, 16256: 3}
 # encode w: scale=[0.5, 1e-30] zero_point=[0, 1] dtype=int8 axis=0
 # encode x: scale=0.5 zero_point=0 dtype=uint8 readers="a b/1"+act
@@ -140,7 +140,8 @@ def test_facts_come_back_exactly() -> None:
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(5, 3)).astype(np.float32)
     low, high = rows.min(axis=0), rows.max(axis=0)
-    facts = Facts(15, float(low.min()), float(high.max()), (0.1, 0.7), low, high, 1, Histogram.of(rows), rows)
+    parts = {"axis": 1, "histogram": Histogram.of(rows), "rows": rows, "mean": rows.mean(axis=0)}
+    facts = Facts(15, float(low.min()), float(high.max()), (0.1, 0.7), low, high, **parts)
     module = module_with()
     module.facts["x"] = facts
     back = parse(render(module)).facts["x"]
@@ -151,7 +152,7 @@ def test_facts_come_back_exactly() -> None:
         (0.1, 0.7),
         1,
     )
-    for name in ("channel_low", "channel_high", "rows"):
+    for name in ("channel_low", "channel_high", "rows", "mean"):
         np.testing.assert_array_equal(getattr(back, name), getattr(facts, name))
     assert back.histogram is not None
     np.testing.assert_array_equal(back.histogram.counts, Histogram.of(rows).counts)
