@@ -2,8 +2,10 @@
 
 Before: ``x = LayerNormalization(r, gamma, beta); y = MatMul(x, w) + b``. After: ``x' = LayerNormalization(r,
 gamma / s, (beta - z) / s); y = MatMul(x', w * s) + (b + z w)``, with the middle ``z_j`` of each channel's
-range and ``s_j = max(1, max|x_j - z_j| / t)``. Whoever else reads ``x`` gets ``x' * s + z``. Where a site
-takes no shift, ``z`` is 0. It stands behind the passes that tidy and fuse, and in front of those that encode.
+range and ``s_j = max(1, max|x_j - z_j| / t)``. Whoever else reads ``x`` gets ``x' * s + z``; in a residual
+sum, ``z`` goes into the bias of the other summand. Where a site takes no shift, ``z`` is 0. It stands behind
+the passes that tidy and fuse and a ``remove-dead``, since dead nodes would count as readers, and in front of
+those that encode.
 
 The threshold ``t`` is the one with the smallest error of the layers' quantized outputs. Layers that share
 their input, as the three projections of attention do, count by the sum of their errors; the paper takes the

@@ -2,8 +2,8 @@
 
 Before: ``x = LayerNormalization(r, gamma, beta); y = MatMul(x, w)``. After: ``x' = LayerNormalization(r,
 gamma / s, beta / s); y = MatMul(x', w * s)``, with ``s_j = max|x_j|^alpha / max|w_j|^(1 - alpha)``. Whoever
-else reads ``x`` gets ``x' * s``. It stands behind the passes that tidy and fuse, and in front of those that
-encode.
+else reads ``x`` gets ``x' * s``. It stands behind the passes that tidy and fuse and a ``remove-dead``, since
+dead nodes would count as readers, and in front of those that encode.
 
 Source: Xiao et al., 2022, arXiv:2211.10438 (SmoothQuant); alpha is chosen for each site here.
 """

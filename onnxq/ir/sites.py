@@ -112,7 +112,7 @@ def find_sites(module: GraphModule) -> list[Site]:
     """Return the sites of the main graph in its order; no value belongs to two of them.
 
     A site whose constants or values are encoded already is none any more. Values that linear layers read
-    and that belong to no other site make sites of kind ``activation``.
+    and that belong to no other site make sites of kind ``activation``. Dead nodes count as readers.
     """
     walks = [_walk(source) for node in module.graph if (source := source_of(node)) is not None]
     found = [walk.site() for walk in walks if walk.consumers]
