@@ -10,6 +10,7 @@ medians within rounds. The last table holds what is wanted; exits with 1 if some
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -88,6 +89,7 @@ INT4 = (
 
 def main() -> int:
     args = _arguments()
+    logging.disable(logging.WARNING)  # onnxruntime.quantization says a lot
     tasks = real_tasks(args.assets)
     if tasks is None or args.minilm is None:
         print(
