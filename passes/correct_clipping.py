@@ -53,7 +53,7 @@ class CorrectClipping(Pass):
     name: ClassVar[str] = "correct-clipping"
     effect: ClassVar[Effect] = Effect.EXACT
     channels: int = 8
-    gain: float = 2.0
+    gain: float = 4.0
     sites: tuple[str, ...] = ("*",)
 
     def needs(self, module: GraphModule) -> Iterable[Need]:

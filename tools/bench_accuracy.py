@@ -10,6 +10,7 @@ medians within rounds. The last table holds what is wanted; exits with 1 if some
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -66,7 +67,7 @@ INT8 = (
     Method("round-weights", weights="encode-weights, round-weights"),
     Method("mse weights", weights="encode-weights{method=mse}"),
     Method("correct-clipping", late=CLIP),
-    Method("clip, gain 4", late="correct-clipping{gain=4}"),
+    Method("clip, gain 1", late="correct-clipping{gain=1}"),
     Method("smooth + clip", early="smooth", late=CLIP),
     Method("smooth norms + clip", early=NORMS, late=CLIP),
     Method("shift norms + clip", early="shift-and-scale{kinds=norm+value}", late=CLIP),
@@ -88,6 +89,7 @@ INT4 = (
 
 def main() -> int:
     args = _arguments()
+    logging.disable(logging.WARNING)  # onnxruntime.quantization says a lot
     tasks = real_tasks(args.assets)
     if tasks is None or args.minilm is None:
         print(
@@ -220,7 +222,10 @@ def _verdicts(row: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _int4_verdicts(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Compare the best combination with rounding to nearest."""
     nearest = next(row["cosine mean"] for row in rows if row["method"] == NEAREST)
-    best = max((row for row in rows if row["method"] != FLOAT), key=lambda row: float(row["cosine mean"]))
+    others = [row for row in rows if row["method"] not in (FLOAT, NEAREST)]
+    if not others:
+        return []
+    best = max(others, key=lambda row: float(row["cosine mean"]))
     found = best["cosine mean"]
     return [_verdict(best, "4 bits: cosine mean, best", f"> {nearest} ({NEAREST})", found, found > nearest)]
 
