@@ -66,8 +66,8 @@ TEXT_ROWS = {
         for said, passes in (("", ""), (", SmoothQuant", "smooth,"), (", OS+", "shift-and-scale,"))
     },
 }
-"""Table A: each behind TIDY. SmoothQuant and OS+ weigh outliers against weights with a scale for each channel;
-at layers, only what linear layers read is quantized, as on CPUs."""
+"""Table A: each behind TIDY. SmoothQuant and OS+ weigh outliers against weights with a scale for each
+channel; at layers, only what linear layers read is quantized, as on CPUs."""
 
 CONV = "encode-activations{method=min-max, images=mse, residuals=true}, tie-encodings"
 PLAIN = f"{CONV}, encode-biases, insert-qdq, remove-dead"
