@@ -34,6 +34,9 @@ class EncodeBiases(Pass):
             weight = module.decisions.get(name_of(layer.weight))
             if layer.bias is None or activation is None or weight is None or not weight.read_by(layer.node):
                 continue
+            if activation.encoding.axis is not None:
+                ctx.skip(layer.node, "its input has more than one scale, so its bias stays in float")
+                continue
             reason = _reason(layer, activation, weight)
             if reason is not None:
                 _back_to_float(layer, activation, ctx)

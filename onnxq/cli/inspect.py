@@ -24,6 +24,10 @@ Source = Annotated[
         show_default=False,
     ),
 ]
+Sites = Annotated[
+    bool,
+    typer.Option("--sites", help="List where scales of channels can move without changing the function."),
+]
 AsText = Annotated[bool, typer.Option("--text", help="Print the graph as text instead.")]
 
 ELIDE_ABOVE = 64
@@ -35,6 +39,7 @@ def run(
     *,
     kernels: Kernels = False,
     source: Source = None,
+    sites: Sites = False,
     text: AsText = False,
     data: SomeData = None,
     provider: Provider = "cpu",
@@ -46,6 +51,8 @@ def run(
 
     With `--kernels` it is run, on random numbers if no data is given: which kernel ran
     each layer, its part of the time, and why a quantized layer stayed in float.
+    With `--sites`, each place where scales of channels can move from one operator to
+    the next, and what that costs.
     """
     from onnxq.ir.overview import overview
     from onnxq.ir.store import load_model, model_size
@@ -61,6 +68,8 @@ def run(
     content = {"model": str(model), "size_bytes": model_size(model), **overview(module).to_dict()}
     if text:
         content["text"] = render(module, elide_above=ELIDE_ABOVE)
+    if sites:
+        content["sites"] = _sites(model)
     if kernels:
         feeds = _feeds(model, data, reading)
         report = kernel_report(model, feeds, provider_of(provider), threads, source=source)
@@ -76,11 +85,27 @@ def _feeds(model: Path, data: str | None, reading: DataSettings) -> Feeds:
     return next(dataset.batches()).feeds
 
 
+def _sites(model: Path) -> list[dict[str, Any]]:
+    """Return the fold sites that the passes will meet: those behind the exact passes of recipe fp32."""
+    from onnxq.ir.sites import find_sites
+    from onnxq.ir.store import load_model
+    from onnxq.passmanager.manager import PassManager
+    from onnxq.passmanager.pipeline import parse_pipeline
+    from onnxq.recipe import load_recipe
+    from onnxq.target import find_target
+
+    module, recipe = load_model(model), load_recipe("fp32")
+    PassManager(parse_pipeline(recipe.pipeline), find_target(recipe.target)).run(module)
+    return [site.to_dict() for site in find_sites(module)]
+
+
 def _present(content: dict[str, Any]) -> None:
-    from onnxq.report.tables import kernels_table, layers_summary, layers_table, model_tables
+    from onnxq.report.tables import kernels_table, layers_summary, layers_table, model_tables, sites_table
     from onnxq.report.text import draw
 
     show(*map(draw, model_tables(content)))
+    if "sites" in content:
+        show(draw(sites_table(content["sites"])))
     if "kernels" in content:
         ran = content["kernels"]
         show(draw(kernels_table(ran)), draw(layers_table(ran, limit=24)), layers_summary(ran))

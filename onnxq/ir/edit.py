@@ -11,7 +11,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import NameFixPass
 
-from onnxq.ir.module import Decision, GraphModule, array_of, constant_of, name_of
+from onnxq.errors import PreconditionError
+from onnxq.ir.module import Decision, GraphModule, array_of, constant_of, name_of, rank_of
 from onnxq.quant.encoding import Encoding
 
 
@@ -147,6 +148,45 @@ class Editor:
         """Make ``to`` the model's output instead of ``value``, under its name."""
         self._take_over_output(value, to)
         self._record("reroute", f"output {to.name}", why)
+
+    def rescale(
+        self,
+        value: ir.Value,
+        scale: NDArray[Any],
+        shift: NDArray[Any],
+        *,
+        axis: int | None,
+        why: str,
+        to: ir.Value | None = None,
+    ) -> None:
+        """Note that ``to`` (default: ``value`` itself) holds ``(x - shift) / scale`` for each channel of it.
+
+        A value that stands for other numbers than before gets a new name, since names are what facts and
+        tables go by. Facts move over as far as they are known exactly; the others will be measured again.
+
+        Args:
+            value: No output of the model, and not encoded.
+            scale: Shape (C,), > 0.
+            shift: Shape (C,).
+            axis: The channel axis; None if the channels lie along several axes.
+            why: The reason.
+            to: A new value that holds the numbers, where ``value`` keeps its own.
+
+        Raises:
+            PreconditionError: ``value`` is an output or encoded, so that its numbers may not change.
+
+        """
+        name = name_of(value)
+        if to is None and (value.is_graph_output() or name in self.module.decisions):
+            raise PreconditionError("its numbers may not change", where=f"value {name!r}")
+        facts = self.module.facts.get(name)
+        if to is None:
+            value.name = self._unique(f"{name}_folded")
+            self.module.facts.pop(name, None)
+        moved = None if facts is None else facts.rescaled(scale, shift, axis, rank_of(value))
+        if moved is not None:
+            self.module.facts[name_of(to or value)] = moved
+        self._record("rescale", f"{name} -> {name_of(to or value)}", why)
 
     def set_attribute(self, node: ir.Node, name: str, value: Any, *, why: str) -> None:
         """Give one attribute of ``node`` another value."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -81,3 +81,45 @@ class Facts:
             Stat.ROWS: self.rows,
         }
         return self.count == 0 or all(parts[stat] is not None for stat in stats)
+
+    def rescaled(
+        self, scale: NDArray[Any], shift: NDArray[Any], axis: int | None, rank: int | None = None
+    ) -> Facts | None:
+        """Return the facts of ``(x - shift) / scale``, as far as those of ``x`` tell them exactly.
+
+        The whole range follows from the ranges of the channels; what depends on all values, such as the
+        histogram, is unknown again.
+
+        Args:
+            scale: Shape (C,), > 0.
+            shift: Shape (C,).
+            axis: The axis of ``x`` that both lie along; None if the channels lie along several axes.
+            rank: The number of axes of ``x``, by which negative and other axes compare.
+
+        Returns:
+            None if nothing is known exactly.
+
+        """
+        if self.count == 0:
+            return self
+        if axis is None or self.channel_low is None or self.channel_high is None:
+            return None
+        if self.axis != axis and (rank is None or self.axis % rank != axis % rank):
+            return None
+
+        def moved(values: NDArray[np.float32]) -> NDArray[np.float32]:
+            result: NDArray[np.float32] = ((values.astype(np.float64) - shift) / scale).astype(np.float32)
+            return result
+
+        low, high = moved(self.channel_low), moved(self.channel_high)
+        rows = None if self.rows is None else moved(self.rows)
+        return replace(
+            self,
+            low=float(low.min()),
+            high=float(high.max()),
+            average=None,
+            channel_low=low,
+            channel_high=high,
+            histogram=None,
+            rows=rows,
+        )

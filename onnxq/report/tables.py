@@ -167,6 +167,23 @@ def skipped_table(passes: Sequence[Mapping[str, Any]]) -> Table:
     return Table("Left alone", ("pass", "reason", "operators", "nodes"), rows, text_columns=3)
 
 
+def sites_table(sites: Sequence[Mapping[str, Any]]) -> Table:
+    """Return one row for each fold site."""
+    rows = tuple(
+        (
+            site["kind"],
+            site["value"],
+            _first_of(site["layers"]),
+            str(site["channels"]),
+            "yes" if site["shift"] else NOTHING,
+            "a Mul" if site["paid"] else NOTHING,
+        )
+        for site in sites
+    )
+    columns = ("fold site", "channels of", "read by layers", "channels", "shift", "costs")
+    return Table("Fold sites", columns, rows, text_columns=3)
+
+
 def model_tables(content: Mapping[str, Any]) -> list[Table]:
     """Return what is in one model; see ``onnxq.ir.overview``."""
     opsets = ", ".join(f"{domain} {version}" for domain, version in content["opsets"].items())
@@ -335,6 +352,12 @@ def _value_row(value: Mapping[str, Any]) -> tuple[str, ...]:
     scales, zeros = ([f"{end:.4g}" for end in value[key]] for key in ("scales", "zero_points"))
     spans = (low if low == high else f"{low}-{high}" for low, high in (scales, zeros))
     return value["name"], value["kind"], f"{value['dtype']}{per}", *spans
+
+
+def _first_of(names: Sequence[str]) -> str:
+    """Return the first name, and how many there are besides."""
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{names[0]}{more}" if names else NOTHING
 
 
 def _either(numbers: Sequence[int]) -> str:

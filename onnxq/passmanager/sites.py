@@ -1,0 +1,111 @@
+"""What passes share that fold scales into fold sites: what to measure, and the choice of the best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.ir.endpoints import Consumer
+from onnxq.ir.fold import fold
+from onnxq.ir.module import GraphModule, array_of, is_standard, name_of, rank_of
+from onnxq.ir.sites import Site, find_sites
+from onnxq.passmanager.base import PassContext
+from onnxq.quant.equalize import Candidate, Sample, best_of
+from onnxq.quant.facts import Facts, Need, Stat
+
+FoldKind = Literal["norm", "linear", "relu", "value", "activation"]
+FOLD_KINDS: tuple[FoldKind, ...] = get_args(FoldKind)
+"""The kinds of sites in front of layers."""
+
+ROWS = 128
+"""So many of the sampled rows tell two choices apart well enough; all of them take four times as long."""
+
+STATS = frozenset({Stat.CHANNEL_RANGE, Stat.ROWS})
+
+
+def sites_of(module: GraphModule, kinds: Collection[str], *, paid: bool) -> Iterator[Site]:
+    """Yield the sites of these kinds before layers whose weight is a matrix.
+
+    Args:
+        module: The graph.
+        kinds: Keys of ``onnxq.ir.sites.KINDS``.
+        paid: Whether a site may cost a node.
+
+    """
+    for site in find_sites(module):
+        matrices = site.consumers and all(map(_is_matrix, site.consumers))
+        if site.kind in kinds and matrices and (paid or not site.paid):
+            yield site
+
+
+def needs_of(module: GraphModule, kinds: Collection[str], *, paid: bool) -> Iterator[Need]:
+    """Yield what ``fold_best`` reads: channel ranges and rows of each value before the layers."""
+    for site in sites_of(module, kinds, paid=paid):
+        for name, place in site.inputs.items():
+            yield Need(name, STATS, place.channels.axes[-1])
+
+
+def fold_best(
+    module: GraphModule,
+    ctx: PassContext,
+    kinds: Collection[str],
+    candidates: Callable[[list[Sample], bool], Iterable[Candidate]],
+    *,
+    paid: bool,
+    gain: float,
+) -> None:
+    """Fold into each site the candidate whose layers' outputs have the smallest error.
+
+    Args:
+        module: The graph.
+        ctx: Where edits and remarks go.
+        kinds: Keys of ``onnxq.ir.sites.KINDS``.
+        candidates: Returns scales and shifts for the samples of a site; the flag tells whether a shift is
+            possible there.
+        paid: Whether a site may cost a node.
+        gain: How many decibels of error a site that costs a node has to bring.
+
+    """
+    for site in sites_of(module, kinds, paid=paid):
+        node = site.consumers[0].layer.node
+        samples = samples_of(site, module.facts)
+        if samples is None:
+            ctx.skip(node, "its input never had an element, or holds infinities")
+            continue
+        best = best_of(samples, candidates(samples, site.shift))
+        if best is None:
+            ctx.skip(node, "its error is smallest as it is")
+        elif site.paid and best.gain < gain:
+            ctx.skip(node, f"{best.label} would bring {best.gain:.1f} dB and cost a Mul")
+        else:
+            why = f"{site.kind} site, {best.label}: error {best.gain:.1f} dB smaller"
+            fold(site, best.scale, ctx.edit, shift=best.shift, why=why)
+
+
+def samples_of(site: Site, facts: dict[str, Facts]) -> list[Sample] | None:
+    """Return one sample for each value that layers of the site read; None if one was never seen."""
+    samples = []
+    for name in site.inputs:
+        known = facts[name]
+        if known.rows is None or known.channel_low is None or known.channel_high is None:
+            return None
+        if not np.isfinite([known.low, known.high]).all():
+            return None
+        readers = [one for one in site.consumers if name_of(one.layer.activation) == name]
+        weights = [_matrix(one) for one in readers]
+        rows = known.rows[:: -(-len(known.rows) // ROWS)]
+        samples.append(Sample(rows, known.channel_low, known.channel_high, weights))
+    return samples
+
+
+def _is_matrix(consumer: Consumer) -> bool:
+    return is_standard(consumer.layer.node, "Gemm", "MatMul") and rank_of(consumer.layer.weight) == 2
+
+
+def _matrix(consumer: Consumer) -> NDArray[np.float32]:
+    """Return the weight with the channels that it reads first."""
+    weight: NDArray[np.float32] = array_of(consumer.layer.weight)
+    return weight if consumer.weight.channels.axis == -2 else weight.T

@@ -1,0 +1,186 @@
+"""Give groups of embedding dimensions ranges of their own, so that outliers in a few leave the others alone.
+
+The channels are sorted by their range and cut into groups of equal size. Sorting only says which channel
+belongs to which group: no data moves, but in ``split``.
+
+``fold``: before ``x = LayerNormalization(r, gamma, beta); y = MatMul(x, w)``, after ``x' =
+LayerNormalization(r, gamma / s, beta / s); y = MatMul(x', w * s)`` with the size of its group as the scale
+``s_j`` of each channel: one scale for the tensor then serves all groups. It stands in front of the passes
+that encode.
+
+``axis``: ``encode x: scale`` becomes ``encode x: axis=-1 scale``, with a distinct scale and zero point for
+each group, on what enters and leaves each normalization, and on what is summed before it. It stands behind
+``encode-activations{scope=all-tensors}``.
+
+``split``: before ``y = MatMul(x, w)``, after ``x_g = Gather(x, g); y_g = MatMul(x_g, w[g]); y = Sum(y_1, y_2,
+...)``, for integer hardware with one scale for a tensor: each part gets an encoding of its own. It stands in
+front of the passes that encode.
+
+Source: Bondarenko et al., 2021, arXiv:2109.12948, section 4. The folded form is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxq.ir.endpoints import NORMS, Consumer
+from onnxq.ir.module import GraphModule, array_of, is_standard, name_of, rank_of
+from onnxq.passmanager.base import Effect, Pass, PassContext
+from onnxq.passmanager.sites import FoldKind, fold_best, needs_of, sites_of
+from onnxq.quant.equalize import Candidate, Sample, joint_range
+from onnxq.quant.facts import Need, Stat
+from onnxq.quant.grouping import Floats, Groups, Order, group_channels, group_encoding, group_scales
+
+SUMS = ("Add", "Sum")
+
+
+@dataclass(frozen=True)
+class GroupEmbeddings(Pass):
+    """Cut the channels into groups of equal size.
+
+    Options:
+        mode: ``fold``, ``axis`` or ``split``: see ``onnxq passes group-embeddings``.
+        groups: How many groups.
+        order: ``range`` sorts the channels by range before they are cut, ``index`` leaves them as they lie.
+        kinds: The kinds of fold sites for ``fold`` and ``split``.
+        shift: With ``fold``: centre each group too, where a site allows it.
+        paid: With ``fold``: whether to use sites that cost a node at run time.
+        gain: With ``fold``: how many decibels a site that costs something has to bring.
+
+    """
+
+    name: ClassVar[str] = "group-embeddings"
+    effect: ClassVar[Effect] = Effect.EXACT
+    mode: Literal["fold", "axis", "split"] = "fold"
+    groups: int = 6
+    order: Order = "range"
+    kinds: tuple[FoldKind, ...] = ("norm",)
+    shift: bool = False
+    paid: bool = True
+    gain: float = 1.0
+
+    def needs(self, module: GraphModule) -> Iterable[Need]:
+        """Ask for ranges by channel, and in ``fold`` for sampled rows."""
+        if self.mode == "axis":
+            for value in _around_norms(module):
+                yield Need(name_of(value), frozenset({Stat.CHANNEL_RANGE}))
+        else:
+            yield from needs_of(module, self.kinds, paid=self.paid or self.mode == "split")
+
+    def run(self, module: GraphModule, ctx: PassContext) -> None:
+        """Work in the chosen mode."""
+        if self.mode == "fold":
+            fold_best(module, ctx, self.kinds, self._candidates, paid=self.paid, gain=self.gain)
+        elif self.mode == "axis":
+            self._encode(module, ctx)
+        else:
+            self._split(module, ctx)
+
+    def _groups(self, low: Floats, high: Floats) -> Groups:
+        return group_channels(low, high, self.groups, self.order)
+
+    def _candidates(self, samples: list[Sample], shift: bool) -> Iterable[Candidate]:
+        low, high = joint_range(samples)
+        scale, moved = group_scales(low, high, self._groups(low, high), shift=shift and self.shift)
+        yield f"{self.groups} groups", scale, moved
+
+    def _encode(self, module: GraphModule, ctx: PassContext) -> None:
+        """Replace the one scale of each encoded value around a normalization."""
+        for value in _around_norms(module):
+            decision, facts = module.decisions[name_of(value)], module.facts[name_of(value)]
+            if facts.channel_low is None or facts.channel_high is None:
+                continue
+            groups, axis = self._groups(facts.channel_low, facts.channel_high), (rank_of(value) or 1) - 1
+            dtype = decision.encoding.dtype
+            encoding = group_encoding(facts.channel_low, facts.channel_high, groups, dtype, axis)
+            readers = [node for node in value.consumers() if decision.read_by(node)]
+            wanted = None if decision.readers is None else readers
+            ctx.edit.encode(value, encoding, readers=wanted, why=f"{self.groups} groups of channels")
+
+    def _split(self, module: GraphModule, ctx: PassContext) -> None:
+        """Cut the layers of each site into one part for each group."""
+        for site in sites_of(module, self.kinds, paid=True):
+            for name, place in site.inputs.items():
+                facts = module.facts[name]
+                readers = [one for one in site.consumers if one.layer.activation is place.value]
+                if facts.channel_low is None or facts.channel_high is None:
+                    ctx.skip(readers[0].layer.node, "its input never had an element")
+                    continue
+                groups = self._groups(facts.channel_low, facts.channel_high)
+                parts = _gather(place.value, groups, ctx)
+                for reader in readers:
+                    _split_layer(reader, groups, parts, ctx)
+
+
+def _around_norms(module: GraphModule) -> Iterator[ir.Value]:
+    """Yield the encoded values whose last axis is normalized: before, after, and summed before."""
+    found: dict[ir.Value, None] = {}
+    for node in module.graph:
+        if not (is_standard(node, *NORMS) and NORMS[node.op_type] == -1) or node.inputs[0] is None:
+            continue
+        producer = node.inputs[0].producer()
+        summed = producer.inputs if producer is not None and is_standard(producer, *SUMS) else ()
+        found |= dict.fromkeys(value for value in (*summed, node.inputs[0], node.outputs[0]) if value)
+    for value in found:
+        decision = module.decisions.get(name_of(value))
+        length = value.shape[-1] if value.shape else None
+        if decision is not None and decision.encoding.axis is None and isinstance(length, int) and length > 1:
+            yield value
+
+
+def _gather(value: ir.Value, groups: Groups, ctx: PassContext) -> list[ir.Value]:
+    """Return the channels of each group, taken from ``value``."""
+    parts = []
+    for group in range(groups.max() + 1):
+        why, chosen = f"channels of group {group}", np.flatnonzero(groups == group)
+        indices = ctx.edit.constant(f"{value.name}_group_{group}_indices", chosen, why=why)
+        shape = None if value.shape is None else ir.Shape([*value.shape[:-1], chosen.size])
+        parts.append(
+            ctx.edit.insert(
+                "Gather",
+                [value, indices],
+                f"{value.name}_group_{group}",
+                after=value.producer(),
+                attributes={"axis": -1},
+                dtype=value.dtype,
+                shape=shape,
+                why=why,
+            )
+        )
+    return parts
+
+
+def _split_layer(reader: Consumer, groups: Groups, parts: list[ir.Value], ctx: PassContext) -> None:
+    """Put one layer for each group and a Sum in the place of a layer."""
+    layer, weight = reader.layer, array_of(reader.layer.weight)
+    node, output = layer.node, layer.output
+    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
+    products = []
+    for group, part in enumerate(parts):
+        why = f"reads the channels of group {group}"
+        rows = np.take(weight, np.flatnonzero(groups == group), axis=reader.weight.channels.axis)
+        own = ctx.edit.constant(f"{layer.weight.name}_group_{group}", rows, why=why)
+        inputs = [part, own] if layer.bias is None or group else [part, own, layer.bias]
+        products.append(
+            ctx.edit.insert(
+                node.op_type,
+                inputs,
+                f"{output.name}_group_{group}",
+                before=node,
+                attributes=attributes,
+                dtype=output.dtype,
+                shape=output.shape,
+                why=why,
+            )
+        )
+    why = "the groups together"
+    total = ctx.edit.insert(
+        "Sum", products, f"{output.name}_sum", before=node, dtype=output.dtype, shape=output.shape, why=why
+    )
+    ctx.edit.replace(output, total, why=why)
+    ctx.edit.remove(node, why=why)

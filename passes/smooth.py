@@ -1,0 +1,57 @@
+"""Move outliers of activations into the weights that read them.
+
+Before: ``x = LayerNormalization(r, gamma, beta); y = MatMul(x, w)``. After: ``x' = LayerNormalization(r,
+gamma / s, beta / s); y = MatMul(x', w * s)``, with ``s_j = max|x_j|^alpha / max|w_j|^(1 - alpha)``. Whoever
+else reads ``x`` gets ``x' * s``. It stands behind the passes that tidy and fuse, and in front of those that
+encode.
+
+Source: Xiao et al., 2022, arXiv:2211.10438 (SmoothQuant); alpha is chosen for each site here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from onnxq.ir.module import GraphModule
+from onnxq.passmanager.base import Effect, Pass, PassContext
+from onnxq.passmanager.sites import FOLD_KINDS, FoldKind, fold_best, needs_of
+from onnxq.quant.equalize import Candidate, Sample, smoothings
+from onnxq.quant.facts import Need
+
+
+@dataclass(frozen=True)
+class Smooth(Pass):
+    """Scale the channels of each fold site whose layers then have the smaller error.
+
+    Options:
+        alpha: How much of the difficulty the weights take, from 0 to 1; none: searched for each site.
+        steps: How many values of alpha are tried, from 0 to 1.
+        kinds: The kinds of sites: see ``onnxq inspect --sites``.
+        paid: Whether to use sites that cost a Mul at run time.
+        gain: How many decibels a site that costs something has to bring.
+
+    """
+
+    name: ClassVar[str] = "smooth"
+    effect: ClassVar[Effect] = Effect.EXACT
+    alpha: float | None = None
+    steps: int = 11
+    kinds: tuple[FoldKind, ...] = FOLD_KINDS
+    paid: bool = True
+    gain: float = 1.0
+
+    def needs(self, module: GraphModule) -> Iterable[Need]:
+        """Ask for ranges by channel and for sampled rows of what the layers read."""
+        return needs_of(module, self.kinds, paid=self.paid)
+
+    def run(self, module: GraphModule, ctx: PassContext) -> None:
+        """Leave a site alone where no alpha makes the error smaller."""
+        fold_best(module, ctx, self.kinds, self._candidates, paid=self.paid, gain=self.gain)
+
+    def _candidates(self, samples: list[Sample], shift: bool) -> Iterable[Candidate]:
+        alphas = np.linspace(0, 1, self.steps) if self.alpha is None else [self.alpha]
+        return smoothings(samples, map(float, alphas))
