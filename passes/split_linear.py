@@ -54,8 +54,7 @@ class SplitLinear(Pass):
         cuts: What the cuts do best: ``kmeans`` as published, ``range`` or ``mse`` for smaller errors.
         block: The length of a block; see ``onnxq.quant.split.row_length``.
         tight: Let each grid of a fused weight cover its part alone, without an exact zero.
-        packed: Store the branches in the types of 2 and 4 bits instead of int8; in ``fused`` they would not
-            hold all parts.
+        packed: Store the branches in the types of 2 and 4 bits instead of int8.
         exclude: Layers to leave in float: operators, or names of nodes, in which * stands for anything.
 
     """
@@ -102,7 +101,7 @@ class SplitLinear(Pass):
         if weight.size == 0:
             return "its weight is empty"
         if self.mode == "fused":
-            return None
+            return "packed integers cannot hold three grids in one: mode=branches" if self.packed else None
         wanted = PACKED_OPSETS.get(self.bits, 0) if self.packed else 0
         wanted = max(wanted, 21 if self.scope == "block" else 0)
         if opset < wanted:

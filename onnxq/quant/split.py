@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.quant.cuts import best_cuts
-from onnxq.quant.encoding import Encoding, affine_encoding
+from onnxq.quant.encoding import Encoding, affine_encoding, integer_limits
 
 Rows = NDArray[np.float32]
 Labels = NDArray[np.int8]
@@ -94,7 +94,8 @@ def part_encoding(part: Rows, bits: int, dtype: str) -> Encoding:
 
     """
     low, high = part.min(axis=1), part.max(axis=1)
-    if not dtype.endswith(f"int{bits}"):
+    least, most = integer_limits(dtype)
+    if most - least >= 2**bits:
         narrow = affine_encoding(low, high, f"uint{bits}", axis=0)
         return Encoding(narrow.scale * np.float32(NUDGE), np.zeros_like(narrow.zero_point), dtype, axis=0)
     return affine_encoding(low, high, dtype, axis=0)
