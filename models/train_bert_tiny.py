@@ -4,13 +4,16 @@ BERT-Tiny is BERT with 2 layers of width 128, 2 heads and 512 hidden units. It s
 weights and has a small vocabulary of its own, so that a model takes 3 MB. Some minutes on one core::
 
     pip install -e ".[export,text]"
-    python models/train_bert_tiny.py emotion --data DIR
-    python models/train_bert_tiny.py spam --data DIR
+    python models/train_bert_tiny.py emotion --data DIR --tokenizer models/bert_tiny_emotion.tokenizer.json
+    python models/train_bert_tiny.py spam --data DIR --tokenizer models/bert_tiny_spam.tokenizer.json
 
 The seed fixes first weights, order and dropout; the digest of a text fixes its side where the data has
-no held-out part. ``--validate`` trains on nine tenths of the training texts and measures on the tenth:
-with it the settings below were chosen. That tenth also fits the temperature that the logits are divided
-by, so that probabilities mean what they say (Guo et al., 2017, arXiv:1706.04599).
+no held-out part. Without ``--tokenizer`` a new vocabulary is made. Its trainer takes equal counts in the
+order of a hash, so that it is another each time, whatever the seed.
+
+``--validate`` trains on nine tenths of the training texts and measures on the tenth: with it the settings
+below can be chosen. That tenth also fits the temperature that the logits are divided by, so that
+probabilities mean what they say (Guo et al., 2017, arXiv:1706.04599).
 """
 
 from __future__ import annotations
@@ -102,7 +105,6 @@ def train_tokenizer(texts: list[str], size: int) -> Tokenizer:
     ends = [(token, tokenizer.token_to_id(token)) for token in ("[SEP]", "[CLS]")]
     tokenizer.post_processor = BertProcessing(*ends)
     tokenizer.enable_truncation(LONGEST)
-    tokenizer.enable_padding(pad_id=PAD)
     return tokenizer
 
 
@@ -229,6 +231,7 @@ def main() -> None:
     parser.add_argument("task", choices=sorted(SETTINGS))
     parser.add_argument("--data", type=Path, required=True, help="folder with emotion/ or sms_spam/ in it")
     parser.add_argument("--output", type=Path, default=HERE, help="folder for model and tokenizer")
+    parser.add_argument("--tokenizer", type=Path, help="use this tokenizer, as it is")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--validate", action="store_true", help="measure on a part of the training texts")
     args = parser.parse_args()
@@ -236,7 +239,12 @@ def main() -> None:
     settings, texts = SETTINGS[args.task], read_texts(args.task, args.data)
     held = [row for row in texts.train if part_of(row[0]) == HELD_PART]
     kept = [row for row in texts.train if part_of(row[0]) != HELD_PART]
-    tokenizer = train_tokenizer([text for text, _ in kept], settings.vocabulary)
+    tokenizer = (
+        Tokenizer.from_file(str(args.tokenizer))
+        if args.tokenizer
+        else train_tokenizer([text for text, _ in kept], settings.vocabulary)
+    )
+    tokenizer.enable_padding(pad_id=PAD)
     model = train(tokenizer, kept, len(LABELS[args.task]), settings, args.seed)
     logits, labels = predict(model, tokenizer, held)
     temperature = fit_temperature(logits, labels)
