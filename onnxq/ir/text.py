@@ -23,6 +23,8 @@ _DIGEST_DIGITS = 16
 _PRINTED_AS = {
     ir.DataType.FLOAT16: ir.DataType.FLOAT,
     ir.DataType.BFLOAT16: ir.DataType.FLOAT,
+    ir.DataType.INT2: ir.DataType.INT8,
+    ir.DataType.UINT2: ir.DataType.UINT8,
     ir.DataType.INT4: ir.DataType.INT8,
     ir.DataType.UINT4: ir.DataType.UINT8,
 }

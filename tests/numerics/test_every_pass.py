@@ -46,6 +46,13 @@ PIPELINES = {
     "blocks": f"{TIDY},convert-opset{{minimum=21}},unfuse-gemm,encode-weight-blocks,"
     "encode-embeddings{block=32, minimum=1},insert-qdq,remove-dead",
     "weight-only": f"{TIDY},{WEIGHTS},insert-qdq,remove-dead",
+    "split": f"{TIDY},split-linear,sum-biases,encode-activations,encode-biases,insert-qdq,remove-dead",
+    "split branches": f"{TIDY},split-linear{{mode=branches, bits=2}},encode-activations,encode-biases,"
+    "insert-qdq,remove-dead",
+    "split packed": f"{TIDY},convert-opset{{minimum=25}},unfuse-gemm,"
+    "split-linear{mode=branches, bits=2, scope=tensor, packed=true},insert-qdq,remove-dead",
+    "split blocks": f"{TIDY},convert-opset{{minimum=21}},"
+    "split-linear{mode=branches, scope=block, block=32},insert-qdq,remove-dead",
 }
 
 
