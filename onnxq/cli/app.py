@@ -17,6 +17,7 @@ COMMANDS = (
     "validate",
     "bench",
     "inspect",
+    "diff",
     "passes",
     "recipes",
     "demo",

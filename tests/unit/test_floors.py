@@ -9,12 +9,12 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 FLOORS = [
     {"errors", "files"},
-    {"quant"},
+    {"quant", "report"},
     {"ir"},
     {"target"},
     {"passmanager", "runtime", "digits"},
     {"calibration", "testing", "recipe"},
-    {"comparison", "manifest", "report", "tuning"},
+    {"comparison", "diff", "manifest", "tuning"},
     {"compile", "export"},
     {"cli"},
 ]
