@@ -18,6 +18,7 @@ COMMANDS = (
     "bench",
     "inspect",
     "diff",
+    "report",
     "passes",
     "recipes",
     "demo",

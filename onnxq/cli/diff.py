@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onnxq.cli.console import show, show_json
+from onnxq.cli.console import remark, show, show_json
 from onnxq.cli.options import DataSettings, Json, Provider, SomeData, Threads, provider_of
 
 if TYPE_CHECKING:
+    from onnxq.diff.models import Aligned
     from onnxq.diff.result import ModelDiff
     from onnxq.runtime.batch import Batch
 
@@ -64,6 +65,8 @@ def run(
     )
     diff = found.diff
     hit = [str(rule) for rule in rules if rule.hits(diff)]
+    if html is not None:
+        _write(html, found)
     if as_json:
         show_json("diff", {**diff.to_dict(), "failed": hit})
     else:
@@ -74,6 +77,25 @@ def run(
 
 def _batches(data: str | None, model: Path, reading: DataSettings) -> Iterator[Batch] | None:
     return None if data is None else reading.open(data, model).batches()
+
+
+def _write(path: Path, found: Aligned) -> None:
+    from onnxq.diff.picture import picture_of_diff
+    from onnxq.report.charts import diff_charts
+    from onnxq.report.page.write import write_page
+    from onnxq.report.tables_of_diff import changes_table, diff_facts, diff_tables, tensors_table
+
+    content = found.diff.to_dict()
+    write_page(
+        path,
+        f"{content['before']['name']} → {content['after']['name']}",
+        kind="diff",
+        facts=diff_facts(content),
+        picture=picture_of_diff(found),
+        tables=[*diff_tables(content, limit=None), changes_table(content), tensors_table(content)],
+        charts=diff_charts(content),
+    )
+    remark(f"wrote {path}")
 
 
 def _present(diff: ModelDiff, *, limit: bool) -> None:

@@ -184,12 +184,15 @@ def _weight(stored: Stored) -> Tensor:
 
 
 def _activation(flat: Flat, value: ir.Value) -> Tensor:
-    shape = (
-        None
-        if value.shape is None
-        else tuple(axis if isinstance(axis, int) else str(axis).replace("None", "?") for axis in value.shape)
-    )
-    return Tensor(name_of(value), _type(value), shape, 0, encoding_of(flat, value))
+    return Tensor(name_of(value), _type(value), shape_of(value), 0, encoding_of(flat, value))
+
+
+def shape_of(value: ir.Value) -> tuple[int | str, ...] | None:
+    """Return the sizes, ``?`` for those without a number or a name of their own; None if nothing is known."""
+    if value.shape is None:
+        return None
+    known = (axis if isinstance(axis, int) else str(axis) for axis in value.shape)
+    return tuple("?" if axis == "None" or str(axis).startswith("unk__") else axis for axis in known)
 
 
 def _quantizer_grid(node: ir.Node) -> Grid:

@@ -13,6 +13,7 @@ from typing import Any
 
 NOTHING = "-"
 MEGABYTE = 1e6
+NAME_LENGTH = 36
 _BAD = ("unfused", "elsewhere")
 _OPERANDS = {
     "MatMulIntegerToFloat": ("T1", "T2"),
@@ -227,6 +228,14 @@ def file_size(size: float) -> str:
     kilo = size < MEGABYTE
     value = size / (1e3 if kilo else MEGABYTE)
     return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f} {'kB' if kilo else 'MB'}"
+
+
+def short_name(name: str, limit: int | None = 1) -> str:
+    """Return the end of a long name, which tells more than its beginning; all of it if ``limit`` is None."""
+    if limit is None:
+        return name
+    name = name.removesuffix("_output_0")
+    return name if len(name) <= NAME_LENGTH else f"…{name[1 - NAME_LENGTH :]}"
 
 
 def _metric_rows(accuracy: Mapping[str, Any]) -> list[tuple[str, ...]]:

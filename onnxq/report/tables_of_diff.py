@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from onnxq.report.tables import NOTHING, Table, file_size
+from onnxq.report.tables import NOTHING, Table, file_size, short_name
 
 LIMIT = 12
 SMALL = 1000
 """Constants of fewer bytes are only counted where tables are cut."""
 
-NAME_LENGTH = 36
 _MICRO = 1e3
 
 
@@ -22,6 +21,28 @@ def diff_tables(content: Mapping[str, Any], limit: int | None = LIMIT) -> list[T
     if content["measured"]:
         tables += [entering_table(content, limit), growth_table(content, limit)]
     return [table for table in tables if table.rows]
+
+
+def diff_facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return what to see at a glance: a word and a value each."""
+    before, after = content["before"], content["after"]
+    products = content["counterparts"]
+    counts = ", ".join(f"{count} {kind}" for kind, count in content["counts"].items() if count)
+    facts = [
+        ("size", f"{file_size(before['size_bytes'])} → {file_size(after['size_bytes'])}"),
+        ("nodes", f"{before['nodes']} → {after['nodes']}"),
+        ("parts", counts),
+        ("products found again", f"{sum(bool(one['after']) for one in products)} of {len(products)}"),
+    ]
+    if content["measured"] and content["measured"]["errors"]:
+        last = content["measured"]["errors"][-1]
+        facts.append(
+            (f"SQNR of {last['value']}", "equal" if last["sqnr_db"] is None else f"{last['sqnr_db']:.1f} dB")
+        )
+        facts.append(
+            ("kernel time", " → ".join(_milliseconds(content, side) for side in ("before", "after")))
+        )
+    return facts
 
 
 def models_table(content: Mapping[str, Any]) -> Table:
@@ -62,7 +83,7 @@ def encodings_table(content: Mapping[str, Any], limit: int | None = None) -> Tab
             str(len(pairs)),
             kind,
             f"{before} -> {after}" if before != after else f"{before}: {differs}",
-            _name(pairs[0]["before"]["name"], limit),
+            short_name(pairs[0]["before"]["name"], limit),
         )
         for (kind, before, after, differs), pairs in groups.items()
     ]
@@ -94,7 +115,7 @@ def constants_table(content: Mapping[str, Any], side: str, limit: int | None = N
     """Return the constants that only one model has; ``side`` is ``removed`` or ``added``."""
     constants = content[f"{side}_constants"]
     rows = [
-        (_name(one["name"], limit), f"{one['dtype']}{list(one['shape'])}", file_size(one["bytes"]))
+        (short_name(one["name"], limit), f"{one['dtype']}{list(one['shape'])}", file_size(one["bytes"]))
         for one in constants
         if limit is None or one["bytes"] >= SMALL
     ]
@@ -124,7 +145,7 @@ def growth_table(content: Mapping[str, Any], limit: int | None = None) -> Table:
         errors = [errors[round(place * step)] for place in range(limit)]
     rows = tuple(
         (
-            _name(error["value"], limit),
+            short_name(error["value"], limit),
             _digits(error["cosine"], ".5f"),
             "exact" if error["sqnr_db"] is None else f"{error['sqnr_db']:.1f}",
             _digits(error["max_abs"], ".3g"),
@@ -219,12 +240,7 @@ def _error_row(error: Mapping[str, Any], change: Mapping[str, Any], limit: int |
     inputs = "exact" if error["input_sqnr_db"] is None else f"{error['input_sqnr_db']:.1f}"
     lost = "all" if error["entered_db"] is None else f"{error['entered_db']:.1f}"
     pattern = change["pattern"].rpartition(" -> ")[2] if limit else change["pattern"]
-    return _name(error["value"], limit), pattern, inputs, f"{error['sqnr_db']:.1f}", lost
-
-
-def _name(name: str, limit: int | None) -> str:
-    """Return the name, its beginning left out where tables are cut and it is long: its end tells more."""
-    return name if limit is None or len(name) <= NAME_LENGTH else f"…{name[1 - NAME_LENGTH :]}"
+    return short_name(error["value"], limit), pattern, inputs, f"{error['sqnr_db']:.1f}", lost
 
 
 def _cut(rows: Sequence[tuple[str, ...]], limit: int | None) -> tuple[tuple[str, ...], ...]:
