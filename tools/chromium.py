@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,10 @@ _SWITCHES = (
     "--force-device-scale-factor=1",
     "--hide-scrollbars",
 )
+
+
+PATIENCE = 60.0
+"""Seconds until a page that does not get ready is given up; how fast it is, it measures itself."""
 
 
 def missing() -> str | None:
@@ -58,3 +63,20 @@ def chromium(width: int = 1400, height: int = 900, *, dark: bool = False) -> Ite
             yield driver
         finally:
             driver.quit()
+
+
+def wait(driver: Any, script: str) -> Any:
+    """Return the first true result of ``script``."""
+    end = time.monotonic() + PATIENCE
+    while time.monotonic() < end:
+        if found := driver.execute_script(script):
+            return found
+        time.sleep(0.02)
+    raise TimeoutError(script)
+
+
+def opened(driver: Any, address: str) -> None:
+    """Open a page and wait until it has drawn itself."""
+    driver.get("about:blank")
+    driver.get(address)
+    wait(driver, "return document.documentElement.dataset.ready")

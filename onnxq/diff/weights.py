@@ -127,6 +127,19 @@ def stored_weights(flat: Flat) -> list[Stored]:
     return [found for node in flat.nodes if _may_have(node) for found in _stored(node)]
 
 
+def bits_per_weight(weights: Sequence[Stored]) -> float | None:
+    """Return the bits in the file for each element of these weights, scales and zero points included.
+
+    A tensor that several nodes read counts once. None if there is no weight.
+    """
+    elements = {id(one.value): one.real.size for one in weights}
+    tensors = {
+        id(value): value for one in weights for value in (one.value, one.scale, one.zero_point) if value
+    }
+    stored = sum(value.const_value.nbytes for value in tensors.values() if value.const_value is not None)
+    return 8 * stored / sum(elements.values()) if elements else None
+
+
 def match_weights(before: Sequence[Stored], after: Sequence[Stored]) -> list[WeightMatch]:
     """Pair each weight of ``before`` with the one of ``after`` that is most like it.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 NOTHING = "-"
@@ -174,6 +174,7 @@ def model_tables(content: Mapping[str, Any]) -> list[Table]:
     facts = [
         ("size on disk", file_size(content["size_bytes"])),
         ("parameters", f"{content['parameters']:,}"),
+        ("bits for each weight of a layer", _number(content["bits_per_weight"], ".2f")),
         ("IR version, operator sets", f"{content['ir_version']}, {opsets}"),
         ("written by", content["producer"] or NOTHING),
         *((f"input {name}", type_) for name, type_ in content["inputs"].items()),
@@ -191,6 +192,17 @@ def model_tables(content: Mapping[str, Any]) -> list[Table]:
         Table("Operators", ("operator", "count"), tuple(operators)),
         Table("Quantized values", ("value", "kind", "type", "scale", "zero point"), tuple(values), 3),
     ]
+    return [table for table in tables if table.rows]
+
+
+def inspection_tables(content: Mapping[str, Any], limit: int | None = None) -> list[Table]:
+    """Return what is in a model; if asked for, what passes would do and which kernels ran."""
+    kernels, passes = content.get("kernels"), content.get("passes")
+    tables = model_tables(content)
+    if passes:
+        tables += [replace(reasons_table(passes), title="What exact passes would do"), skipped_table(passes)]
+    if kernels:
+        tables += [kernels_table(kernels), layers_table(kernels, limit or len(kernels["layers"]))]
     return [table for table in tables if table.rows]
 
 
