@@ -82,16 +82,22 @@ def region(flat: Flat, value: ir.Value, borders: Collection[ir.Value]) -> tuple[
 
 
 def counterparts(found: Alignment, changes: Sequence[Change]) -> dict[ir.Node, tuple[ir.Node, ...]]:
-    """Return what each product of the first model became: products or attention of the second."""
+    """Return what each product of the first model became: products or attention of the second.
+
+    Products without weights, of which one value may have several, are taken in their order.
+    """
     parts: dict[ir.Node, tuple[ir.Node, ...]] = {}
     for match in found.weights:
         parts[match.before.node] = (match.after.node,)
+    taken = {heir for heirs in parts.values() for heir in heirs}
     for change in changes:
-        heirs = tuple(node for node in change.after if is_product(node) or family_of(node) == "Attention")
-        for node in change.before:
-            if is_product(node) and heirs:
-                near = tuple(heir for heir in heirs if family_of(heir) == family_of(node))
-                parts.setdefault(node, near or heirs)
+        lost = [node for node in change.before if is_product(node) and node not in parts]
+        heirs = [node for node in change.after if is_product(node) and node not in taken]
+        fused = [node for node in change.after if family_of(node) == "Attention"]
+        if [family_of(node) for node in lost] == [family_of(node) for node in heirs]:
+            parts.update({node: (heir,) for node, heir in zip(lost, heirs, strict=True)})
+        elif heirs or fused:
+            parts.update(dict.fromkeys(lost, (*heirs, *fused)))
     return parts
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,9 +12,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxq.diff.flat import Flat, family_of, is_product
+from onnxq.diff.flat import CONVERTERS, Flat, family_of, is_product
 from onnxq.ir.module import attribute, input_of
-from onnxq.quant.likeness import ALIKE, sample_of
+from onnxq.quant.likeness import ALIKE, by_channel, sample_of
 
 _MOVERS = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 _PLACES: Mapping[str, tuple[int, int | None, int | None]] = {
@@ -30,6 +30,8 @@ _PLACES: Mapping[str, tuple[int, int | None, int | None]] = {
     "Gather": (0, None, None),
 }
 """Where an operator has its weight, that weight's scale, and its zero point; others have it at 1."""
+SMALLEST_CHANNEL = 8
+"""Elements of a channel below which its direction alone says too little."""
 _READS_WEIGHTS = frozenset({"Attention", "Gather", "QAttention"})
 
 
@@ -67,6 +69,12 @@ class Stored:
         if self.scale is not None:
             stored = stored * self._spread(_array(self.scale), stored.shape)
         return stored
+
+    @property
+    def channel_axis(self) -> int:
+        """The axis that counts what the node gives."""
+        first = family_of(self.node) == "Conv" or attribute(self.node, "transB", 0)
+        return 0 if first else len(self.real.shape) - 1
 
     def _spread(self, parameter: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
         """Shape a scale or zero point so that it broadcasts against the weight."""
@@ -144,9 +152,24 @@ def match_weights(before: Sequence[Stored], after: Sequence[Stored]) -> list[Wei
     """Pair each weight of ``before`` with the one of ``after`` that is most like it.
 
     A weight of ``after`` is given once, unless it holds several, as one of query, key and value does.
-    Among equals, as tied weights are, the order of the nodes decides.
+    Among equals, as tied weights are, the order of the nodes decides. What is like nothing is compared once
+    more without the scales of channels.
     """
-    candidates = [found for one in _groups(before, after) for found in one]
+    chosen = _best(before, after, [found for one in _groups(before, after, _plain) for found in one])
+    left = [{id(getattr(match, side)) for match in chosen} for side in ("before", "after")]
+    ours, theirs = (
+        [one for one in weights if id(one) not in known]
+        for weights, known in zip((before, after), left, strict=True)
+    )
+    chosen += _best(ours, theirs, [found for one in _groups(ours, theirs, _scaled) for found in one])
+    order = {id(stored): place for place, stored in enumerate(before)}
+    return sorted(chosen, key=lambda match: order[id(match.before)])
+
+
+def _best(
+    before: Sequence[Stored], after: Sequence[Stored], candidates: list[WeightMatch]
+) -> list[WeightMatch]:
+    """Choose the pairs that are most alike, each weight once."""
     order_a = {id(stored): place for place, stored in enumerate(before)}
     order_b = {id(stored): place for place, stored in enumerate(after)}
     candidates.sort(key=lambda m: (-round(m.cosine, 6), order_a[id(m.before)], order_b[id(m.after)], m.part))
@@ -158,19 +181,33 @@ def match_weights(before: Sequence[Stored], after: Sequence[Stored]) -> list[Wei
             taken_a.add(id(match.before))
             taken_b.add(place)
             chosen.append(match)
-    return sorted(chosen, key=lambda m: order_a[id(m.before)])
+    return chosen
 
 
-def _groups(before: Sequence[Stored], after: Sequence[Stored]) -> Iterator[list[WeightMatch]]:
-    """Yield, for each shape, the pairs that are alike."""
+def _plain(array: NDArray[Any], stored: Stored) -> NDArray[Any]:
+    del stored
+    return array
+
+
+def _scaled(array: NDArray[Any], stored: Stored) -> NDArray[Any]:
+    """Return ``array`` without its channels' scales, or nothing to compare where a channel has too little."""
+    axis = stored.channel_axis
+    few = array.size < SMALLEST_CHANNEL * array.shape[axis]
+    return np.zeros(array.shape) if few else by_channel(array, axis)
+
+
+def _groups(
+    before: Sequence[Stored], after: Sequence[Stored], seen: Callable[[NDArray[Any], Stored], NDArray[Any]]
+) -> Iterator[list[WeightMatch]]:
+    """Yield, for each shape, the pairs that are alike once they are ``seen`` in a certain way."""
     shapes: dict[tuple[int, ...], list[Stored]] = defaultdict(list)
     for stored in before:
         shapes[stored.real.shape].append(stored)
     for shape, ours in shapes.items():
-        samples = np.stack([sample_of(stored.real) for stored in ours])
+        samples = np.stack([sample_of(seen(stored.real, stored)) for stored in ours])
         for other in after:
             for part, parts, array in _forms(other.real, shape):
-                cosines = samples @ sample_of(array)
+                cosines = samples @ sample_of(seen(array, ours[0]))
                 yield [
                     WeightMatch(stored, other, float(cosine), part, parts)
                     for stored, cosine in zip(ours, cosines, strict=True)
@@ -209,18 +246,20 @@ def _stored(node: ir.Node) -> Iterator[Stored]:
 
 
 def _origin(node: ir.Node, value: ir.Value, scale_at: int | None, zero_at: int | None) -> Stored | None:
-    """Return the weight behind moving and dequantizing nodes; None if it is computed."""
+    """Return the weight behind nodes that move, quantize or dequantize it; None if it is computed."""
     while value.const_value is None:
         maker = value.producer()
         if maker is None or not maker.inputs or maker.inputs[0] is None:
             return None
         if maker.op_type == "DequantizeLinear" and maker.inputs[0].const_value is not None:
             return _dequantized(node, maker)
-        if maker.op_type not in _MOVERS:
+        if maker.op_type not in _MOVERS | CONVERTERS:
             return None
         value = maker.inputs[0]
     if node.op_type == "Gather":
         return _looked_up(node, value)
+    if value.dtype is not None and value.dtype.is_floating_point():
+        return Stored(node, value)
     scale, zero = (None if at is None else _constant(input_of(node, at)) for at in (scale_at, zero_at))
     axis = 0 if family_of(node) == "Conv" else -1
     return Stored(node, value, scale, zero, axis)

@@ -30,6 +30,25 @@ def sample_of(array: NDArray[Any], count: int = SAMPLE) -> NDArray[np.float64]:
     return taken / length if length > 0 and np.isfinite(length) else np.zeros_like(taken)
 
 
+def by_channel(array: NDArray[Any], axis: int) -> NDArray[np.float64]:
+    """Return ``array`` with each channel scaled to length 1 and its largest element positive.
+
+    What is left is what an unknown scale for each channel, as integers without theirs or a folded
+    normalization have, does not change.
+
+    Args:
+        array: Any shape with ``axis``.
+        axis: The channel axis.
+
+    """
+    rows = np.moveaxis(array, axis, 0).astype(np.float64)
+    flat = rows.reshape(len(rows), -1)
+    largest = np.take_along_axis(flat, np.abs(flat).argmax(axis=1)[:, None], 1)
+    lengths = np.copysign(np.linalg.norm(flat, axis=1, keepdims=True), largest)
+    scaled = np.divide(flat, lengths, out=np.zeros_like(flat), where=lengths != 0)
+    return np.moveaxis(scaled.reshape(rows.shape), 0, axis)
+
+
 def likeness(first: NDArray[Any], second: NDArray[Any]) -> float:
     """Return the cosine of two arrays of one shape by their samples; 0 where one is all zero."""
     return float(sample_of(first) @ sample_of(second))
