@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from onnxq.calibration.table import CalibrationTable
     from onnxq.comparison import CompileOptions
     from onnxq.compile import CompileResult, calibrate_model, compile_model
+    from onnxq.diff.models import diff_models
     from onnxq.errors import OnnxqError
     from onnxq.ir.module import GraphModule
     from onnxq.ir.store import load_model, save_model
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from onnxq.recipe import Recipe, load_recipe
     from onnxq.runtime.bench import bench
     from onnxq.runtime.validate import validate
+    from onnxq.story import read_story
 
 _HOME = {
     "CalibrationTable": "onnxq.calibration.table",
@@ -36,12 +38,14 @@ _HOME = {
     "bench": "onnxq.runtime.bench",
     "calibrate_model": "onnxq.compile",
     "compile_model": "onnxq.compile",
+    "diff_models": "onnxq.diff.models",
     "load_model": "onnxq.ir.store",
     "load_pass": "onnxq.passmanager.pipeline",
     "load_recipe": "onnxq.recipe",
     "open_data": "onnxq.calibration.data",
     "open_feeds": "onnxq.calibration.data",
     "parse_pipeline": "onnxq.passmanager.pipeline",
+    "read_story": "onnxq.story",
     "save_model": "onnxq.ir.store",
     "validate": "onnxq.runtime.validate",
 }
@@ -59,12 +63,14 @@ __all__ = [
     "bench",
     "calibrate_model",
     "compile_model",
+    "diff_models",
     "load_model",
     "load_pass",
     "load_recipe",
     "open_data",
     "open_feeds",
     "parse_pipeline",
+    "read_story",
     "save_model",
     "validate",
 ]

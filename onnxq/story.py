@@ -68,6 +68,13 @@ class Story:
     content: Mapping[str, Any]
     tensors: tuple[SeenTensor, ...]
 
+    def _repr_html_(self) -> str:
+        """Show all tables in a notebook."""
+        from onnxq.report.html import tables_html
+        from onnxq.report.tables_of_story import story_tables
+
+        return tables_html(story_tables(self.to_dict()))
+
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values, the calibration table's raw form left out."""
         kept = {key: part for key, part in self.content.items() if key != "table"}

@@ -21,10 +21,11 @@ def clipped_share(histogram: Histogram, encoding: Encoding) -> float:
 def expected_sqnr_db(histogram: Histogram, encoding: Encoding) -> float:
     """Return signal to noise in decibels if the counted values are quantized, per tensor.
 
-    Each bin counts as its middle, which is right to 1/256 of the value. Infinite if there is no noise.
+    Each bin counts as its middle, which is right to 1/256 of the value, and those beside zero as zero.
+    Infinite if there is no noise.
     """
     low, high, counts = histogram.ordered()
-    points = ((low + high) / 2).astype(np.float32)
+    points = np.where((low == 0) | (high == 0), 0, (low + high) / 2).astype(np.float32)
     noise = (encoding.dequantize(encoding.quantize(points)) - points).astype(np.float64) ** 2 @ counts
     signal = points.astype(np.float64) ** 2 @ counts
     return 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else math.inf

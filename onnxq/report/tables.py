@@ -169,12 +169,14 @@ def skipped_table(passes: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def model_tables(content: Mapping[str, Any]) -> list[Table]:
-    """Return what is in one model; see ``onnxq.ir.overview``."""
+    """Return what is in one model; see ``onnxq.ir.overview``. Size and bits stand there if they are known."""
     opsets = ", ".join(f"{domain} {version}" for domain, version in content["opsets"].items())
+    size = [("size on disk", file_size(content["size_bytes"]))] if "size_bytes" in content else []
+    bits = content.get("bits_per_weight")
     facts = [
-        ("size on disk", file_size(content["size_bytes"])),
+        *size,
         ("parameters", f"{content['parameters']:,}"),
-        ("bits for each weight of a layer", _number(content["bits_per_weight"], ".2f")),
+        *([("bits for each weight of a layer", f"{bits:.2f}")] if bits else []),
         ("IR version, operator sets", f"{content['ir_version']}, {opsets}"),
         ("written by", content["producer"] or NOTHING),
         *((f"input {name}", type_) for name, type_ in content["inputs"].items()),

@@ -1,6 +1,7 @@
 """onnxq diff, as a user runs it."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,28 @@ def test_a_wrong_rule_is_refused(onnxq, model: Path, rule: str, message: str) ->
     result = onnxq("diff", model, model, "--fail-on", rule)
     assert result.exit_code == 2
     assert message in result.stderr
+
+
+def test_the_documented_keys_are_those_that_are_printed(
+    onnxq, model: Path, compiled: Path, data: Path
+) -> None:
+    """The tables of the documentation and the objects agree, key by key."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "see-what-changed.md").read_text(encoding="utf-8")
+    part = page.partition("`onnxq diff --json`:")[2].partition("`onnxq report --json`")[0]
+    documented = {
+        name for line in part.splitlines() if line.startswith("| `") for name in re.findall(r"`(\w+)`", line)
+    }
+    content = json.loads(onnxq("diff", model, compiled, "--data", data, "--json").stdout)
+    free = {"bytes_by_dtype", "opsets", "counts"}
+    """Their keys are types, domains and kinds."""
+
+    def keys(thing: object) -> set[str]:
+        if isinstance(thing, list):
+            return {key for one in thing for key in keys(one)}
+        if not isinstance(thing, dict):
+            return set()
+        below = {key for name, one in thing.items() if name not in free for key in keys(one)}
+        return set(thing) | below
+
+    words = {"structure", "weights", "names", "neighbours"}
+    assert keys(content) - {"schema", "command"} == documented - words

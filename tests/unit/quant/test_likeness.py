@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from onnxq.quant.encoding import symmetric_encoding
-from onnxq.quant.likeness import ALIKE, bars, likeness, sample_of
+from onnxq.quant.likeness import ALIKE, bars, by_channel, likeness, sample_of
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -39,3 +39,21 @@ def test_bars_count_every_finite_value(seed: int) -> None:
     edges, heights = bars(values, 10)
     assert (len(edges), len(heights), sum(heights)) == (11, 10, 75)
     assert bars(np.array([np.nan])) == ([], [])
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("axis", [0, 1, 3])
+def test_by_channel_takes_out_any_scale_of_channels(seed: int, axis: int) -> None:
+    rng = np.random.default_rng(seed)
+    weight = rng.normal(size=(6, 5, 3, 4))
+    sizes = [1] * 4
+    sizes[axis] = -1
+    scales = rng.choice([-1, 1], weight.shape[axis]) * rng.uniform(0.01, 100, weight.shape[axis])
+    first, second = by_channel(weight, axis), by_channel(weight * scales.reshape(sizes), axis)
+    np.testing.assert_allclose(first, second, rtol=1e-12)
+    lengths = np.linalg.norm(np.moveaxis(first, axis, 0).reshape(weight.shape[axis], -1), axis=1)
+    np.testing.assert_allclose(lengths, 1)
+
+
+def test_a_channel_of_zeros_stays_zero() -> None:
+    assert not by_channel(np.zeros((3, 4)), 0).any()
