@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -27,6 +28,7 @@ from onnxq.comparison import CompileOptions
 from onnxq.compile import compile_model
 from onnxq.diff.models import diff_models
 from onnxq.diff.result import ModelDiff
+from onnxq.errors import OnnxqError
 from onnxq.ir.store import load_model, save_model
 from onnxq.recipe import load_recipe
 
@@ -70,7 +72,8 @@ def _rows(name: str, path: Path, optimum: Path | None) -> Iterator[dict[str, Any
                 make(output)
                 load_model(output)
             except Exception as error:  # what a tool refuses or breaks is no matter of the diff
-                reason = " ".join(str(error).split())[:60]
+                message = error.message if isinstance(error, OnnxqError) else str(error)
+                reason = re.sub(r"\S*/\S+ ?", "", " ".join(message.split()))[:60]
                 yield {"model": name, "made by": maker, "verdict": f"- no valid model: {reason}"}
                 continue
             yield _row(name, maker, path, output, Path(folder, "renamed.onnx"))

@@ -18,8 +18,7 @@ from PIL import Image
 
 DOCS = Path(__file__).resolve().parent.parent / "docs" / "images"
 SIZE = (1280, 800)
-COLOURS = 96
-"""Of the images' palettes: small files, and the pages have few colours."""
+SELECT = "graph.select(scene.nodes.findIndex((node) => node.name === arguments[0]), { move: true })"
 
 
 def main() -> int:
@@ -46,7 +45,8 @@ def main() -> int:
 
 def _shoot(diff: Path, report: Path, node: str, output: Path) -> None:
     with chromium(*SIZE) as driver:
-        opened(driver, f"file://{diff}#node={node}")
+        opened(driver, f"file://{diff}")
+        driver.execute_script(SELECT, node)
         wait(driver, "return document.querySelector('#panel .chart svg')")
         _save(driver, output / "diff.png")
         opened(driver, f"file://{diff}#tab=charts")
@@ -62,7 +62,8 @@ def _shoot(diff: Path, report: Path, node: str, output: Path) -> None:
 
 def _save(driver: Any, path: Path) -> None:
     image = Image.open(BytesIO(driver.get_screenshot_as_png())).convert("RGB")
-    image.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    palette = image.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    palette.save(path, optimize=True)
     print(f"wrote {path} ({path.stat().st_size // 1000} kB)")
 
 

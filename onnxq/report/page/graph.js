@@ -185,6 +185,16 @@ class GraphView {
     this.draw();
   }
 
+  // Where all of it would be too small to read: the first box, large enough.
+  readable() {
+    this.fit();
+    if (this.camera.scale >= SMALLEST_TEXT) return;
+    const first = this.level.boxes.reduce((one, box) => (box.y < one.y ? box : one));
+    const scale = SMALLEST_TEXT + 0.02;
+    this.camera = { x: first.x, y: first.y + this.size()[1] / scale / 2 - BOX.y, scale };
+    this.draw();
+  }
+
   goTo(number) {
     const box = this.scene.boxOf(this.levelNumber, number);
     this.camera.x = box.x;

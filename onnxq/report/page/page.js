@@ -198,7 +198,7 @@ function recall() {
     graph.setView(views.includes(parts.get("view")) ? parts.get("view") : views[0]);
     find("view").value = graph.view;
     if (parts.has("level")) graph.levelNumber = Math.min(Math.max(Number(parts.get("level")) || 0, 0), scene.levels.length - 1);
-    graph.fit();
+    graph.readable();
     find("level").value = graph.levelNumber;
     const ways = [...find("colour").options].map((option) => option.value);
     setColour(ways.includes(parts.get("colour")) ? parts.get("colour") : ways[0]);
