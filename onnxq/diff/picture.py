@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnxq.diff.changes import Change
 from onnxq.diff.flat import Flat, subgraphs
 from onnxq.diff.models import Aligned, constant_bytes, name_of_node
+from onnxq.diff.result import ChangeRow, TensorError
 from onnxq.diff.tensors import shape_of, stored_grid
 from onnxq.diff.weights import Stored, WeightMatch, stored_weights
 from onnxq.ir.module import name_of
@@ -50,7 +51,7 @@ def picture_of_diff(aligned: Aligned) -> dict[str, Any]:
         "models": [aligned.diff.before.name, aligned.diff.after.name],
         "nodes": union.nodes,
         "edges": union.edges(before, after),
-        "changes": [_change(aligned, place) for place in range(len(rows))],
+        "changes": [_change(row, errors.get(row.id)) for row in rows],
         "weights": pairs,
     }
     return dict(plain(picture))
@@ -251,10 +252,7 @@ def _is_last(change: Change, node: dict[str, Any], union: _Union) -> bool:
     return any(maker is not None and union.nodes[union.numbers[maker]] is node for maker in makers)
 
 
-def _change(aligned: Aligned, place: int) -> dict[str, Any]:
-    row = aligned.diff.changes[place]
-    errors = () if aligned.diff.measured is None else aligned.diff.measured.errors
-    error = next((one for one in errors if one.change == place), None)
+def _change(row: ChangeRow, error: TensorError | None) -> dict[str, Any]:
     keys = ("cosine", "sqnr_db", "max_abs", "scale", "input_sqnr_db", "entered_db")
     return {
         "kind": row.kind,
@@ -266,19 +264,18 @@ def _change(aligned: Aligned, place: int) -> dict[str, Any]:
 
 
 def _weight_pair(match: WeightMatch, union: _Union) -> dict[str, Any]:
-    first, second = _thinned(match.before.real), _thinned(match.counterpart)
-    edges, heights = bars(first)
-    other = (
-        np.histogram(second, np.asarray(edges))[0].tolist()
-        if edges and match.after.scale is not None
-        else None
+    edges, heights = bars(_thinned(match.before.real))
+    stored = match.after
+    real = stored.scale is not None or (
+        stored.value.dtype is not None and stored.value.dtype.is_floating_point()
     )
-    if edges and match.after.value.dtype is not None and match.after.value.dtype.is_floating_point():
-        other = np.histogram(second, np.asarray(edges))[0].tolist()
+    other = (
+        np.histogram(_thinned(match.counterpart), np.asarray(edges))[0].tolist() if real and edges else None
+    )
     return {
-        "nodes": [union.numbers[match.before.node], union.numbers[match.after.node]],
-        "names": [name_of(match.before.value), name_of(match.after.value)],
-        "grids": [_grid(match.before), _grid(match.after)],
+        "nodes": [union.numbers[match.before.node], union.numbers[stored.node]],
+        "names": [name_of(match.before.value), name_of(stored.value)],
+        "grids": [_grid(match.before), _grid(stored)],
         "cosine": match.cosine,
         "edges": edges,
         "heights": [heights, other],
