@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from onnxq.calibration.table import CalibrationTable
     from onnxq.comparison import CompileOptions
     from onnxq.compile import CompileResult, calibrate_model, compile_model
+    from onnxq.diff.models import diff_models
     from onnxq.errors import OnnxqError
     from onnxq.ir.module import GraphModule
     from onnxq.ir.store import load_model, save_model
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from onnxq.runtime.bench import bench
     from onnxq.runtime.validate import validate
     from onnxq.sensitivity import measure_sensitivity
+    from onnxq.story import read_story
 
 _HOME = {
     "CalibrationTable": "onnxq.calibration.table",
@@ -37,6 +39,7 @@ _HOME = {
     "bench": "onnxq.runtime.bench",
     "calibrate_model": "onnxq.compile",
     "compile_model": "onnxq.compile",
+    "diff_models": "onnxq.diff.models",
     "load_model": "onnxq.ir.store",
     "load_pass": "onnxq.passmanager.pipeline",
     "load_recipe": "onnxq.recipe",
@@ -44,6 +47,7 @@ _HOME = {
     "open_data": "onnxq.calibration.data",
     "open_feeds": "onnxq.calibration.data",
     "parse_pipeline": "onnxq.passmanager.pipeline",
+    "read_story": "onnxq.story",
     "save_model": "onnxq.ir.store",
     "validate": "onnxq.runtime.validate",
 }
@@ -61,6 +65,7 @@ __all__ = [
     "bench",
     "calibrate_model",
     "compile_model",
+    "diff_models",
     "load_model",
     "load_pass",
     "load_recipe",
@@ -68,6 +73,7 @@ __all__ = [
     "open_data",
     "open_feeds",
     "parse_pipeline",
+    "read_story",
     "save_model",
     "validate",
 ]

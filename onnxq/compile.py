@@ -75,6 +75,14 @@ class CompileResult:
     accuracy: AccuracyReport | None
     latency: LatencyReport | None
 
+    def _repr_html_(self) -> str:
+        """Show results and what was left alone in a notebook."""
+        from onnxq.report.html import tables_html
+        from onnxq.report.tables import result_table, skipped_table
+
+        content = self.manifest.model_dump(mode="json")
+        return tables_html([result_table(content), skipped_table(content["passes"])])
+
 
 def compile_model(
     source: Path,

@@ -18,6 +18,8 @@ COMMANDS = (
     "bench",
     "inspect",
     "sensitivity",
+    "diff",
+    "report",
     "passes",
     "recipes",
     "demo",

@@ -77,6 +77,8 @@ def _exit_code(work: Callable[[], None]) -> int:
     try:
         work()
         sys.stdout.flush()
+    except typer.Exit as answer:
+        return int(answer.exit_code)
     except OnnxqError as error:
         show_error(error)
         return _with_traceback(error.exit_code)

@@ -12,6 +12,7 @@ from onnxq.cli.options import DataSettings, Json, Model, Provider, SomeData, Thr
 from onnxq.errors import RecipeError
 
 if TYPE_CHECKING:
+    from onnxq.ir.module import GraphModule
     from onnxq.runtime.batch import Feeds
 
 Kernels = Annotated[bool, typer.Option("--kernels", help="Run the model and tell which kernels it takes.")]
@@ -28,6 +29,14 @@ Sites = Annotated[
     bool,
     typer.Option("--sites", help="List where scales of channels can move without changing the function."),
 ]
+Html = Annotated[
+    Path | None,
+    typer.Option("--html", metavar="OUT", help="Write a page to look at, as one file.", show_default=False),
+]
+Passes = Annotated[
+    bool,
+    typer.Option("--passes", help="Also tell what the exact passes would fold and rewrite, and leave alone."),
+]
 AsText = Annotated[bool, typer.Option("--text", help="Print the graph as text instead.")]
 
 ELIDE_ABOVE = 64
@@ -41,6 +50,8 @@ def run(
     source: Source = None,
     sites: Sites = False,
     text: AsText = False,
+    passes: Passes = False,
+    html: Html = None,
     data: SomeData = None,
     provider: Provider = "cpu",
     threads: Threads = 1,
@@ -54,8 +65,7 @@ def run(
     With `--sites`, each place where scales of channels can move from one operator to
     the next, and what that costs.
     """
-    from onnxq.ir.overview import overview
-    from onnxq.ir.store import load_model, model_size
+    from onnxq.ir.store import load_model
     from onnxq.ir.text import render
     from onnxq.runtime.kernels import kernel_report
 
@@ -65,7 +75,7 @@ def run(
     if text and not as_json:
         show(render(module, elide_above=ELIDE_ABOVE))
         return
-    content = {"model": str(model), "size_bytes": model_size(model), **overview(module).to_dict()}
+    content = _content(model, module, passes=passes)
     if text:
         content["text"] = render(module, elide_above=ELIDE_ABOVE)
     if sites:
@@ -74,10 +84,26 @@ def run(
         feeds = _feeds(model, data, reading)
         report = kernel_report(model, feeds, provider_of(provider), threads, source=source)
         content["kernels"] = report.to_dict()
+    if html is not None:
+        _write(html, module, content)
     if as_json:
         show_json("inspect", content)
     else:
         _present(content)
+
+
+def _content(model: Path, module: GraphModule, *, passes: bool) -> dict[str, Any]:
+    from onnxq.diff.flat import Flat
+    from onnxq.diff.weights import bits_per_weight, stored_weights
+    from onnxq.ir.overview import overview
+    from onnxq.ir.store import model_size
+    from onnxq.prospects import prospects
+
+    content = {"model": str(model), "size_bytes": model_size(model), **overview(module).to_dict()}
+    content["bits_per_weight"] = bits_per_weight(stored_weights(Flat.of(module.model)))
+    if passes:
+        content["passes"] = [one.model_dump(mode="json") for one in prospects(model)]
+    return content
 
 
 def _feeds(model: Path, data: str | None, reading: DataSettings) -> Feeds:
@@ -99,15 +125,34 @@ def _sites(model: Path) -> list[dict[str, Any]]:
     return [site.to_dict() for site in find_sites(module)]
 
 
+def _write(path: Path, module: GraphModule, content: dict[str, Any]) -> None:
+    from onnxq.diff.flat import Flat
+    from onnxq.diff.picture import picture_of_model
+    from onnxq.report.charts import kernels_chart
+    from onnxq.report.page.write import write_page
+    from onnxq.report.tables import file_size, inspection_tables
+
+    name, kernels = Path(content["model"]).name, content.get("kernels")
+    facts = [("size", file_size(content["size_bytes"])), ("parameters", f"{content['parameters']:,}")]
+    write_page(
+        path,
+        name,
+        kind="inspect",
+        facts=[*facts, ("nodes", str(sum(content["operators"].values())))],
+        picture=picture_of_model(Flat.of(module.model), name, kernels and kernels["nodes"]),
+        tables=inspection_tables(content),
+        charts=[kernels_chart(kernels)] if kernels else [],
+    )
+    remark(f"wrote {path}")
+
+
 def _present(content: dict[str, Any]) -> None:
-    from onnxq.report.tables import kernels_table, layers_summary, layers_table, model_tables, sites_table
+    from onnxq.report.tables import inspection_tables, layers_summary
     from onnxq.report.text import draw
 
-    show(*map(draw, model_tables(content)))
-    if "sites" in content:
-        show(draw(sites_table(content["sites"])))
+    show(*map(draw, inspection_tables(content, limit=24)))
     if "kernels" in content:
         ran = content["kernels"]
-        show(draw(kernels_table(ran)), draw(layers_table(ran, limit=24)), layers_summary(ran))
+        show(layers_summary(ran))
         for warning in ran["warnings"]:
             remark(warning, "warning")

@@ -69,6 +69,12 @@ class GraphModule:
         decision = self.decisions.get(name_of(value))
         return decision is not None and decision.read_by(node)
 
+    def _repr_html_(self) -> str:
+        """Show what is in the model in a notebook."""
+        from onnxq.ir.overview import overview
+
+        return overview(self)._repr_html_()
+
     def value(self, name: str) -> ir.Value | None:
         """Return the value of the main graph with this name, if there is one."""
         return next((value for value in self.values() if value.name == name), None)

@@ -68,6 +68,13 @@ class Overview:
         """Return everything as plain values."""
         return asdict(self)
 
+    def _repr_html_(self) -> str:
+        """Show weights, operators and encodings in a notebook."""
+        from onnxq.report.html import tables_html
+        from onnxq.report.tables import model_tables
+
+        return tables_html(model_tables(self.to_dict()))
+
 
 def overview(module: GraphModule) -> Overview:
     """Return what is in the model."""

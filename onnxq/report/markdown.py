@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from onnxq.report.tables import (
     Table,
@@ -23,13 +23,18 @@ from onnxq.report.tables import (
     tuning_table,
 )
 
-if TYPE_CHECKING:
-    from onnxq.manifest import Manifest
-
 _OPTIMISATION = (
     "Run it with ONNX Runtime's default graph optimisations. Below `ORT_ENABLE_EXTENDED` the integer "
     "kernels are not chosen, and the model is several times slower."
 )
+
+
+class Manifest(Protocol):
+    """What a report is made from; see ``onnxq.manifest``."""
+
+    def model_dump(self, *, mode: str) -> dict[str, Any]:
+        """Return the content as plain values."""
+        ...
 
 
 def render_report(manifest: Manifest) -> str:

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 NOTHING = "-"
 MEGABYTE = 1e6
+NAME_LENGTH = 36
 _BAD = ("unfused", "elsewhere")
 _OPERANDS = {
     "MatMulIntegerToFloat": ("T1", "T2"),
@@ -198,11 +199,14 @@ def sites_table(sites: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def model_tables(content: Mapping[str, Any]) -> list[Table]:
-    """Return what is in one model; see ``onnxq.ir.overview``."""
+    """Return what is in one model; see ``onnxq.ir.overview``. Size and bits stand there if they are known."""
     opsets = ", ".join(f"{domain} {version}" for domain, version in content["opsets"].items())
+    size = [("size on disk", file_size(content["size_bytes"]))] if "size_bytes" in content else []
+    bits = content.get("bits_per_weight")
     facts = [
-        ("size on disk", file_size(content["size_bytes"])),
+        *size,
         ("parameters", f"{content['parameters']:,}"),
+        *([("bits for each weight of a layer", f"{bits:.2f}")] if bits else []),
         ("IR version, operator sets", f"{content['ir_version']}, {opsets}"),
         ("written by", content["producer"] or NOTHING),
         *((f"input {name}", type_) for name, type_ in content["inputs"].items()),
@@ -220,6 +224,19 @@ def model_tables(content: Mapping[str, Any]) -> list[Table]:
         Table("Operators", ("operator", "count"), tuple(operators)),
         Table("Quantized values", ("value", "kind", "type", "scale", "zero point"), tuple(values), 3),
     ]
+    return [table for table in tables if table.rows]
+
+
+def inspection_tables(content: Mapping[str, Any], limit: int | None = None) -> list[Table]:
+    """Return what is in a model; if asked for, its fold sites, what passes would do and which kernels ran."""
+    kernels, passes = content.get("kernels"), content.get("passes")
+    tables = model_tables(content)
+    if "sites" in content:
+        tables.append(sites_table(content["sites"]))
+    if passes:
+        tables += [replace(reasons_table(passes), title="What exact passes would do"), skipped_table(passes)]
+    if kernels:
+        tables += [kernels_table(kernels), layers_table(kernels, limit or len(kernels["layers"]))]
     return [table for table in tables if table.rows]
 
 
@@ -257,6 +274,14 @@ def file_size(size: float) -> str:
     kilo = size < MEGABYTE
     value = size / (1e3 if kilo else MEGABYTE)
     return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f} {'kB' if kilo else 'MB'}"
+
+
+def short_name(name: str, limit: int | None = 1) -> str:
+    """Return the end of a long name, which tells more than its beginning; all of it if ``limit`` is None."""
+    if limit is None:
+        return name
+    name = name.removesuffix("_output_0")
+    return name if len(name) <= NAME_LENGTH else f"…{name[1 - NAME_LENGTH :]}"
 
 
 def _metric_rows(accuracy: Mapping[str, Any]) -> list[tuple[str, ...]]:

@@ -117,6 +117,14 @@ class LatencyReport:
             )
         )
 
+    def _repr_html_(self) -> str:
+        """Show times and footprints in a notebook."""
+        from onnxq.report.html import tables_html
+        from onnxq.report.tables import footprint_table, latency_table
+
+        content = self.to_dict()
+        return tables_html([latency_table(content), footprint_table(content)])
+
 
 def bench(
     models: Mapping[str, Path],

@@ -109,6 +109,14 @@ class KernelReport:
             **self.provenance.to_dict(),
         }
 
+    def _repr_html_(self) -> str:
+        """Show kernels and layers in a notebook."""
+        from onnxq.report.html import tables_html
+        from onnxq.report.tables import kernels_table, layers_table
+
+        content = self.to_dict()
+        return tables_html([kernels_table(content), layers_table(content, len(self.provenance.layers))])
+
 
 def kernel_report(
     model: Path | bytes | onnx.ModelProto,

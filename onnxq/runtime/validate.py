@@ -75,6 +75,14 @@ class AccuracyReport:
             "notes": list(self.notes),
         }
 
+    def _repr_html_(self) -> str:
+        """Show the outputs in a notebook."""
+        from onnxq.report.html import tables_html
+        from onnxq.report.tables import accuracy_table, metric_table
+
+        content = self.to_dict()
+        return tables_html([metric_table(content), accuracy_table(content)])
+
 
 def validate(
     reference: Session | Path,

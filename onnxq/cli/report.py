@@ -1,0 +1,93 @@
+"""onnxq report: the whole story of a compilation, from its manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from onnxq.cli.console import remark, show, show_json
+from onnxq.cli.options import DataSettings, Json, SomeData
+from onnxq.errors import RecipeError
+
+if TYPE_CHECKING:
+    from onnxq.story import Story
+
+ManifestFile = Annotated[
+    Path,
+    typer.Argument(
+        metavar="MANIFEST", help="A .manifest.json, as onnxq compile writes it.", show_default=False
+    ),
+]
+Html = Annotated[
+    Path | None,
+    typer.Option("--html", metavar="OUT", help="Write a page to look at, as one file.", show_default=False),
+]
+Source = Annotated[
+    Path | None,
+    typer.Option(
+        "--source",
+        metavar="MODEL",
+        help="With --data: the model that was compiled, to measure histograms and channels on.",
+        show_default=False,
+    ),
+]
+
+
+def run(
+    manifest: ManifestFile,
+    *,
+    html: Html = None,
+    source: Source = None,
+    data: SomeData = None,
+    reading: DataSettings,
+    as_json: Json = False,
+) -> None:
+    """Tell what a compilation did, why, and what came of it.
+
+    Encodings come from the compiled model beside the manifest. Histograms are shown of what was
+    calibrated with them; with --source and --data they are measured now.
+    """
+    from onnxq.report.tables_of_story import story_tables
+    from onnxq.report.text import draw
+    from onnxq.story import read_story
+
+    if (source is None) != (data is None):
+        raise RecipeError("--source and --data belong together", hint="give both, or neither")
+    dataset = reading.open(data, source) if data is not None and source is not None else None
+    story = read_story(manifest, source, dataset)
+    content = story.to_dict()
+    if html is not None:
+        _write(html, manifest, story)
+    if as_json:
+        show_json("report", content)
+        return
+    show(*map(draw, story_tables(content)))
+    for warning in content["warnings"]:
+        remark(warning, "warning")
+
+
+def _write(path: Path, manifest: Path, story: Story) -> None:
+    from onnxq.diff.flat import Flat
+    from onnxq.diff.picture import picture_of_model
+    from onnxq.ir.store import load_model
+    from onnxq.report.page.write import write_page
+    from onnxq.report.tables_of_story import story_charts, story_facts, story_tables
+
+    content = story.to_dict()
+    output = manifest.with_name(content["output"]["name"])
+    kernels = content["kernels"]
+    drawn = None
+    if output.is_file():
+        drawn = picture_of_model(Flat.of(load_model(output).model), output.name, kernels and kernels["nodes"])
+    write_page(
+        path,
+        f"{content['source']['name']} → {content['output']['name']}",
+        kind="report",
+        facts=story_facts(content),
+        picture=drawn,
+        tables=story_tables(content, limit=None),
+        charts=story_charts(content),
+    )
+    remark(f"wrote {path}")

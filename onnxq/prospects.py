@@ -1,0 +1,28 @@
+"""What exact passes would do to a model, without doing it: fold sites, and what would be left alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from onnxq.ir.store import load_model
+from onnxq.manifest import PassSummary, summarise
+from onnxq.passmanager.manager import PassManager
+from onnxq.passmanager.pipeline import parse_pipeline
+from onnxq.recipe import load_recipe
+from onnxq.target import find_target
+
+RECIPE = "fp32"
+"""The recipe whose passes are tried: all of them are exact."""
+
+
+def prospects(path: Path) -> tuple[PassSummary, ...]:
+    """Return what each exact pass finds to do in the model, in order; those that find nothing are left out.
+
+    Raises:
+        ModelError: The model cannot be read.
+        PassError: A pass does not take it.
+
+    """
+    recipe = load_recipe(RECIPE)
+    records = PassManager(parse_pipeline(recipe.pipeline), find_target(recipe.target)).run(load_model(path))
+    return tuple(one for one in summarise(records) if one.edits or one.skipped)

@@ -1,0 +1,177 @@
+"""The story of a compilation: its manifest, and what was seen of the tensors that it quantizes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from onnxq.calibration.collect import Data, collect
+from onnxq.calibration.table import CalibrationTable
+from onnxq.diff.flat import Flat
+from onnxq.diff.tensors import encoding_of
+from onnxq.errors import InputError
+from onnxq.ir.module import name_of
+from onnxq.ir.store import load_model
+from onnxq.manifest import Manifest
+from onnxq.quant.encoding import Encoding
+from onnxq.quant.facts import Facts, Need, Stat
+from onnxq.quant.seen import clipped_share, expected_sqnr_db, outlier_ratio, picture
+from onnxq.runtime.compare import plain
+
+OUTLIERS = 8
+"""Channels that are named for each tensor."""
+
+
+@dataclass(frozen=True)
+class SeenTensor:
+    """What calibration saw of one quantized tensor, and where its encoding cuts.
+
+    Args:
+        name: The tensor.
+        dtype: The integer type.
+        low: The smallest value seen.
+        high: The largest.
+        clip_low: The smallest value on the grid.
+        clip_high: The largest.
+        clipped: The share of values outside of the grid; None without a histogram.
+        sqnr_db: Signal to noise that the encoding gives; None without a histogram.
+        edges: Of a histogram's bars; empty if none was measured.
+        heights: How many values each bar counts.
+        outliers: Channels with the largest magnitudes, and by how much they exceed the median channel;
+            empty if channels were not measured.
+
+    """
+
+    name: str
+    dtype: str
+    low: float
+    high: float
+    clip_low: float
+    clip_high: float
+    clipped: float | None = None
+    sqnr_db: float | None = None
+    edges: tuple[float, ...] = ()
+    heights: tuple[float, ...] = ()
+    outliers: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class Story:
+    """A manifest's content, and the tensors, those with most noise first."""
+
+    content: Mapping[str, Any]
+    tensors: tuple[SeenTensor, ...]
+
+    def _repr_html_(self) -> str:
+        """Show all tables in a notebook."""
+        from onnxq.report.html import tables_html
+        from onnxq.report.tables_of_story import story_tables
+
+        return tables_html(story_tables(self.to_dict()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values, the calibration table's raw form left out."""
+        kept = {key: part for key, part in self.content.items() if key != "table"}
+        return dict(plain({**kept, "tensors": [asdict(tensor) for tensor in self.tensors]}))
+
+
+def read_story(path: Path, source: Path | None = None, data: Data | None = None) -> Story:
+    """Read a manifest, and the compiled model beside it, which holds the encodings.
+
+    Args:
+        path: The manifest.
+        source: The model that was compiled; with ``data`` its histograms and channels are measured.
+        data: Samples.
+
+    Raises:
+        InputError: It is no manifest.
+
+    """
+    manifest = read_manifest(path)
+    output = path.with_name(manifest.output.name)
+    encodings = encodings_of(output) if output.is_file() else {}
+    facts: dict[str, Facts] = {}
+    if manifest.table is not None:
+        facts.update(CalibrationTable.from_json(json.dumps(manifest.table), str(path)).facts)
+    if source is not None and data is not None:
+        facts.update(_measured(source, data, [name for name in encodings if name in facts]))
+    seen = [_seen(name, facts[name], encoding) for name, encoding in encodings.items() if name in facts]
+    return Story(manifest.model_dump(mode="json"), tuple(sorted(seen, key=_badness)))
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        InputError: The file cannot be read, or holds something else.
+
+    """
+    try:
+        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"it cannot be read: {error.strerror}", where=str(path)) from error
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise InputError(
+            "it is no manifest", where=str(path), hint="name the .manifest.json beside a compiled model"
+        ) from error
+
+
+def encodings_of(path: Path) -> dict[str, Encoding]:
+    """Return the encodings per tensor of a compiled model's activations by name, in the graph's order."""
+    flat = Flat.of(load_model(path).model)
+    found = {}
+    for value in flat.values():
+        grid = encoding_of(flat, value)
+        if grid is not None and grid.granularity == "tensor" and grid.scale and grid.zero_point:
+            scale, zero_point = np.float32(grid.scale[0]), np.int32(grid.zero_point[0])
+            found[name_of(value)] = Encoding(np.asarray(scale), np.asarray(zero_point), grid.dtype)
+    return found
+
+
+def _measured(source: Path, data: Data, names: list[str]) -> Mapping[str, Facts]:
+    known = {name_of(value) for node in load_model(source).graph for value in node.outputs}
+    stats = frozenset({Stat.RANGE, Stat.HISTOGRAM, Stat.CHANNEL_RANGE})
+    return collect(source, [Need(name, stats) for name in names if name in known], data).facts
+
+
+def _seen(name: str, facts: Facts, encoding: Encoding) -> SeenTensor:
+    seen = SeenTensor(
+        name,
+        encoding.dtype,
+        facts.low,
+        facts.high,
+        float(encoding.low),
+        float(encoding.high),
+        outliers=_outliers(facts),
+    )
+    if facts.histogram is None:
+        return seen
+    edges, heights = picture(facts.histogram)
+    return SeenTensor(
+        **{
+            **vars(seen),
+            "clipped": clipped_share(facts.histogram, encoding),
+            "sqnr_db": expected_sqnr_db(facts.histogram, encoding),
+            "edges": tuple(edges),
+            "heights": tuple(heights),
+        }
+    )
+
+
+def _outliers(facts: Facts) -> tuple[tuple[int, float], ...]:
+    if facts.channel_low is None or facts.channel_high is None:
+        return ()
+    ratios = outlier_ratio(facts.channel_low, facts.channel_high)
+    worst = np.argsort(-ratios, kind="stable")[:OUTLIERS]
+    return tuple((int(channel), round(float(ratios[channel]), 3)) for channel in worst)
+
+
+def _badness(tensor: SeenTensor) -> tuple[float, float]:
+    """Sort by noise, and where that is not known by the width of a step."""
+    return (np.inf if tensor.sqnr_db is None else tensor.sqnr_db, tensor.clip_low - tensor.clip_high)
