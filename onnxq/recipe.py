@@ -104,6 +104,7 @@ def default_recipe(target: str, *, has_data: bool) -> Recipe:
         "cpu": ("cpu-dynamic", "cpu"),
         "cpu-size": ("cpu-size", "cpu-size"),
         "portable": ("weight-only", "portable"),
+        "cuda": ("cuda", "cuda"),
     }
     return load_recipe(names[find_target(target).name][has_data])
 

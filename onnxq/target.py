@@ -51,6 +51,13 @@ TARGETS = {
             integer_operators=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
             source="ONNX operators QuantizeLinear and DequantizeLinear",
         ),
+        Target(
+            name="cuda",
+            provider="cuda",
+            summary="half precision, and weights in blocks, for ONNX Runtime's CUDA provider",
+            integer_operators=frozenset(),
+            source="onnxruntime-gpu 1.31.1: kernels registered in the wheel; nothing was timed",
+        ),
     )
 }
 

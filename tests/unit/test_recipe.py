@@ -71,7 +71,7 @@ def test_an_option_of_a_pass_that_is_not_there_is_refused() -> None:
         ("[gates]\nmin_cosine = 2.0", "gate min-cosine: 2.0 is not possible", "from -1.0 to 1.0"),
         (
             "target = 'cup'",
-            "target: unknown target 'cup'; choose from cpu, cpu-size, portable, found 'cup'",
+            "target: unknown target 'cup'; choose from cpu, cpu-size, portable, cuda, found 'cup'",
             None,
         ),
         ("needs_data = 'yes'", "needs_data: must be a valid boolean, found 'yes'", None),
