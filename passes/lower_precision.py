@@ -159,7 +159,7 @@ class _Choice:
             return "excluded by its name or operator"
         if is_standard(node, *SENSITIVE):
             return SENSITIVE[node.op_type]
-        return self._type_reason(node) or self._number_reason(node)
+        return self._type_reason(node) or self._number_reason(node) or self._kernel_reason(node)
 
     def _type_reason(self, node: ir.Node) -> str | None:
         signature = self._signature(node)
@@ -167,13 +167,16 @@ class _Choice:
             return "its subgraph computes in float"
         if signature is None:
             return "nobody knows which types the operator takes"
-        first = signature.outputs[0].parameter
-        for value, formal in zip(node.outputs, signature.outputs, strict=True):
-            if (value.uses() or value.is_graph_output()) and is_float(value):
-                if self._wanted not in formal.allowed or formal.parameter != first:
-                    return f"the operator computes no {self.options.dtype}"
-            elif value.dtype is None and value.uses():
-                return "nobody knows the type of what it computes"
+        if any(value is not None and value.dtype is None for value in (*node.inputs, *_used(node))):
+            return "nobody knows the type of a value that it reads or computes"
+        first, used = signature.outputs[0].parameter, _used(node)
+        formals = [
+            formal
+            for value, formal in zip(node.outputs, signature.outputs, strict=True)
+            if value in used and is_float(value)
+        ]
+        if any(self._wanted not in one.allowed or one.parameter != first for one in formals):
+            return f"the operator computes no {self.options.dtype}"
         if any(attr.name in ("dtype", "to", "output_dtype") for attr in node.attributes.values()):
             return "an attribute names its type"
         return None
@@ -194,6 +197,15 @@ class _Choice:
             return None
         reach = f"{name_of(value)!r} reaches from {facts.low:.3g} to {facts.high:.3g}"
         return f"{reach}, near the limits of {self.options.dtype}"
+
+    def _kernel_reason(self, node: ir.Node) -> str | None:
+        kernels, narrow = self.ctx.target.kernels, DTYPES[self.options.dtype]
+
+        def dtype_of(value: ir.Value) -> ir.DataType | None:
+            return narrow if is_float(value) else value.dtype
+
+        lacking = None if kernels is None else kernels.lacks(node, self.module.opset, dtype_of)
+        return None if lacking is None else f"target {self.ctx.target.name} has {lacking}"
 
     def is_mask(self, node: ir.Node, index: int) -> bool:
         """Tell whether the node's input at ``index`` is put on narrow scores that a Softmax reads."""
@@ -282,6 +294,10 @@ class _Lowering:
             shape=value.shape,
             why=why,
         )
+
+
+def _used(node: ir.Node) -> list[ir.Value]:
+    return [value for value in node.outputs if value.uses() or value.is_graph_output()]
 
 
 def _is_whole(value: ir.Value) -> bool:

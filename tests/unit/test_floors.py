@@ -11,7 +11,7 @@ FLOORS = [
     {"errors", "files"},
     {"quant"},
     {"ir"},
-    {"target"},
+    {"target", "kernels"},
     {"passmanager", "runtime", "digits"},
     {"calibration", "testing", "recipe"},
     {"comparison", "manifest", "report", "tuning"},

@@ -80,3 +80,15 @@ def test_a_masked_row_stays_finite(least: float, build: Build, compiled: Compile
     assert (after[0, :, 2:] == 0).all()
     # Scores of up to 8 are rounded twice by half an eps, which moves a share by as much of itself.
     np.testing.assert_allclose(after[0], before[0], atol=8 * np.finfo(np.float16).eps)
+
+
+def test_bfloat16_keeps_the_range_of_float32(build: Build, compiled: Compile) -> None:
+    module = build(RESIDUAL, weights(1e4))
+    x = RNG.normal(size=(8, 16)).astype(np.float32)
+    before = run_model(module, {"x": x})["y"]
+    compiled(module, "lower-precision{dtype=bfloat16},remove-dead", target="cuda")
+    assert dtypes(module, "h", "r", "n", "y_inner") == [ir.DataType.BFLOAT16] * 4
+    after = run_rounded(module, {"x": x})
+    # Five roundings of half an eps each, on values that the norm brings to about 4 at most, in sums of 16.
+    bound = 5 / 2 * 2**-7 * 16 * 4 * np.abs(weights(1)["v"]).max()
+    assert (np.abs(after - before) <= bound).all()
