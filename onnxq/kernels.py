@@ -7,10 +7,11 @@ For providers that are not at hand: the list of the CUDA provider was read from 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from itertools import chain
 
 import onnx_ir as ir
 
@@ -84,6 +85,14 @@ class KernelList:
         if any(kernel.takes(types) for kernel in fitting):
             return None
         return f"no kernel for {', '.join(sorted(set(types.values())))}"
+
+    def operators_by_type(self, names: Sequence[str]) -> dict[str, int]:
+        """Return for each type how many operators have a kernel that takes it."""
+        taken = [
+            frozenset(chain.from_iterable(allowed for kernel in several for allowed in kernel.types.values()))
+            for several in self.kernels.values()
+        ]
+        return {name: sum(name in types for types in taken) for name in names}
 
     def missing(self, module: GraphModule) -> Iterator[tuple[ir.Node, str]]:
         """Yield each node of the main graph that no kernel runs, with the reason."""

@@ -211,6 +211,13 @@ def available_tables(content: Mapping[str, Any]) -> list[Table]:
     ]
 
 
+def session_options(content: Mapping[str, Any]) -> Iterator[str]:
+    """Yield one sentence if the model's fast kernels ask for session configuration entries."""
+    wanted = ", ".join(f"{key}={value}" for key, value in content["session_options"].items())
+    if wanted:
+        yield f"Its fast kernels ask for these session configuration entries: {wanted}."
+
+
 def conditions(latency: Mapping[str, Any]) -> str:
     """Return one sentence that says how the times were taken."""
     threads = latency["threads"] or "as ONNX Runtime chooses"

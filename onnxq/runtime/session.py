@@ -14,6 +14,7 @@ import numpy as np
 from onnxq.errors import DataError, ModelError, TargetError
 from onnxq.runtime.batch import Array, Feeds
 from onnxq.runtime.environment import import_onnxruntime
+from onnxq.runtime.gpu import has_device
 
 if TYPE_CHECKING:
     import onnx
@@ -143,6 +144,7 @@ def open_session(
     external_data_folder: Path | None = None,
     config: Mapping[str, str] | None = None,
     arena: bool = True,
+    cuda_graph: bool = False,
 ) -> Session:
     """Open ``model`` in ONNX Runtime.
 
@@ -159,6 +161,8 @@ def open_session(
         external_data_folder: Where the external data of a model given as bytes or proto lies.
         config: More of ONNX Runtime's session configuration entries.
         arena: Keep freed memory for the next run. Without it, memory follows what is in use.
+        cuda_graph: On ``cuda``, record the first run and replay it. Inputs and outputs have to stay where
+            they were, with their shapes (``onnxq.runtime.bound``), and every node has to run there.
 
     Raises:
         TargetError: ONNX Runtime or the provider is missing, or fell back to another.
@@ -174,13 +178,29 @@ def open_session(
     options.enable_cpu_mem_arena = arena
     for key, value in {**_folder_entry(external_data_folder), **(config or {})}.items():
         options.add_session_config_entry(key, value)
-    session = _create(ort, _loadable(model, extra_outputs, source), options, provider, source)
+    wanted = {"enable_cuda_graph": "1"} if cuda_graph and provider == "cuda" else {}
+    session = _create(ort, _loadable(model, extra_outputs, source), options, provider, source, wanted)
     _refuse_another_provider(session)
     return session
 
 
-def _create(ort: Any, loadable: str | bytes, options: Any, provider: Provider, source: str) -> Session:
-    providers = list(dict.fromkeys([PROVIDERS[provider], PROVIDERS["cpu"]]))
+def usable_provider(name: str) -> Provider | None:
+    """Return the provider of this name if sessions can be opened on it here; None if not."""
+    known: dict[str, Provider] = {"cpu": "cpu", "cuda": "cuda"}
+    built = name in known and PROVIDERS[name] in import_onnxruntime().get_available_providers()
+    return known[name] if built and (name != "cuda" or has_device()) else None
+
+
+def _create(
+    ort: Any,
+    loadable: str | bytes,
+    options: Any,
+    provider: Provider,
+    source: str,
+    provider_options: Mapping[str, str],
+) -> Session:
+    rest = [PROVIDERS["cpu"]] if provider != "cpu" else []
+    providers = [(PROVIDERS[provider], dict(provider_options)), *rest]
     start = time.perf_counter()
     try:
         inference = ort.InferenceSession(loadable, options, providers=providers, enable_fallback=0)

@@ -36,7 +36,8 @@ PIPELINES = {
     "encode-embeddings{block=32, minimum=1},insert-qdq,remove-dead",
     "weight-only": f"{TIDY},{WEIGHTS},insert-qdq,remove-dead",
     "half": f"{TIDY},lower-precision,remove-dead",
-    "half with blocks": f"{TIDY},convert-opset{{minimum=21}},unfuse-gemm,encode-weight-blocks{{symmetric=true}},"
+    "half with blocks": f"{TIDY},convert-opset{{minimum=21}},unfuse-gemm,"
+    "encode-weight-blocks{symmetric=true},"
     "encode-embeddings{block=32, minimum=1},insert-qdq,fuse-block-matmul,infer-shapes,lower-precision,"
     "remove-dead",
 }
