@@ -97,6 +97,8 @@ class Session:
     def select(self, feeds: Feeds) -> dict[str, Array]:
         """Return the feeds that the model has; others are dropped.
 
+        What is float32 is rounded where the model takes float16.
+
         Raises:
             DataError: One is missing, or has another dtype, rank or size than the model.
 
@@ -109,10 +111,11 @@ class Session:
                 where=self.source,
                 hint=f"the data has: {', '.join(sorted(feeds)) or 'nothing'}",
             )
-        chosen = [value for value in self.inputs if value.name in feeds]
-        for value in chosen:
-            _check_feed(value, feeds[value.name], self.source)
-        return {value.name: feeds[value.name] for value in chosen}
+        chosen = {v.name: _narrowed(v, feeds[v.name]) for v in self.inputs if v.name in feeds}
+        for value in self.inputs:
+            if value.name in chosen:
+                _check_feed(value, chosen[value.name], self.source)
+        return chosen
 
     def run(self, feeds: Feeds) -> dict[str, Any]:
         """Return the outputs by name, in order: arrays, or lists for sequences.
@@ -325,6 +328,11 @@ def _serialized(proto: onnx.ModelProto, source: str) -> bytes:
 
 def _specs(values: Sequence[Any]) -> tuple[ValueSpec, ...]:
     return tuple(ValueSpec(value.name, value.type, tuple(value.shape or ())) for value in values)
+
+
+def _narrowed(value: ValueSpec, array: Any) -> Any:
+    is_wide = isinstance(array, np.ndarray) and array.dtype == np.float32
+    return array.astype(np.float16) if is_wide and value.dtype == np.float16 else array
 
 
 def _check_feed(value: ValueSpec, array: Any, source: str) -> None:
