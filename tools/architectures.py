@@ -3,8 +3,8 @@
 BERT-base and ViT-base follow Devlin et al., 2018, arXiv:1810.04805, and Dosovitskiy et al., 2020,
 arXiv:2010.11929: 12 layers of 768 values, 12 heads and 3072 hidden values; 30522 tokens, or 16x16 patches of
 224x224 pixels. resnet50 follows He et al., 2015, arXiv:1512.03385, its norms folded into the convolutions.
-The decoder step is a slice of a language model of about a billion weights: layers of 2048 values, 16 heads and
-8192 hidden values, one new token, and the keys and values of those before.
+The decoder step is a slice of a language model of about a billion weights: layers of 2048 values, 16 heads
+and 8192 hidden values, one new token, and the keys and values of those before.
 """
 
 from __future__ import annotations
