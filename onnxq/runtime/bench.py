@@ -164,8 +164,7 @@ def bench(
     if not feeds or not models:
         raise DataError("there is nothing to time", hint="give at least one model and one batch of data")
     kernels = _kernels(models, feeds[0], provider, threads, source)
-    for name, report in kernels.items():
-        refuse_fallback(name, report, allow_fallback)
+    _refuse_fallbacks(kernels, allow_fallback)
     # Idle threads of one session must not spin while another one is timed.
     entries = {"session.force_spinning_stop": "1", **(config or {})}
     sessions = {name: open_session(path, provider, threads, config=entries) for name, path in models.items()}
@@ -186,6 +185,11 @@ def _kernels(
     return {
         name: kernel_report(path, feeds, provider, threads, source=source) for name, path in models.items()
     }
+
+
+def _refuse_fallbacks(kernels: Mapping[str, KernelReport], allowed: Collection[str]) -> None:
+    for name, report in kernels.items():
+        refuse_fallback(name, report, allowed)
 
 
 def _report(

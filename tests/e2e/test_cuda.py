@@ -1,4 +1,4 @@
-"""Compiling for NVIDIA GPUs, from file to file: on the CPU where there is no GPU, and timed where there is."""
+"""Compiling for NVIDIA GPUs, from file to file: on the CPU where there is no GPU, else on it and timed."""
 
 import json
 from pathlib import Path
