@@ -312,8 +312,10 @@ def _reads_table(node: ir.Node) -> bool:
 
 
 def _is_masked(value: ir.Value | None) -> bool:
-    """Tell whether ``value`` is what Softmax reads after a mask was put on it."""
+    """Tell whether ``value`` is what Softmax, and nobody else, reads after a mask was put on it."""
     producer = None if value is None else value.producer()
     if value is None or producer is None or not is_standard(producer, "Add", "Where"):
         return False
-    return any(is_standard(reader, "Softmax") for reader in value.consumers())
+    readers = value.consumers()
+    softmax = bool(readers) and all(is_standard(reader, "Softmax") for reader in readers)
+    return softmax and not value.is_graph_output()
