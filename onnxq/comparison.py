@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
+
 from onnxq.calibration.data import Batch, DataOptions, Dataset, InputSpec, open_data
 from onnxq.errors import InputError
+from onnxq.ir.rounding import spell_out_rounding
+from onnxq.ir.store import load_model
 from onnxq.runtime.bench import LatencyReport, bench
 from onnxq.runtime.gates import Gates
 from onnxq.runtime.metrics import Metric
+from onnxq.runtime.session import Provider, Session, open_session
 from onnxq.runtime.validate import AccuracyReport, validate
 
 Progress = Callable[[str, int, int | None], None]
@@ -129,9 +134,18 @@ def choose_samples(
 
 
 def compare(
-    source: Path, output: Path, samples: Samples, options: CompileOptions, progress: Progress
+    source: Path,
+    output: Path,
+    samples: Samples,
+    options: CompileOptions,
+    progress: Progress,
+    provider: Provider | None = "cpu",
+    config: Mapping[str, str] | None = None,
 ) -> Comparison:
     """Compare and time both models on ``samples``, as far as ``options`` ask for it.
+
+    Where the ``provider`` is not here (None), they are compared on the CPU, with the rounding of narrow types
+    spelled out, and not timed.
 
     Raises:
         OnnxqError: One of them does not run on these samples. Where the samples are made up that is
@@ -139,8 +153,11 @@ def compare(
 
     """
     try:
-        accuracy = _validate(source, output, samples, options, progress) if options.validate else None
-        latency = _bench(source, output, samples, options, progress) if options.bench else None
+        accuracy, latency = None, None
+        if options.validate:
+            accuracy = _validate(source, output, samples, options, progress, provider)
+        if options.bench and provider is not None:
+            latency = _bench(source, output, samples, options, progress, provider, config)
     except InputError as error:
         if not samples.made_up:
             raise
@@ -159,24 +176,51 @@ def with_options(data: Dataset, **changes: Any) -> Dataset:
 
 
 def _validate(
-    source: Path, output: Path, samples: Samples, options: CompileOptions, progress: Progress
+    source: Path,
+    output: Path,
+    samples: Samples,
+    options: CompileOptions,
+    progress: Progress,
+    provider: Provider | None,
 ) -> AccuracyReport:
     def on_progress(done: int, total: int | None) -> None:
         progress("validating", done, total)
 
-    batches, threads = samples.batches(), options.threads
-    return validate(source, output, batches, options.metric, threads=threads, on_progress=on_progress)
+    candidate = output if provider is not None else _rounded(output, options.threads)
+    return validate(
+        source,
+        candidate,
+        samples.batches(),
+        options.metric,
+        provider=provider or "cpu",
+        threads=options.threads,
+        on_progress=on_progress,
+    )
+
+
+def _rounded(output: Path, threads: int | None) -> Session:
+    """Open a model on the CPU so that it rounds as on a GPU."""
+    model = spell_out_rounding(load_model(output).model)
+    return replace(open_session(ir.to_proto(model), threads=threads), source=str(output))
 
 
 def _bench(
-    source: Path, output: Path, samples: Samples, options: CompileOptions, progress: Progress
+    source: Path,
+    output: Path,
+    samples: Samples,
+    options: CompileOptions,
+    progress: Progress,
+    provider: Provider,
+    config: Mapping[str, str] | None,
 ) -> LatencyReport:
     def on_progress(done: int, total: int | None) -> None:
         progress("timing", done, total)
 
     feeds = [batch.feeds for batch in samples.timed(options.bench_batch_size)]
     models = {"source": source, "compiled": output}
-    return bench(models, feeds, threads=options.threads, source=source, on_progress=on_progress)
+    return bench(
+        models, feeds, provider, options.threads, source=source, config=config, on_progress=on_progress
+    )
 
 
 def _slower(latency: LatencyReport | None) -> tuple[str, ...]:

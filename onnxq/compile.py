@@ -45,6 +45,7 @@ from onnxq.runtime.bench import LatencyReport
 from onnxq.runtime.compare import plain
 from onnxq.runtime.environment import cpu_flags, runtime_versions
 from onnxq.runtime.gates import enforce
+from onnxq.runtime.session import usable_provider
 from onnxq.runtime.validate import AccuracyReport
 from onnxq.target import find_target
 from onnxq.tuning import Tuning, tune
@@ -288,7 +289,9 @@ class _Compilation:
         save_model(module, output, source=self.source)
         used = self.table.samples if self.table is not None else 0
         samples = choose_samples(validation_data, self.data, used, self._face.inputs, self.options)
-        comparison = compare(self.source, output, samples, self.options, self.progress)
+        target = find_target(self.recipe.target)
+        provider, config = usable_provider(target.provider), target.options_for(module)
+        comparison = compare(self.source, output, samples, self.options, self.progress, provider, config)
         manifest = self._manifest(module, records, output, comparison)
         write_whole(manifest_path(output), manifest.to_json())
         write_whole(report_path(output), render_report(manifest))
@@ -300,7 +303,14 @@ class _Compilation:
     def _warnings(self) -> tuple[str, ...]:
         of_data = (self.data.warning,) if self.data is not None and self.data.warning else ()
         of_tuning = self.tuning.warnings if self.tuning is not None else ()
-        return of_data + self._face.warnings + of_tuning
+        return of_data + self._face.warnings + of_tuning + self._warnings_of_target()
+
+    def _warnings_of_target(self) -> tuple[str, ...]:
+        """Say where the result was not run."""
+        target = find_target(self.recipe.target)
+        if usable_provider(target.provider) is not None:
+            return ()
+        return (f"provider {target.provider} is not here: compared on the CPU, and not timed",)
 
     def _stamp(self, module: GraphModule) -> None:
         """Write into the model itself what it is and where it comes from."""
@@ -330,6 +340,7 @@ class _Compilation:
                 domain or "ai.onnx": version for domain, version in sorted(module.model.opset_imports.items())
             },
             ir_version=module.model.ir_version,
+            session_options=find_target(self.recipe.target).options_for(module),
             data=None if table is None else DataUsed(name=name, digest=table.data, samples=table.samples),
             table=None if table is None else json.loads(table.to_json()),
             versions={**installed_versions(), **runtime_versions()},

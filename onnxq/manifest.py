@@ -72,7 +72,10 @@ class PassSummary(BaseModel):
 
 
 class Manifest(BaseModel):
-    """Recipe, digests, versions, records and reports of one compilation."""
+    """Recipe, digests, versions, records and reports of one compilation.
+
+    ``session_options`` are the session configuration entries that the model's fast kernels ask for.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -82,6 +85,7 @@ class Manifest(BaseModel):
     output: ModelFile
     opsets: dict[str, int]
     ir_version: int
+    session_options: dict[str, str] = {}
     data: DataUsed | None
     table: dict[str, Any] | None
     versions: dict[str, str]

@@ -132,6 +132,8 @@ def default_recipe(target: str, *, has_data: bool) -> Recipe:
         "cpu": ("cpu-dynamic", "cpu"),
         "cpu-size": ("cpu-size", "cpu-size"),
         "portable": ("weight-only", "portable"),
+        "cuda": ("cuda", "cuda-measured"),
+        "tensorrt": ("cuda", "tensorrt"),
     }
     return load_recipe(names[find_target(target).name][has_data])
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from onnxq.errors import RecipeError, did_you_mean
+from onnxq.ir.module import GraphModule
+from onnxq.kernels import KernelList, load_kernels
 
 
 @dataclass(frozen=True)
@@ -17,6 +20,10 @@ class Target:
         summary: One line for listings.
         integer_operators: Operators with an integer kernel, or that any runtime takes as QDQ.
         source: Where these statements come from.
+        kernel_list: The name of the list of its kernels in ``onnxq.kernels``; None where a session tells.
+        block_columns: By width in bits, what the columns of a weight in blocks must be a multiple of for
+            the fast kernel; empty where all are run alike.
+        session_options: By operator, the session configuration entries that its fast kernel asks for.
 
     """
 
@@ -25,6 +32,20 @@ class Target:
     summary: str
     integer_operators: frozenset[str]
     source: str
+    kernel_list: str | None = None
+    block_columns: Mapping[int, int] = field(default_factory=dict)
+    session_options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @property
+    def kernels(self) -> KernelList | None:
+        """The kernels of its provider, where they are listed."""
+        return None if self.kernel_list is None else load_kernels(self.kernel_list)
+
+    def options_for(self, module: GraphModule) -> dict[str, str]:
+        """Return the session configuration entries that ``module`` asks for."""
+        operators = {node.op_type for node in module.graph}
+        wanted = (entries for operator, entries in self.session_options.items() if operator in operators)
+        return {key: value for entries in wanted for key, value in entries.items()}
 
 
 TARGETS = {
@@ -50,6 +71,26 @@ TARGETS = {
             summary="plain QDQ for any runtime that reads standard ONNX",
             integer_operators=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
             source="ONNX operators QuantizeLinear and DequantizeLinear",
+        ),
+        Target(
+            name="cuda",
+            provider="cuda",
+            summary="half precision, and weights in blocks, for ONNX Runtime's CUDA provider",
+            integer_operators=frozenset(),
+            source="onnxruntime-gpu 1.31.1: kernels registered in the wheel, and what its messages say of "
+            "MatMulNBits (float16 without zero points, blocks of 32); onnxruntime's pull requests "
+            "29585, 29622 and 32324; nothing was timed",
+            kernel_list="cuda",
+            block_columns={4: 64, 8: 32},
+            session_options={"MatMulNBits": {"ep.cuda.fpa_intb_gemm": "1"}},
+        ),
+        Target(
+            name="tensorrt",
+            provider="tensorrt",
+            summary="explicit QDQ with int8 symmetric around zero, as TensorRT wants it; not run",
+            integer_operators=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
+            source="TensorRT 10 developer guide, Working with Quantized Types: explicit quantization, "
+            "symmetric int8, weights per channel; nothing was run",
         ),
     )
 }

@@ -1,4 +1,4 @@
-"""Decide encodings for embedding tables that Gather reads: int8, or 4 bits in blocks."""
+"""Decide encodings for embedding tables that Gather reads: int8, or 4 or 8 bits in blocks."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ class EncodeEmbeddings(Pass):
 
     Options:
         minimum: Tables of fewer elements stay in float: they save nothing.
-        block: So many neighbours of a row share a scale and a zero point, and are stored in 4 bits, for
-            onnxruntime's GatherBlockQuantized; none for int8.
+        block: So many neighbours of a row share a scale and a zero point, for onnxruntime's
+            GatherBlockQuantized; none for int8.
+        bits: The width of what is stored in blocks.
 
     """
 
@@ -42,6 +43,7 @@ class EncodeEmbeddings(Pass):
     effect: ClassVar[Effect] = Effect.EXACT
     minimum: int = 1024
     block: Literal[32, 64, 128] | None = None
+    bits: Literal[4, 8] = 4
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Look at every Gather whose data is a float32 constant."""
@@ -61,7 +63,7 @@ class EncodeEmbeddings(Pass):
     def _encoding(self, table: NDArray[np.float32]) -> Encoding:
         if self.block is None:
             return symmetric_encoding(np.abs(table).max(axis=1), axis=0)
-        return block_encoding(table, "uint4", 1, self.block)
+        return block_encoding(table, f"uint{self.bits}", 1, self.block)
 
     def _reason(self, node: ir.Node) -> str | None:
         if constant_of(input_of(node, 1)) is not None:
@@ -70,6 +72,6 @@ class EncodeEmbeddings(Pass):
             return "its table is not a matrix of rows"
         if array_of(node.inputs[0]).size < self.minimum:
             return f"its table has fewer than {self.minimum} elements"
-        if self.block is not None and array_of(node.inputs[0]).shape[1] % 2:
+        if self.block is not None and self.bits == 4 and array_of(node.inputs[0]).shape[1] % 2:
             return "its rows are of odd length, and two values share a byte"
         return None

@@ -2,7 +2,7 @@
 
 ONNX Runtime's CPU provider runs ``MatMul(x, DequantizeLinear(w))`` as MatMulNBits, which keeps the integers
 in memory: any number of rows and columns, of 4 or 8 bits. Two of them cannot share what is stored
-(onnxruntime 1.31.1).
+(onnxruntime 1.31.1). Where a target's fast kernel takes only some shapes, the others stay in float.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from onnxq.ir.module import GraphModule, array_of, is_standard
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.quant.encoding import Encoding, affine_encoding, symmetric_encoding
 from onnxq.quant.ranges import block_ranges, range_method
+from onnxq.target import Target
 
 OPSET = 21
 """The operator set that brought blocks and integers of 4 bits."""
@@ -55,7 +56,7 @@ class EncodeWeightBlocks(Pass):
         for node in module.graph:
             if not is_standard(node, "MatMul"):
                 continue
-            layer = self._layer(node, module)
+            layer = self._layer(node, module, ctx.target)
             if isinstance(layer, str):
                 ctx.skip(node, layer)
                 continue
@@ -70,7 +71,7 @@ class EncodeWeightBlocks(Pass):
             return symmetric_encoding(np.maximum(-low, high), dtype, 0, self.block)
         return affine_encoding(low, high, dtype, 0, self.block)
 
-    def _layer(self, node: ir.Node, module: GraphModule) -> Layer | str:
+    def _layer(self, node: ir.Node, module: GraphModule, target: Target) -> Layer | str:
         """Return the layer to encode, or the reason why the node is left alone."""
         if any(fnmatchcase(node.name or "", pattern) for pattern in self.exclude):
             return "excluded by its name"
@@ -81,6 +82,9 @@ class EncodeWeightBlocks(Pass):
             weight = array_of(layer.weight)
             if weight.ndim != 2 or weight.size == 0:
                 return "its weight is not a matrix"
+            multiple = target.block_columns.get(self.bits)
+            if multiple and (weight.shape[1] % multiple or weight.shape[0] % self.block):
+                return f"the fast kernel wants whole blocks, and columns in multiples of {multiple}"
             copies = len(layer.weight.consumers())
             if copies * self._stored_bits() > FLOAT_BITS:
                 return f"{copies} nodes read its weight, and a copy for each would take more room than float"

@@ -12,8 +12,9 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.ir.module import GraphModule, is_standard
+from onnxq.ir.module import GraphModule
 from onnxq.passmanager.base import Effect, Pass, PassContext
+from onnxq.passmanager.casting import cast, drop_empty_cast, has_subgraph
 
 HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
 WHY = "the CPU computes in float32"
@@ -30,7 +31,7 @@ class WidenFloat16(Pass):
         """Weights are widened exactly; sums are rounded less than before."""
         if not any(value.dtype == HALF for value in module.values()):
             return
-        with_subgraph = next((node for node in module.graph if _has_subgraph(node)), None)
+        with_subgraph = next((node for node in module.graph if has_subgraph(node)), None)
         if with_subgraph is not None:
             ctx.skip(with_subgraph, "its subgraph may read half-precision values of the main graph")
             return
@@ -44,7 +45,7 @@ class WidenFloat16(Pass):
         for value in computed:
             _cast_output(value, ctx)
         for node in list(module.graph):
-            _drop_empty_cast(node, ctx)
+            drop_empty_cast(node, FLOAT, ctx, why=WHY)
 
 
 def _widen_node(node: ir.Node, ctx: PassContext) -> None:
@@ -70,43 +71,10 @@ def _widen_constant(value: ir.Value, ctx: PassContext) -> None:
 
 def _cast_input(value: ir.Value, ctx: PassContext) -> None:
     if value.dtype == HALF:
-        wide = ctx.edit.insert(
-            "Cast",
-            [value],
-            f"{value.name}_f32",
-            attributes={"to": int(FLOAT)},
-            dtype=FLOAT,
-            shape=value.shape,
-            why=WHY,
-        )
-        ctx.edit.reroute(
-            value, wide, readers=[n for n in value.consumers() if n is not wide.producer()], why=WHY
-        )
+        readers = list(value.consumers())
+        wide = cast(value, FLOAT, "f32", ctx, why=WHY)
+        ctx.edit.reroute(value, wide, readers=readers, why=WHY)
 
 
 def _cast_output(value: ir.Value, ctx: PassContext) -> None:
-    half = ctx.edit.insert(
-        "Cast",
-        [value],
-        f"{value.name}_f16",
-        after=value.producer(),
-        attributes={"to": int(HALF)},
-        dtype=HALF,
-        shape=value.shape,
-        why=WHY,
-    )
-    ctx.edit.reroute_output(value, half, why=WHY)
-
-
-def _drop_empty_cast(node: ir.Node, ctx: PassContext) -> None:
-    """Remove a Cast from what is float now to float; one that computes an output keeps its name."""
-    if not is_standard(node, "Cast") or node.inputs[0] is None or node.outputs[0].is_graph_output():
-        return
-    if node.inputs[0].dtype == node.outputs[0].dtype == FLOAT:
-        ctx.edit.reroute(node.outputs[0], node.inputs[0], why=WHY)
-        ctx.edit.remove(node, why=WHY)
-
-
-def _has_subgraph(node: ir.Node) -> bool:
-    kinds = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-    return any(attr.type in kinds for attr in node.attributes.values())
+    ctx.edit.reroute_output(value, cast(value, HALF, "f16", ctx, why=WHY), why=WHY)

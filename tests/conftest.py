@@ -34,3 +34,13 @@ def models() -> Path:
 def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Let no test read or write what the user's own tuning remembers."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(scope="session")
+def cuda() -> None:
+    """Skip where there is no GPU, or no ONNX Runtime for it."""
+    pytest.importorskip("onnxruntime")
+    from onnxq.runtime.session import usable_provider
+
+    if usable_provider("cuda") is None:
+        pytest.skip("there is no NVIDIA GPU with a driver, or ONNX Runtime was not built for one")

@@ -1,12 +1,15 @@
-"""The architectures of BERT-base and ViT-base as ONNX, with random weights: their speed, not their answers.
+"""Architectures as ONNX, with random weights: their speed, not their answers.
 
-Shapes follow Devlin et al., 2018, arXiv:1810.04805, and Dosovitskiy et al., 2020, arXiv:2010.11929: 12 layers
-of 768 values, 12 heads and 3072 hidden values; 30522 tokens, or 16x16 patches of 224x224 pixels.
+BERT-base and ViT-base follow Devlin et al., 2018, arXiv:1810.04805, and Dosovitskiy et al., 2020,
+arXiv:2010.11929: 12 layers of 768 values, 12 heads and 3072 hidden values; 30522 tokens, or 16x16 patches of
+224x224 pixels. resnet50 follows He et al., 2015, arXiv:1512.03385, its norms folded into the convolutions.
+The decoder step is a slice of a language model of about a billion weights: layers of 2048 values, 16 heads
+and 8192 hidden values, one new token, and the keys and values of those before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,9 @@ WIDTH, HEADS, HIDDEN, LAYERS = 768, 12, 3072, 12
 TOKENS, POSITIONS, TYPES = 30522, 512, 2
 PIXELS, PATCH, CLASSES = 224, 16, 1000
 OPSET, IR_VERSION = 21, 10
+STEP_WIDTH, STEP_HEADS, STEP_HIDDEN, STEP_LAYERS, STEP_TOKENS = 2048, 16, 8192, 4, 32000
+STAGES = ((64, 3), (128, 4), (256, 6), (512, 3))
+"""Inner channels and blocks of resnet50's stages."""
 SPREAD = 0.02
 """Standard deviation of the weights, as both papers' code starts with."""
 
@@ -56,9 +62,9 @@ class Builder:
         """Multiply by a weight and add a bias."""
         return self.add("Add", self.add("MatMul", x, self.weight(rows, columns)), self.weight(columns))
 
-    def norm(self, x: str) -> str:
+    def norm(self, x: str, width: int = WIDTH) -> str:
         """Normalize each row, with weights of their starting values."""
-        ones, zeros = np.ones(WIDTH, np.float32), np.zeros(WIDTH, np.float32)
+        ones, zeros = np.ones(width, np.float32), np.zeros(width, np.float32)
         return self.add(
             "LayerNormalization", x, self.constant(ones), self.constant(zeros), axis=-1, epsilon=1e-12
         )
@@ -75,15 +81,31 @@ class Builder:
         mixed = self.add("Transpose", mixed, perm=[0, 2, 1, 3])
         return self.linear(self.add("Reshape", mixed, self.integers(0, 0, WIDTH)), WIDTH, WIDTH)
 
-    def feed_forward(self, x: str) -> str:
+    def feed_forward(self, x: str, width: int = WIDTH, hidden: int = HIDDEN) -> str:
         """Apply the two wide layers."""
-        return self.linear(self.add("Gelu", self.linear(x, WIDTH, HIDDEN)), HIDDEN, WIDTH)
+        return self.linear(self.add("Gelu", self.linear(x, width, hidden)), hidden, width)
+
+    def conv(self, x: str, channels: tuple[int, int], size: int, stride: int = 1) -> str:
+        """Convolve with a square kernel that keeps the image's size, up to the stride."""
+        spread = 1 / (size * channels[0] ** 0.5)
+        kernel = self.rng.normal(0, spread, (channels[1], channels[0], size, size)).astype(np.float32)
+        pads = [size // 2] * 4
+        bias = self.weight(channels[1])
+        return self.add("Conv", x, self.constant(kernel), bias, strides=[stride] * 2, pads=pads)
 
     def save(
         self, path: Path, inputs: Sequence[onnx.ValueInfoProto], output: str, shape: Sequence[str | int]
     ) -> None:
         """Write the model with one output."""
-        outputs = [helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)]
+        self.save_all(path, inputs, {output: shape})
+
+    def save_all(
+        self, path: Path, inputs: Sequence[onnx.ValueInfoProto], shapes: Mapping[str, Sequence[str | int]]
+    ) -> None:
+        """Write the model with outputs of these names and shapes."""
+        outputs = [
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, one) for name, one in shapes.items()
+        ]
         graph = helper.make_graph(self.nodes, path.stem, inputs, outputs, self.initializers)
         opset = [helper.make_opsetid("", OPSET)]
         onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION), path)
@@ -143,3 +165,73 @@ def _patches(net: Builder) -> str:
     rows = net.add("Concat", batch, net.integers(1, WIDTH), axis=0)
     token = net.add("Expand", net.weight(1, 1, WIDTH), rows)
     return net.add("Add", net.add("Concat", token, x, axis=1), net.weight(1, count + 1, WIDTH))
+
+
+def resnet50(path: Path, blocks: int | None = None, seed: int = 0) -> None:
+    """Write a classifier of images, float32 (N, 3, 224, 224), to logits (N, 1000).
+
+    Of each stage only the first ``blocks`` are written, if that is given.
+    """
+    net = Builder(np.random.default_rng(seed))
+    inputs = [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, PIXELS, PIXELS])]
+    x = net.add("Relu", net.conv("images", (3, 64), 7, stride=2))
+    x = net.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    channels = 64
+    for stage, (inner, count) in enumerate(STAGES):
+        for block in range(min(count, blocks or count)):
+            x = _bottleneck(net, x, channels, inner, stride=1 + (stage > 0 and block == 0))
+            channels = 4 * inner
+    x = net.add("Flatten", net.add("GlobalAveragePool", x))
+    logits = net.add("Gemm", x, net.weight(channels, CLASSES), net.weight(CLASSES))
+    net.save(path, inputs, logits, ["batch", CLASSES])
+
+
+def _bottleneck(net: Builder, x: str, channels: int, inner: int, stride: int) -> str:
+    """Return three convolutions around a narrow middle, added to their input."""
+    y = net.add("Relu", net.conv(x, (channels, inner), 1))
+    y = net.add("Relu", net.conv(y, (inner, inner), 3, stride))
+    y = net.conv(y, (inner, 4 * inner), 1)
+    shortcut = x if channels == 4 * inner and stride == 1 else net.conv(x, (channels, 4 * inner), 1, stride)
+    return net.add("Relu", net.add("Add", y, shortcut))
+
+
+def decoder_step(path: Path, layers: int = STEP_LAYERS, seed: int = 0) -> None:
+    """Write one step of a decoder, of token ids int64 (N, 1) and each layer's keys and values of P tokens.
+
+    Those are float32 (N, heads, P, size), and come out with the new token's, under names with ``present`` for
+    ``past``; logits are (N, 1, tokens).
+    """
+    net = Builder(np.random.default_rng(seed))
+    size = STEP_WIDTH // STEP_HEADS
+    past: list[str | int] = ["batch", STEP_HEADS, "past", size]
+    names = [f"past_{part}_{layer}" for layer in range(layers) for part in ("key", "value")]
+    inputs = [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", 1])]
+    inputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, past) for name in names]
+    x = net.add("Gather", net.weight(STEP_TOKENS, STEP_WIDTH), "input_ids")
+    for layer in range(layers):
+        x = net.add("Add", _cached_attention(net, net.norm(x, STEP_WIDTH), layer), x)
+        x = net.add("Add", net.feed_forward(net.norm(x, STEP_WIDTH), STEP_WIDTH, STEP_HIDDEN), x)
+    logits = net.add("MatMul", net.norm(x, STEP_WIDTH), net.weight(STEP_WIDTH, STEP_TOKENS))
+    present: list[str | int] = ["batch", STEP_HEADS, "total", size]
+    outputs = {name.replace("past", "present"): present for name in names}
+    net.save_all(path, inputs, {logits: ["batch", 1, STEP_TOKENS], **outputs})
+
+
+def _cached_attention(net: Builder, x: str, layer: int) -> str:
+    """Attend from the new token to all, whose keys and values it adds its own to."""
+    size = STEP_WIDTH // STEP_HEADS
+    split = net.integers(0, 0, STEP_HEADS, size)
+    q, k, v = (
+        net.add(
+            "Transpose", net.add("Reshape", net.linear(x, STEP_WIDTH, STEP_WIDTH), split), perm=[0, 2, 1, 3]
+        )
+        for _ in range(3)
+    )
+    for part, new in (("key", k), ("value", v)):
+        names = [f"past_{part}_{layer}", new], [f"present_{part}_{layer}"]
+        net.nodes.append(helper.make_node("Concat", *names, name=names[1][0], axis=2))
+    keys = net.add("Transpose", f"present_key_{layer}", perm=[0, 1, 3, 2])
+    scores = net.add("Mul", net.add("MatMul", q, keys), net.constant(np.array(size**-0.5, np.float32)))
+    mixed = net.add("MatMul", net.add("Softmax", scores, axis=-1), f"present_value_{layer}")
+    mixed = net.add("Reshape", net.add("Transpose", mixed, perm=[0, 2, 1, 3]), net.integers(0, 0, STEP_WIDTH))
+    return net.linear(mixed, STEP_WIDTH, STEP_WIDTH)

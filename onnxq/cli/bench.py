@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onnxq.cli.console import progress, show, show_json
-from onnxq.cli.options import DataSettings, Json, Provider, SomeData, Threads, provider_of
+from onnxq.cli.options import AllowFallback, DataSettings, Json, Provider, SomeData, Threads, provider_of
 from onnxq.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def run(
     data: SomeData = None,
     shape: Shapes = None,
     provider: Provider = "cpu",
+    allow_fallback: AllowFallback = None,
     threads: Threads = 1,
     rounds: Rounds = 30,
     seconds: Seconds = 20.0,
@@ -69,6 +70,7 @@ def run(
             rounds=rounds,
             seconds_budget=seconds,
             memory=not no_memory,
+            allow_fallback=allow_fallback or (),
             on_progress=lambda done, total: on_progress("timing", done, total),
         )
     _present(report.to_dict(), as_json=as_json)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Any
 
@@ -12,6 +13,7 @@ from onnxq.cli.options import Json
 from onnxq.errors import TargetError
 
 CORE = ("onnxq", "onnx", "onnx-ir", "onnxscript", "numpy", "ml-dtypes")
+TYPES = ("float", "float16", "bfloat16", "int8", "uint8")
 FOR_DEVELOPERS = frozenset({"test", "dev"})
 
 
@@ -27,6 +29,7 @@ def run(*, as_json: Json = False) -> None:
         "versions": {name: _version(name) for name in CORE},
         "runtime": runtime,
         "cpu_flags": list(cpu_flags()),
+        "gpu": _gpu(),
         "available": None if runtime is None else _available(),
         "extras": {name: [one for one in needs if _version(one) is None] for name, needs in extras().items()},
     }
@@ -69,6 +72,14 @@ def _available() -> dict[str, Any]:
     return available().to_dict()
 
 
+def _gpu() -> dict[str, Any]:
+    from onnxq.kernels import load_kernels
+    from onnxq.runtime.gpu import gpu
+
+    listed = load_kernels("cuda")
+    return {**gpu().to_dict(), "kernels": listed.operators_by_type(TYPES), "kernels_source": listed.source}
+
+
 def _present(report: dict[str, Any]) -> None:
     from onnxq.report.tables import Table, available_tables
     from onnxq.report.text import draw
@@ -77,6 +88,7 @@ def _present(report: dict[str, Any]) -> None:
     rows = [(name, found or "not installed") for name, found in versions.items() if name != "build"]
     rows.append(("CPU features", ", ".join(report["cpu_flags"]) or "unknown"))
     show(draw(Table("Installed", ("what", "version"), tuple(rows), text_columns=2)))
+    show(*_gpu_lines(report["gpu"]))
     if report["available"]:
         show(*map(draw, available_tables(report["available"])))
     missing = tuple(
@@ -84,3 +96,19 @@ def _present(report: dict[str, Any]) -> None:
         for name, lacking in report["extras"].items()
     )
     show(draw(Table("Extras", ("extra", "state", "missing"), missing, text_columns=3)))
+
+
+def _gpu_lines(found: dict[str, Any]) -> Iterator[str]:
+    """Say what GPUs there are, and what they lack; without one, that there is none."""
+    if not found["devices"]:
+        yield "No NVIDIA GPU: there is none, or no driver for it."
+        return
+    for one in found["devices"]:
+        capability, memory = one["compute_capability"], one["memory_mib"]
+        yield f"GPU: {one['name']}, driver {one['driver']}, compute capability {capability}, {memory} MiB"
+    for name, remedy in found["missing"].items():
+        yield f"missing: {name}; {remedy} brings it"
+    if not found["missing"]:
+        yield "CUDA and cuDNN libraries: all found"
+    counts = ", ".join(f"{name} {count}" for name, count in found["kernels"].items())
+    yield f"operators with a CUDA kernel, by type: {counts} ({found['kernels_source'].partition(',')[0]})"

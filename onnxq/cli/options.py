@@ -45,6 +45,16 @@ Threads = Annotated[
     ),
 ]
 Provider = Annotated[str, typer.Option("--provider", help="Where to run: cpu or cuda.", rich_help_panel=_RUN)]
+AllowFallback = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--allow-fallback",
+        metavar="NODE|OPERATOR",
+        help="Let a node, or an operator, run on another provider than asked for.",
+        rich_help_panel=_RUN,
+        show_default=False,
+    ),
+]
 MetricName = Annotated[
     str | None,
     typer.Option(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from onnxq.cli.console import progress, remark, show, show_json
 from onnxq.cli.options import (
+    AllowFallback,
     Candidate,
     DataSettings,
     GateSettings,
@@ -22,7 +25,9 @@ from onnxq.cli.options import (
 )
 
 if TYPE_CHECKING:
+    from onnxq.calibration.data import Dataset
     from onnxq.runtime.invariance import InvarianceReport
+    from onnxq.runtime.session import Provider as ProviderName
 
 Invariance = Annotated[
     bool,
@@ -41,6 +46,7 @@ def run(
     invariance: Invariance = False,
     gates: GateSettings,
     provider: Provider = "cpu",
+    allow_fallback: AllowFallback = None,
     threads: Threads = None,
     reading: DataSettings,
     as_json: Json = False,
@@ -55,6 +61,8 @@ def run(
 
     wanted, judge = gates.over(Gates()), metric_of(metric)
     dataset = reading.open(data, reference)
+    for model in (reference, candidate):
+        _require_provider(model, dataset, provider_of(provider), threads, allow_fallback or ())
     with progress() as on_progress:
         report = validate(
             reference,
@@ -75,6 +83,18 @@ def run(
     enforce(report, wanted)
     if found:
         require_invariance(found)
+
+
+def _require_provider(
+    model: Path, data: Dataset, provider: ProviderName, threads: int | None, allowed: Sequence[str]
+) -> None:
+    """Refuse a model that runs elsewhere than asked for; on the CPU there is nowhere else."""
+    from onnxq.runtime.fallback import refuse_fallback
+    from onnxq.runtime.kernels import kernel_report
+
+    batch = next(iter(data.batches()), None) if provider != "cpu" else None
+    if batch is not None:
+        refuse_fallback(model.name, kernel_report(model, batch.feeds, provider, threads, runs=1), allowed)
 
 
 def _present(accuracy: dict[str, Any], invariance: InvarianceReport | None, *, as_json: bool) -> None:

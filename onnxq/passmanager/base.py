@@ -26,6 +26,8 @@ class Effect(Enum):
 
     EXACT = "exact"
     """The model computes the same function, up to float rounding."""
+    ROUNDING = "rounding"
+    """The same function on values of a narrower float type: each node rounds its result once."""
     QUANTIZING = "quantizing"
     """The model's numbers move, within the bounds of the encodings."""
 

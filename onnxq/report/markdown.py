@@ -19,6 +19,7 @@ from onnxq.report.tables import (
     passes_table,
     reasons_table,
     result_table,
+    session_options,
     skipped_table,
     tuning_table,
 )
@@ -95,9 +96,8 @@ def _results(content: Mapping[str, Any]) -> Iterator[str]:
 
 def _requirements(content: Mapping[str, Any]) -> str:
     domains = ", ".join(f"`{domain}` {version}" for domain, version in sorted(content["opsets"].items()))
-    return (
-        f"It needs a runtime that knows IR version {content['ir_version']} and the operator sets {domains}."
-    )
+    known = f"IR version {content['ir_version']} and the operator sets {domains}"
+    return " ".join([f"It needs a runtime that knows {known}.", *session_options(content)])
 
 
 def _work(content: Mapping[str, Any]) -> Iterator[str]:

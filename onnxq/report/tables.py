@@ -90,8 +90,14 @@ def latency_table(latency: Mapping[str, Any]) -> Table:
 
 def footprint_table(latency: Mapping[str, Any]) -> Table:
     """Return what each model costs besides time."""
-    rows = tuple(_footprint_row(model) for model in latency["models"])
-    return Table("Footprint", ("model", "on disk", "opens in ms", "memory MB", "process MB"), rows)
+    rows: tuple[tuple[str, ...], ...] = tuple(_footprint_row(model) for model in latency["models"])
+    columns: tuple[str, ...] = ("model", "on disk", "opens in ms", "memory MB", "process MB")
+    on_device = [(model["footprint"] or {}).get("device_bytes") for model in latency["models"]]
+    if any(taken is not None for taken in on_device):
+        cells = (NOTHING if taken is None else f"{taken / MEGABYTE:.0f}" for taken in on_device)
+        rows = tuple((*row, cell) for row, cell in zip(rows, cells, strict=True))
+        columns = (*columns, "device MB")
+    return Table("Footprint", columns, rows)
 
 
 def kernels_table(kernels: Mapping[str, Any], limit: int = 12) -> Table:
@@ -256,6 +262,13 @@ def available_tables(content: Mapping[str, Any]) -> list[Table]:
         Table("Can run", ("what", ""), tuple(facts), 2),
         Table("Integer kernels", ("operator", "domain", "on", "takes"), tuple(rows), 4),
     ]
+
+
+def session_options(content: Mapping[str, Any]) -> Iterator[str]:
+    """Yield one sentence if the model's fast kernels ask for session configuration entries."""
+    wanted = ", ".join(f"{key}={value}" for key, value in content["session_options"].items())
+    if wanted:
+        yield f"Its fast kernels ask for these session configuration entries: {wanted}."
 
 
 def conditions(latency: Mapping[str, Any]) -> str:

@@ -10,7 +10,14 @@ from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from onnxq.report.tables import Table, conditions, layers_summary, result_table, skipped_table
+from onnxq.report.tables import (
+    Table,
+    conditions,
+    layers_summary,
+    result_table,
+    session_options,
+    skipped_table,
+)
 
 
 def draw(table: Table) -> RenderableType:
@@ -38,6 +45,7 @@ def compilation(content: Mapping[str, Any]) -> Iterator[RenderableType]:
         counts = content["kernels"]["kinds"].items()
         yield f"Nodes that ran: {', '.join(f'{count} {kind}' for kind, count in counts if count)}."
         yield f"{layers_summary(content['kernels'])}\n"
+    yield from session_options(content)
     skipped = skipped_table(content["passes"])
     if skipped.rows:
         yield draw(skipped)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -22,6 +26,14 @@ _DOT_PRODUCTS = frozenset({"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8
 _NUMPY_GROUPS = frozenset({"avx512_clx", "avx512_icl", "avx512_spr"})
 """NumPy's names for groups of AVX-512 features that hold VNNI."""
 _INTEGER_KINDS = frozenset({Kind.INTEGER, Kind.WEIGHT_ONLY, Kind.QUANTIZE, Kind.DEQUANTIZE})
+_LIST = """
+import json
+from onnxruntime.capi import onnxruntime_pybind11_state as state
+print(json.dumps([
+    [k.op_name, k.domain, k.provider, k.version_range, {n: list(t) for n, t in k.type_constraints.items()}]
+    for k in state.get_all_opkernel_def()
+]))
+"""
 _ROWS, _COLUMNS = 8, 32
 _BITS = (2, 3, 4, 5, 6, 7, 8)
 
@@ -117,20 +129,28 @@ def integer_products(flags: Sequence[str]) -> str:
 
 
 def _registered() -> Iterator[RegisteredKernel]:
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    for kernel in state.get_all_opkernel_def():
-        attention = kernel.op_name == "Attention" and not kernel.domain
-        if attention or kind_of(kernel.op_name) in _INTEGER_KINDS:
-            since, until = kernel.version_range
+    for op_type, domain, provider, (since, until), types in _definitions():
+        attention = op_type == "Attention" and not domain
+        if attention or kind_of(op_type) in _INTEGER_KINDS:
             yield RegisteredKernel(
-                op_type=kernel.op_name,
-                domain=kernel.domain,
-                provider=kernel.provider,
+                op_type=op_type,
+                domain=domain,
+                provider=provider,
                 since=since,
                 until=None if until >= np.iinfo(np.int32).max else until,
-                types={name: _short(types) for name, types in kernel.type_constraints.items()},
+                types={name: _short(allowed) for name, allowed in types.items()},
             )
+
+
+def _definitions() -> list[Any]:
+    """Return all registered kernels; none where listing them ends the process that asks.
+
+    onnxruntime-gpu 1.31.1 crashes on it where TensorRT's libraries are missing.
+    """
+    command = [sys.executable, "-P", "-c", _LIST]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return [] if done.returncode else list(json.loads(done.stdout))
 
 
 def _short(types: Sequence[str]) -> tuple[str, ...]:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 
-from onnxq.errors import DataError, TargetError
+from onnxq.errors import DataError
 from onnxq.runtime.batch import Feeds, batch_size
+from onnxq.runtime.bound import repeatable
 from onnxq.runtime.compare import plain
+from onnxq.runtime.fallback import refuse_fallback
 from onnxq.runtime.footprint import Footprint, footprint, size_on_disk
 from onnxq.runtime.kernels import KernelReport, kernel_report
-from onnxq.runtime.session import PROVIDERS, Provider, Session, open_session
+from onnxq.runtime.session import Provider, Session, open_session
 
 BLOCK_SECONDS = 0.03
 """How long one model runs in one round, so that its weights are back in the caches."""
@@ -137,12 +139,15 @@ def bench(
     seconds_budget: float = 20.0,
     memory: bool = True,
     source: Path | None = None,
+    allow_fallback: Collection[str] = (),
+    config: Mapping[str, str] | None = None,
     on_progress: Progress | None = None,
 ) -> LatencyReport:
     """Time ``models`` side by side on the same feeds.
 
     In a round each model runs a block of times in a row and keeps the median; the models'
     order turns from round to round. Round n uses feeds n, from the start when they are used up.
+    On ``cuda`` inputs and outputs stay on the device, and a run ends when the device has ended it.
 
     Args:
         models: Files by name; the first is what the others are compared with.
@@ -154,6 +159,8 @@ def bench(
         seconds_budget: About how long the rounds may take.
         memory: Whether to open each model once more in a fresh process for its footprint.
         source: What all models were made from, for their kernels to be told by its layers.
+        allow_fallback: Names of nodes, or operators, that may run elsewhere.
+        config: Session configuration entries for all models.
         on_progress: Called with (rounds done, rounds in all).
 
     Raises:
@@ -165,9 +172,10 @@ def bench(
     if not feeds or not models:
         raise DataError("there is nothing to time", hint="give at least one model and one batch of data")
     kernels = _kernels(models, feeds[0], provider, threads, source)
+    _refuse_fallbacks(kernels, allow_fallback)
     # Idle threads of one session must not spin while another one is timed.
-    config = {"session.force_spinning_stop": "1"}
-    sessions = {name: open_session(path, provider, threads, config=config) for name, path in models.items()}
+    entries = {"session.force_spinning_stop": "1", **(config or {})}
+    sessions = {name: open_session(path, provider, threads, config=entries) for name, path in models.items()}
     runs = {name: _block(session, feeds[0], warmup) for name, session in sessions.items()}
     count = _affordable(sessions, feeds[0], runs, rounds, seconds_budget)
     times = _rounds(sessions, feeds, runs, count, on_progress)
@@ -182,12 +190,14 @@ def bench(
 def _kernels(
     models: Mapping[str, Path], feeds: Feeds, provider: Provider, threads: int | None, source: Path | None
 ) -> dict[str, KernelReport]:
-    reports = {
+    return {
         name: kernel_report(path, feeds, provider, threads, source=source) for name, path in models.items()
     }
-    for name, report in reports.items():
-        refuse_fallback(name, report)
-    return reports
+
+
+def _refuse_fallbacks(kernels: Mapping[str, KernelReport], allowed: Collection[str]) -> None:
+    for name, report in kernels.items():
+        refuse_fallback(name, report, allowed)
 
 
 def _report(
@@ -233,24 +243,6 @@ def schedule(names: Sequence[str], rounds: int) -> Iterator[Sequence[str]]:
         yield names if number % 2 == 0 else names[::-1]
 
 
-def refuse_fallback(name: str, report: KernelReport) -> None:
-    """Raise if nodes with real work ran elsewhere than where they were asked to run.
-
-    Raises:
-        TargetError: It names some of the nodes.
-
-    """
-    away = report.misplaced(PROVIDERS[report.asked])
-    if away:
-        ops = sorted({node.op_type for node in away})
-        raise TargetError(
-            f"asked for {report.asked!r}, but {len(away)} of {len(report.nodes)} nodes ran on "
-            f"{', '.join(sorted({node.provider for node in away}))}: {', '.join(ops[:5])}",
-            where=f"model {name!r}",
-            hint="compile it for this provider, or time it on the one it was compiled for",
-        )
-
-
 def _block(session: Session, feeds: Feeds, warmup: int) -> int:
     """Warm up and return how many runs fill a block."""
     for _ in range(max(warmup, 1)):
@@ -271,11 +263,11 @@ def _affordable(
 
 def _block_ms(session: Session, feeds: Feeds, runs: int) -> float:
     """Return the median milliseconds of some runs in a row."""
-    chosen, inference = session.select(feeds), session.inference
+    run = repeatable(session, feeds)
     times = []
     for _ in range(runs):
         start = time.perf_counter()
-        inference.run(None, chosen)
+        run()
         times.append(time.perf_counter() - start)
     return float(np.median(times)) * 1e3
 

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -21,6 +21,7 @@ import numpy as np
 from onnxq.errors import ModelError, TargetError
 from onnxq.runtime.batch import Array, Feeds
 from onnxq.runtime.environment import import_onnxruntime
+from onnxq.runtime.gpu import memory_in_use
 from onnxq.runtime.session import Provider, open_session, read_proto
 
 if TYPE_CHECKING:
@@ -38,12 +39,15 @@ class Footprint:
         peak_bytes: The largest resident memory of the whole process.
         session_bytes: How much of it came with opening and running the model; the rest is
             Python, NumPy and ONNX Runtime.
+        device_bytes: On ``cuda``, how much more of the device's memory is in use than before; what other
+            processes take meanwhile counts too.
 
     """
 
     create_ms: float
     peak_bytes: int
     session_bytes: int
+    device_bytes: int | None = None
 
 
 def size_on_disk(model: Path) -> int:
@@ -126,14 +130,14 @@ def _main(model: str, feeds: str, provider: str, threads: str) -> None:
     with np.load(feeds) as stored:
         arrays = dict(stored)
     import_onnxruntime()
-    before = peak_memory()
+    before, on_device = peak_memory(), memory_in_use() if provider == "cuda" else None
     session = open_session(Path(model), "cuda" if provider == "cuda" else "cpu", int(threads) or None)
     for _ in range(2):
         session.run(arrays)
-    peak = peak_memory()
-    sys.stdout.write(
-        json.dumps({"create_ms": session.create_ms, "peak_bytes": peak, "session_bytes": peak - before})
-    )
+    peak, now = peak_memory(), None if on_device is None else memory_in_use()
+    device = None if now is None or on_device is None else now - on_device
+    taken = Footprint(session.create_ms, peak, peak - before, device)
+    sys.stdout.write(json.dumps(asdict(taken)))
 
 
 if __name__ == "__main__":

@@ -86,16 +86,19 @@ class KernelReport:
         rows = [_summarise(nodes) for nodes in groups.values()]
         return tuple(sorted(rows, key=lambda row: (-row.share, row.op_type)))
 
+    @property
+    def copies(self) -> tuple[KernelNode, ...]:
+        """The nodes that only move a value between two devices."""
+        return tuple(node for node in self.nodes if node.copies)
+
     def misplaced(self, provider: str) -> tuple[KernelNode, ...]:
         """Return the nodes with real work that ran elsewhere than on ``provider``.
 
-        ONNX Runtime puts arithmetic on shapes on the CPU on purpose, so nodes of kind
-        ``other`` count only if together they take more than a tenth of the time.
+        ONNX Runtime puts arithmetic on shapes on the CPU on purpose; nodes of kind ``other`` that compute
+        whole numbers alone do not count.
         """
-        away = [node for node in self.nodes if node.provider != provider]
-        if sum(node.share for node in away) > 0.1:
-            return tuple(away)
-        return tuple(node for node in away if node.kind is not Kind.OTHER)
+        away = (node for node in self.nodes if node.provider != provider)
+        return tuple(node for node in away if node.kind is not Kind.OTHER or not node.counts)
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values, the derived tables too."""
@@ -103,6 +106,7 @@ class KernelReport:
             "asked": self.asked,
             "runs": self.runs,
             "providers": self.providers,
+            "copies": [node.name for node in self.copies],
             "kinds": {kind.value: count for kind, count in self.kinds.items()},
             "summary": [asdict(row) for row in self.summary],
             "nodes": [asdict(node) for node in self.nodes],

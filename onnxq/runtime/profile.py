@@ -62,6 +62,7 @@ class KernelNode:
         share: Its part of the time of all nodes, 0 to 1.
         outputs: The values it gives, as named in the optimised graph; empty for a nameless
             node, which the profile does not let us find again.
+        types: Their types, as in ``float16``; empty where the profile does not tell.
 
     """
 
@@ -74,6 +75,17 @@ class KernelNode:
     microseconds: float
     share: float
     outputs: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> bool:
+        """Whether it computes whole numbers or truth values alone: shapes and positions, mostly."""
+        return bool(self.types) and not any("float" in name or name == "double" for name in self.types)
+
+    @property
+    def copies(self) -> bool:
+        """Whether it only moves a value between two devices."""
+        return self.op_type in ("MemcpyFromHost", "MemcpyToHost")
 
 
 def timed_events(events: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -94,11 +106,15 @@ def executed_nodes(
     domains = {node.op_type: node.domain for node in graph}
     named = {node.name: node for node in graph if node.name}
     times: dict[tuple[str, str, str, str], list[int]] = defaultdict(list)
+    types: dict[str, tuple[str, ...]] = {}
     for event in events:
         args = event["args"]
         name = event["name"].removesuffix("_kernel_time")
         if args["op_name"] not in _CONTAINERS:
             times[name, args["op_name"], args["provider"], args["node_index"]].append(event["dur"])
+            types[args["node_index"]] = tuple(
+                kind for one in args.get("output_type_shape", ()) for kind in one
+            )
     total = sum(map(sum, times.values())) or 1
     return tuple(
         KernelNode(
@@ -111,6 +127,7 @@ def executed_nodes(
             microseconds=sum(spent) / runs,
             share=sum(spent) / total,
             outputs=tuple(named[name].output) if name in named else (),
+            types=types[index],
         )
-        for (name, op_type, provider, _), spent in times.items()
+        for (name, op_type, provider, index), spent in times.items()
     )

@@ -14,6 +14,7 @@ import numpy as np
 from onnxq.errors import DataError, ModelError, TargetError
 from onnxq.runtime.batch import Array, Feeds
 from onnxq.runtime.environment import import_onnxruntime
+from onnxq.runtime.gpu import has_device
 
 if TYPE_CHECKING:
     import onnx
@@ -96,6 +97,8 @@ class Session:
     def select(self, feeds: Feeds) -> dict[str, Array]:
         """Return the feeds that the model has; others are dropped.
 
+        What is float32 is rounded where the model takes float16.
+
         Raises:
             DataError: One is missing, or has another dtype, rank or size than the model.
 
@@ -108,10 +111,11 @@ class Session:
                 where=self.source,
                 hint=f"the data has: {', '.join(sorted(feeds)) or 'nothing'}",
             )
-        chosen = [value for value in self.inputs if value.name in feeds]
-        for value in chosen:
-            _check_feed(value, feeds[value.name], self.source)
-        return {value.name: feeds[value.name] for value in chosen}
+        chosen = {v.name: _narrowed(v, feeds[v.name]) for v in self.inputs if v.name in feeds}
+        for value in self.inputs:
+            if value.name in chosen:
+                _check_feed(value, chosen[value.name], self.source)
+        return chosen
 
     def run(self, feeds: Feeds) -> dict[str, Any]:
         """Return the outputs by name, in order: arrays, or lists for sequences.
@@ -143,6 +147,7 @@ def open_session(
     external_data_folder: Path | None = None,
     config: Mapping[str, str] | None = None,
     arena: bool = True,
+    cuda_graph: bool = False,
 ) -> Session:
     """Open ``model`` in ONNX Runtime.
 
@@ -159,6 +164,8 @@ def open_session(
         external_data_folder: Where the external data of a model given as bytes or proto lies.
         config: More of ONNX Runtime's session configuration entries.
         arena: Keep freed memory for the next run. Without it, memory follows what is in use.
+        cuda_graph: On ``cuda``, record the first run and replay it. Inputs and outputs have to stay where
+            they were, with their shapes (``onnxq.runtime.bound``), and every node has to run there.
 
     Raises:
         TargetError: ONNX Runtime or the provider is missing, or fell back to another.
@@ -174,13 +181,29 @@ def open_session(
     options.enable_cpu_mem_arena = arena
     for key, value in {**_folder_entry(external_data_folder), **(config or {})}.items():
         options.add_session_config_entry(key, value)
-    session = _create(ort, _loadable(model, extra_outputs, source), options, provider, source)
+    wanted = {"enable_cuda_graph": "1"} if cuda_graph and provider == "cuda" else {}
+    session = _create(ort, _loadable(model, extra_outputs, source), options, provider, source, wanted)
     _refuse_another_provider(session)
     return session
 
 
-def _create(ort: Any, loadable: str | bytes, options: Any, provider: Provider, source: str) -> Session:
-    providers = list(dict.fromkeys([PROVIDERS[provider], PROVIDERS["cpu"]]))
+def usable_provider(name: str) -> Provider | None:
+    """Return the provider of this name if sessions can be opened on it here; None if not."""
+    known: dict[str, Provider] = {"cpu": "cpu", "cuda": "cuda"}
+    built = name in known and PROVIDERS[name] in import_onnxruntime().get_available_providers()
+    return known[name] if built and (name != "cuda" or has_device()) else None
+
+
+def _create(
+    ort: Any,
+    loadable: str | bytes,
+    options: Any,
+    provider: Provider,
+    source: str,
+    provider_options: Mapping[str, str],
+) -> Session:
+    rest = [PROVIDERS["cpu"]] if provider != "cpu" else []
+    providers = [(PROVIDERS[provider], dict(provider_options)), *rest]
     start = time.perf_counter()
     try:
         inference = ort.InferenceSession(loadable, options, providers=providers, enable_fallback=0)
@@ -305,6 +328,11 @@ def _serialized(proto: onnx.ModelProto, source: str) -> bytes:
 
 def _specs(values: Sequence[Any]) -> tuple[ValueSpec, ...]:
     return tuple(ValueSpec(value.name, value.type, tuple(value.shape or ())) for value in values)
+
+
+def _narrowed(value: ValueSpec, array: Any) -> Any:
+    is_wide = isinstance(array, np.ndarray) and array.dtype == np.float32
+    return array.astype(np.float16) if is_wide and value.dtype == np.float16 else array
 
 
 def _check_feed(value: ValueSpec, array: Any, source: str) -> None:

@@ -14,19 +14,18 @@ quantization and each linear layer is held to its own, at the values that really
 ``|x' - x|`` is at most half a step and what the grid cuts off; and for a layer that is
 linear in each of its inputs, ``|f(x', w', b') - f(x, w, b)|`` is at most ``f(|x| + dx, |w| + dw, |b| + db) -
 f(|x|, |w|, |b|)``, which for a product is ``|x| dw + dx |w| + dx dw``.
+
+**ROUNDING.** Each node is held to one rounding of its constants and of its result: see
+``onnxq.testing.rounding``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
-from numpy.typing import NDArray
-from onnx.reference import ReferenceEvaluator
 
 from onnxq.ir.digest import graph_digest
 from onnxq.ir.layers import LINEAR, Layer, layer_of
@@ -36,10 +35,8 @@ from onnxq.passmanager.base import Effect, Pass, PassRecord
 from onnxq.passmanager.instruments import Instrument
 from onnxq.quant.encoding import Encoding
 from onnxq.quant.facts import Facts, Need
-from onnxq.runtime.session import open_session
-
-Array = NDArray[Any]
-Feeds = Mapping[str, Array]
+from onnxq.testing.rounding import assert_rounded
+from onnxq.testing.running import Array, Feeds, assert_near, evaluate, run_model
 
 SAFETY = 4.0
 """Both sides round, and a runtime's sums may be in any order."""
@@ -93,17 +90,6 @@ class FeedsBatch:
         return next((len(array) for array in self.feeds.values() if array.ndim), 1)
 
 
-def run_model(module: GraphModule, feeds: Feeds, *, inner: bool = False) -> dict[str, Array]:
-    """Return the outputs by name, and with ``inner`` all values of the main graph's nodes.
-
-    ONNX Runtime runs the graph as it stands, with none of its optimisations.
-    """
-    names = [name_of(v) for node in module.graph for v in node.outputs if v.name] if inner else []
-    proto = ir.to_proto(module.model)
-    session = open_session(proto, threads=1, extra_outputs=names, optimization="none")
-    return session.run(feeds)
-
-
 @dataclass
 class HoldToPromise(Instrument):
     """After each pass, asserts the laws of its effect, and what every pass must keep.
@@ -129,6 +115,8 @@ class HoldToPromise(Instrument):
         for feeds in self.feeds:
             if pass_.effect is Effect.EXACT:
                 assert_exact(self._before, module, feeds)
+            elif pass_.effect is Effect.ROUNDING:
+                assert_rounded(self._before, module, feeds)
             else:
                 assert_within_steps(self._before, module, feeds)
 
@@ -150,7 +138,7 @@ def assert_exact(before: GraphModule, after: GraphModule, feeds: Feeds) -> None:
     bound = rounding_bound([(before, {**feeds, **old}), (after, {**feeds, **new})])
     for output in before.graph.outputs:
         name = name_of(output)
-        _assert_near(new[name], old[name], bound, f"output {name!r}")
+        assert_near(new[name], old[name], bound, f"output {name!r}")
 
 
 def rounding_bound(runs: Sequence[tuple[GraphModule, Mapping[str, Array]]]) -> float:
@@ -180,7 +168,7 @@ def assert_within_steps(before: GraphModule, after: GraphModule, feeds: Feeds) -
         if is_standard(node, "DequantizeLinear"):
             found = _restored(node.outputs[0], None, seen)
             result = seen[name_of(node.outputs[0])]
-            _assert_near(result, found.real, found.error + rounding, f"node {node.name!r}")
+            assert_near(result, found.real, found.error + rounding, f"node {node.name!r}")
         elif is_standard(node, *LINEAR) and node.name in old_nodes:
             _assert_layer_within_steps(old_nodes[node.name or ""], node, seen, rounding)
 
@@ -225,7 +213,7 @@ def _assert_rows_within_steps(
         step = step * seen[name_of(last.inputs[1])]
     axis = gather.attributes.get_int("axis", 0)
     rows = np.take(array_of(gather.inputs[0]), seen[name_of(gather.inputs[1])], axis=axis)
-    _assert_near(seen[name], rows, step / 2 + rounding, f"node {gather.name!r}")
+    assert_near(seen[name], rows, step / 2 + rounding, f"node {gather.name!r}")
 
 
 def _assert_blocks_within_steps(
@@ -236,7 +224,7 @@ def _assert_blocks_within_steps(
     blocks = seen[name_of(fused.inputs[2])]
     step = np.repeat(blocks, fused.attributes.get_int("block_size", 128), axis=1)[:, : table.shape[1]]
     result = seen[name_of(fused.outputs[0])]
-    _assert_near(result, table[ids], step[ids] + rounding, f"node {gather.name!r}")
+    assert_near(result, table[ids], step[ids] + rounding, f"node {gather.name!r}")
 
 
 def _producer(value: ir.Value | None) -> ir.Node | None:
@@ -270,39 +258,13 @@ def _assert_layer_within_steps(
         for index, value in enumerate(new.inputs)
         if value is not None
     ]
-    exact = _evaluate(new, [part.real for part in parts])
+    exact = evaluate(new, [part.real for part in parts])
     sizes = [np.abs(part.real) for part in parts]
-    widest = _evaluate(
+    widest = evaluate(
         new, [size + part.error for size, part in zip(sizes, parts, strict=True)], absolute=True
     )
-    bound = widest - _evaluate(new, sizes, absolute=True) + rounding
-    _assert_near(seen[name_of(new.outputs[0])], exact, bound, f"layer {new.name!r}")
-
-
-def _evaluate(node: ir.Node, inputs: Sequence[Array], *, absolute: bool = False) -> Array:
-    """Evaluate one node in float64; with ``absolute``, its constant factors by their magnitude."""
-    proto = ir.to_proto(node)
-    for attribute in proto.attribute:
-        if absolute and attribute.name in ("alpha", "beta"):
-            attribute.f = abs(attribute.f)
-    names = [name for name in proto.input if name]
-    # The reference evaluator wants a name once, even if a node reads it twice.
-    places = iter(f"input_{index}" for index in range(len(names)))
-    proto.input[:] = [next(places) if name else "" for name in proto.input]
-    opsets = {"": node.graph.opset_imports[""]} if node.graph else {"": onnx.defs.onnx_opset_version()}
-    feeds = {f"input_{index}": array for index, array in enumerate(inputs)}
-    (result,) = ReferenceEvaluator(proto, opsets=opsets).run(None, feeds)
-    return np.asarray(result, np.float64)
-
-
-def _assert_near(new: Array, old: Array, bound: Array | float, where: str) -> None:
-    assert new.shape == old.shape, f"{where}: shape {old.shape} became {new.shape}"
-    if new.dtype.kind != "f":
-        np.testing.assert_array_equal(new, old, where)
-        return
-    error = np.abs(new.astype(np.float64) - old.astype(np.float64))
-    excess = float((error - bound).max(initial=-np.inf))
-    assert excess <= 0, f"{where}: differs by {error.max()}, {excess} more than its bound"
+    bound = widest - evaluate(new, sizes, absolute=True) + rounding
+    assert_near(seen[name_of(new.outputs[0])], exact, bound, f"layer {new.name!r}")
 
 
 def _interface(module: GraphModule) -> list[tuple[str, ir.DataType | None]]:

@@ -36,7 +36,7 @@ PIPELINES = {
     "insert-qdq,remove-dead",
     "grouped": f"{TIDY},{WEIGHTS},encode-activations{{scope=all-tensors}},"
     "group-embeddings{mode=axis, groups=2},encode-biases,tie-encodings,insert-qdq,remove-dead",
-    "split": f"{TIDY},group-embeddings{{mode=split, groups=2, kinds=norm+value+relu}},{WEIGHTS},"
+    "split by groups": f"{TIDY},group-embeddings{{mode=split, groups=2, kinds=norm+value+relu}},{WEIGHTS},"
     "encode-activations,encode-biases,tie-encodings,insert-qdq,remove-dead",
     "all-tensors": f"{TIDY},{WEIGHTS},encode-activations{{scope=all-tensors}},encode-biases,tie-encodings,"
     "insert-qdq,remove-dead",
@@ -53,6 +53,11 @@ PIPELINES = {
     "split-linear{mode=branches, bits=2, scope=tensor, packed=true},insert-qdq,remove-dead",
     "split blocks": f"{TIDY},convert-opset{{minimum=21}},"
     "split-linear{mode=branches, scope=block, block=32},insert-qdq,remove-dead",
+    "half": f"{TIDY},lower-precision,remove-dead",
+    "half with blocks": f"{TIDY},convert-opset{{minimum=21}},unfuse-gemm,"
+    "encode-weight-blocks{symmetric=true},"
+    "encode-embeddings{block=32, minimum=1},insert-qdq,fuse-block-matmul,infer-shapes,lower-precision,"
+    "remove-dead",
 }
 
 

@@ -11,7 +11,7 @@ FLOORS = [
     {"errors", "files"},
     {"quant", "report"},
     {"ir"},
-    {"target"},
+    {"target", "kernels"},
     {"passmanager", "runtime", "digits"},
     {"calibration", "testing", "recipe"},
     {"choosing", "comparison", "diff", "manifest", "sensitivity", "tuning"},

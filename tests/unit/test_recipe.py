@@ -42,6 +42,11 @@ def test_the_default_recipe_fits_target_and_data(target: str) -> None:
     assert (without.target, without.needs_data) == (target, False)
 
 
+def test_a_gpu_s_recipes_measure_where_there_is_data() -> None:
+    assert [default_recipe("cuda", has_data=has).name for has in (False, True)] == ["cuda", "cuda-measured"]
+    assert default_recipe("tensorrt", has_data=True).name == "tensorrt"
+
+
 @pytest.mark.parametrize("has_data", [True, False])
 def test_the_smallest_file_needs_no_data(has_data: bool) -> None:
     recipe = default_recipe("cpu-size", has_data=has_data)
@@ -71,7 +76,7 @@ def test_an_option_of_a_pass_that_is_not_there_is_refused() -> None:
         ("[gates]\nmin_cosine = 2.0", "gate min-cosine: 2.0 is not possible", "from -1.0 to 1.0"),
         (
             "target = 'cup'",
-            "target: unknown target 'cup'; choose from cpu, cpu-size, portable, found 'cup'",
+            "target: unknown target 'cup'; choose from cpu, cpu-size, portable, cuda, tensorrt, found 'cup'",
             None,
         ),
         ("needs_data = 'yes'", "needs_data: must be a valid boolean, found 'yes'", None),

@@ -166,6 +166,14 @@ def test_a_footprint_that_was_not_measured_is_a_dash() -> None:
     )
 
 
+def test_memory_of_a_device_has_a_column_where_it_was_measured() -> None:
+    measured = latency()
+    measured["models"][0]["footprint"]["device_bytes"] = 512_000_000
+    table = footprint_table(measured)
+    assert table.columns[-1] == "device MB"
+    assert [row[-1] for row in table.rows] == ["512", "-"]
+
+
 def test_kernels_beyond_the_limit_share_a_row() -> None:
     assert kernels_table(kernels().to_dict(), limit=1).rows == (
         ("QLinearConv", "integer", "CPU", "1", "60.00 %"),

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from onnxq.errors import DataError, ModelError, TargetError
-from onnxq.runtime.bench import Spread, bench, refuse_fallback, schedule
+from onnxq.runtime.bench import Spread, bench, schedule
+from onnxq.runtime.fallback import refuse_fallback
 from onnxq.runtime.footprint import footprint, peak_memory, size_on_disk
 from onnxq.runtime.kernels import KernelNode, KernelReport, Kind
 
@@ -89,6 +90,8 @@ def test_a_silent_fallback_is_refused() -> None:
     ):
         refuse_fallback("int8", report)
     refuse_fallback("fine", KernelReport("cpu", 1, report.nodes[1:]))
+    refuse_fallback("allowed by operator", report, ["QLinearMatMul"])
+    refuse_fallback("allowed by name", report, ["QLinearMatMul", "nothing"])
 
 
 def test_a_footprint_is_taken_in_a_process_of_its_own(fp32: Path, save: Save) -> None:

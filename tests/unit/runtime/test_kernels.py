@@ -111,15 +111,33 @@ def test_nothing_is_left_behind(qdq_matmul: Path, tmp_path: Path, monkeypatch: p
     assert sorted(os.listdir(tmp_path)) == ["qdq.onnx", "temporary", "work"]
 
 
-def node(op_type: str, provider: str, share: float) -> KernelNode:
-    return KernelNode(op_type.lower(), op_type, "", provider, kind_of(op_type), 1, 100 * share, share)
+def node(op_type: str, provider: str, share: float, *types: str) -> KernelNode:
+    kind = kind_of(op_type)
+    return KernelNode(op_type.lower(), op_type, "", provider, kind, 1, 100 * share, share, types=types)
 
 
 def test_only_real_work_elsewhere_is_misplaced() -> None:
-    fine = KernelReport("cuda", 1, (node("MatMul", "CUDA", 0.95), node("Shape", "CPU", 0.05)))
+    fine = KernelReport("cuda", 1, (node("MatMul", "CUDA", 0.95), node("Shape", "CPU", 0.05, "int64")))
     assert fine.misplaced("CUDA") == ()
     product = KernelReport("cuda", 1, (node("MatMul", "CUDA", 0.99), node("QLinearMatMul", "CPU", 0.01)))
     assert [one.op_type for one in product.misplaced("CUDA")] == ["QLinearMatMul"]
-    much = KernelReport("cuda", 1, (node("MatMul", "CUDA", 0.8), node("TopK", "CPU", 0.2)))
-    assert [one.op_type for one in much.misplaced("CUDA")] == ["TopK"]
-    assert much.providers == {"CUDA": 0.8, "CPU": 0.2}
+    little = KernelReport("cuda", 1, (node("MatMul", "CUDA", 0.99), node("Erf", "CPU", 0.01, "float16")))
+    assert [one.op_type for one in little.misplaced("CUDA")] == ["Erf"]
+    unknown = KernelReport("cuda", 1, (node("MatMul", "CUDA", 0.8), node("TopK", "CPU", 0.2)))
+    assert [one.op_type for one in unknown.misplaced("CUDA")] == ["TopK"]
+    assert unknown.providers == {"CUDA": 0.8, "CPU": 0.2}
+
+
+def test_copies_between_devices_are_named() -> None:
+    report = KernelReport("cuda", 1, (node("MemcpyToHost", "CUDA", 0.1), node("MatMul", "CUDA", 0.9)))
+    assert [one.name for one in report.copies] == ["memcpytohost"]
+    assert report.to_dict()["copies"] == ["memcpytohost"]
+
+
+def test_the_profile_tells_what_a_node_computes(save: Save) -> None:
+    path = save("main (float[N,4] x) => (float[N,4] y, int64[2] s) { y = Relu(x) s = Shape(y) }")
+    nodes = kernel_report(path, {"x": X[0]}, threads=1).nodes
+    assert {one.op_type: (one.types, one.counts) for one in nodes} == {
+        "Relu": (("float",), False),
+        "Shape": (("int64",), True),
+    }

@@ -197,3 +197,11 @@ def test_threads_and_optimization_reach_the_options(save: Save, tmp_path: Path) 
         session = open_session(save(text), threads=1, optimization=level, optimized_model_path=path)  # type: ignore[arg-type]
         assert session.inference.get_session_options().intra_op_num_threads == 1
     assert {level: len(onnx.load(path).graph.node) for level, path in saved.items()} == {"none": 2, "all": 1}
+
+
+def test_float32_is_rounded_where_the_model_takes_float16(save: Save) -> None:
+    session = open_session(save("main (float16[N] x) => (float16[N] y) { y = Neg(x) }"), threads=1)
+    fed = session.select({"x": np.array([1, 1 / 3], np.float32)})["x"]
+    assert (fed.dtype, fed.tolist()) == (np.float16, [1, float(np.float16(1 / 3))])
+    with pytest.raises(DataError, match="the data is float64, the model wants float16"):
+        session.select({"x": np.ones(2)})

@@ -62,6 +62,27 @@ class Quantizing(Pass):
         self.change(module, ctx)
 
 
+@dataclass(frozen=True)
+class Rounding(Pass):
+    """Lower the precision, and then spoil the result."""
+
+    name: ClassVar[str] = "rounding"
+    effect: ClassVar[Effect] = Effect.ROUNDING
+    change: Change = field(default=lambda module, ctx: None)
+
+    def run(self, module: GraphModule, ctx: PassContext) -> None:
+        (lower,) = parse_pipeline("lower-precision")
+        lower.run(module, ctx)
+        self.change(module, ctx)
+
+
+def run_rounding(last: Pass) -> None:
+    module = parse(TEXT)
+    feeds = [random_feeds(module, seed) for seed in range(3)]
+    passes = [*parse_pipeline("infer-shapes"), last]
+    PassManager(passes, find_target("cuda"), [HoldToPromise(feeds)]).run(module)
+
+
 def run(last: Pass) -> None:
     module = parse(TEXT)
     feeds = [random_feeds(module, seed) for seed in range(3)]
@@ -145,6 +166,24 @@ def test_an_activation_restored_with_another_zero_point_is_found() -> None:
 
     with pytest.raises(PassError, match="node 'x_dq': differs by"):
         run(Quantizing(shift))
+
+
+ROUNDING_MUTANTS = {
+    "a weight off by a hundredth": replace_constant("w_f16", lambda w: w * 1.01),
+    "a bias lost": replace_constant("b_f16", lambda b: b * 0),
+    "a row rounded once more": replace_constant("t_f16", lambda t: t * (1 + 2**-7)),
+}
+
+
+def test_an_honest_rounding_passes() -> None:
+    run_rounding(Rounding())
+
+
+@pytest.mark.parametrize("change", ROUNDING_MUTANTS.values(), ids=ROUNDING_MUTANTS)
+def test_what_rounds_more_than_its_type_is_found(change: Change) -> None:
+    with pytest.raises(PassError, match=r"node '.*': differs by") as caught:
+        run_rounding(Rounding(change))
+    assert isinstance(caught.value.__cause__, AssertionError)
 
 
 def test_feeds_are_seeded_and_fit_the_inputs() -> None:

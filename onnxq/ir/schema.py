@@ -1,0 +1,73 @@
+"""What ONNX says about the types of a node's inputs and outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import onnx
+import onnx_ir as ir
+
+CONTRIB = "com.microsoft"
+BLOCK_OPERATORS = {
+    "GatherBlockQuantized": (("T1", "Tind", "T2", "T1"), ("T2",)),
+    "MatMulNBits": (("T1", "T2", "T1", "T3", "T4", "T1"), ("T1",)),
+}
+"""The type parameters of inputs and outputs of ONNX Runtime's operators on weights in blocks."""
+_FLOATS = frozenset({"tensor(float)", "tensor(float16)", "tensor(bfloat16)"})
+
+
+@dataclass(frozen=True)
+class Formal:
+    """One formal input or output of an operator.
+
+    Args:
+        name: What the operator calls it.
+        parameter: Its type parameter, or its type where it has only one.
+        allowed: The types that it may have, such as ``tensor(float16)``.
+
+    """
+
+    name: str
+    parameter: str
+    allowed: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The formal inputs and outputs that belong to a node's own, and since when they hold."""
+
+    inputs: tuple[Formal, ...]
+    outputs: tuple[Formal, ...]
+    since: int
+
+
+def signature_of(node: ir.Node, opset: int) -> Signature | None:
+    """Return the signature of a standard operator, or of one on weights in blocks; None for others."""
+    if node.domain == CONTRIB and node.op_type in BLOCK_OPERATORS:
+        inputs, outputs = BLOCK_OPERATORS[node.op_type]
+        return Signature(_blocks(inputs), _blocks(outputs), 1)
+    if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type, max_inclusive_version=opset):
+        return None
+    schema = onnx.defs.get_schema(node.op_type, max_inclusive_version=opset)
+    return Signature(
+        _formals(schema, schema.inputs, len(node.inputs)),
+        _formals(schema, schema.outputs, len(node.outputs)),
+        schema.since_version,
+    )
+
+
+def _blocks(parameters: tuple[str, ...]) -> tuple[Formal, ...]:
+    return tuple(Formal(parameter, parameter, _FLOATS) for parameter in parameters)
+
+
+def _formals(
+    schema: onnx.defs.OpSchema, declared: Sequence[onnx.defs.OpSchema.FormalParameter], count: int
+) -> tuple[Formal, ...]:
+    """Return one formal for each of ``count`` values; the last declared may stand for many."""
+    allowed = {one.type_param_str: frozenset(one.allowed_type_strs) for one in schema.type_constraints}
+    formals = [
+        Formal(one.name, one.type_str, allowed.get(one.type_str, frozenset({one.type_str})))
+        for one in declared
+    ]
+    return tuple(formals[min(index, len(formals) - 1)] for index in range(count)) if formals else ()

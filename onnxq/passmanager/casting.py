@@ -1,0 +1,37 @@
+"""What passes share that move values from one float type to another."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from onnxq.ir.module import is_standard, name_of
+from onnxq.passmanager.base import PassContext
+
+
+def cast(value: ir.Value, dtype: ir.DataType, suffix: str, ctx: PassContext, *, why: str) -> ir.Value:
+    """Return ``value`` as ``dtype``, cast right after it is computed, or at the front for an input."""
+    return ctx.edit.insert(
+        "Cast",
+        [value],
+        f"{name_of(value)}_{suffix}",
+        after=value.producer(),
+        attributes={"to": int(dtype)},
+        dtype=dtype,
+        shape=value.shape,
+        why=why,
+    )
+
+
+def drop_empty_cast(node: ir.Node, dtype: ir.DataType, ctx: PassContext, *, why: str) -> None:
+    """Remove a Cast from what is ``dtype`` now to ``dtype``; one that computes an output keeps its name."""
+    if not is_standard(node, "Cast") or node.inputs[0] is None or node.outputs[0].is_graph_output():
+        return
+    if node.inputs[0].dtype == node.outputs[0].dtype == dtype:
+        ctx.edit.reroute(node.outputs[0], node.inputs[0], why=why)
+        ctx.edit.remove(node, why=why)
+
+
+def has_subgraph(node: ir.Node) -> bool:
+    """Tell whether the node runs a graph of its own, as If and Loop do."""
+    kinds = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+    return any(attr.type in kinds for attr in node.attributes.values())

@@ -1,0 +1,104 @@
+"""NVIDIA GPUs: which there are, and which of the libraries that ONNX Runtime's CUDA provider loads are found.
+
+The driver is asked through its own tool, ``nvidia-smi``, and the dynamic loader for the libraries; neither
+needs a package.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+import sysconfig
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+TOOL = "nvidia-smi"
+_FIELDS = ("name", "driver_version", "compute_cap", "memory.total")
+LIBRARIES = {
+    "libcuda.so.1": "the driver of the GPU",
+    "libcudart.so.13": 'pip install "onnxq[cuda]"',
+    "libcublas.so.13": 'pip install "onnxq[cuda]"',
+    "libcublasLt.so.13": 'pip install "onnxq[cuda]"',
+    "libcurand.so.10": 'pip install "onnxq[cuda]"',
+    "libcufft.so.12": 'pip install "onnxq[cuda]"',
+    "libcudnn.so.9": 'pip install "onnxq[cuda]"',
+}
+"""What onnxruntime-gpu 1.31.1 loads, built for CUDA 13, and what brings it."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """One GPU, as its driver describes it: name, driver's version, compute capability, and MiB of memory."""
+
+    name: str
+    driver: str
+    compute_capability: str
+    memory_mib: int
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What there is to run on GPUs.
+
+    Args:
+        devices: The GPUs; empty where there is none, or no driver.
+        libraries: By name, where each library was found; None if it was not.
+
+    """
+
+    devices: tuple[Device, ...]
+    libraries: dict[str, str | None]
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """The libraries that were not found, with what brings them."""
+        return {name: LIBRARIES[name] for name, place in self.libraries.items() if place is None}
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return {**asdict(self), "missing": self.missing}
+
+
+def gpu() -> Gpu:
+    """Look for GPUs and for libraries."""
+    return Gpu(tuple(_devices()), {name: _place(name) for name in LIBRARIES})
+
+
+def has_device() -> bool:
+    """Tell whether there is a GPU with a driver."""
+    return bool(_ask("name"))
+
+
+def memory_in_use() -> int | None:
+    """Return the bytes in use on the first GPU, by whatever process; None where no driver tells."""
+    rows = _ask("memory.used")
+    return int(rows[0][0]) * 2**20 if rows else None
+
+
+def _devices() -> Iterator[Device]:
+    for name, driver, capability, memory in _ask(*_FIELDS):
+        yield Device(name, driver, capability, int(memory))
+
+
+def _ask(*fields: str) -> list[list[str]]:
+    """Return one row of answers for each GPU."""
+    if shutil.which(TOOL) is None:
+        return []
+    command = [TOOL, f"--query-gpu={','.join(fields)}", "--format=csv,noheader,nounits"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        return []
+    return [[part.strip() for part in line.split(",")] for line in done.stdout.splitlines() if line.strip()]
+
+
+def _place(library: str) -> str | None:
+    """Return where a library is: with the loader, or where NVIDIA's packages for Python put it."""
+    try:
+        ctypes.CDLL(library)
+    except OSError:
+        packages = Path(sysconfig.get_path("purelib"), "nvidia")
+        return next((str(file) for file in sorted(packages.glob(f"*/lib/{library}"))), None)
+    return "on the loader's path"

@@ -1,0 +1,84 @@
+"""Running models and single nodes, for the laws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+
+from onnxq.ir.module import GraphModule, name_of
+from onnxq.runtime.session import open_session
+
+Array = NDArray[Any]
+Feeds = Mapping[str, Array]
+
+
+def run_model(module: GraphModule, feeds: Feeds, *, inner: bool = False) -> dict[str, Array]:
+    """Return the outputs by name, and with ``inner`` all values of the main graph's nodes.
+
+    ONNX Runtime runs the graph as it stands, with none of its optimisations.
+    """
+    names = [name_of(v) for node in module.graph for v in node.outputs if v.name] if inner else []
+    proto = ir.to_proto(module.model)
+    session = open_session(proto, threads=1, extra_outputs=names, optimization="none")
+    return session.run(feeds)
+
+
+def evaluate(node: ir.Node, inputs: Sequence[Array], *, absolute: bool = False) -> Array:
+    """Evaluate one node in float64; with ``absolute``, its constant factors by their magnitude."""
+    proto = _alone(node)
+    for attribute in proto.attribute:
+        if absolute and attribute.name in ("alpha", "beta"):
+            attribute.f = abs(attribute.f)
+    feeds = {f"input_{index}": array for index, array in enumerate(inputs)}
+    (result,) = ReferenceEvaluator(proto, opsets=_opsets(node)).run(None, feeds)
+    return np.asarray(result, np.float64)
+
+
+def run_node(node: ir.Node, inputs: Sequence[Array]) -> Array:
+    """Return the first output of one node, run in ONNX Runtime on float32."""
+    proto = _alone(node)
+    feeds = {
+        f"input_{index}": array.astype(np.float32) if array.dtype.kind == "f" else array
+        for index, array in enumerate(inputs)
+    }
+    values = [
+        onnx.helper.make_tensor_value_info(
+            name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
+        )
+        for name, array in feeds.items()
+    ]
+    graph = onnx.helper.make_graph([proto], "node", values, [onnx.ValueInfoProto(name=proto.output[0])])
+    imports = [onnx.helper.make_opsetid(domain, version) for domain, version in _opsets(node).items()]
+    model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
+    result: Array = open_session(model, threads=1, optimization="none").run(feeds)[proto.output[0]]
+    return result
+
+
+def _alone(node: ir.Node) -> onnx.NodeProto:
+    """Return the node with inputs named by their places: the evaluators want a name once."""
+    proto = ir.to_proto(node)
+    names = [name for name in proto.input if name]
+    places = iter(f"input_{index}" for index in range(len(names)))
+    proto.input[:] = [next(places) if name else "" for name in proto.input]
+    return proto
+
+
+def _opsets(node: ir.Node) -> dict[str, int]:
+    return {"": node.graph.opset_imports[""] if node.graph else onnx.defs.onnx_opset_version()}
+
+
+def assert_near(new: Array, old: Array, bound: Array | float, where: str) -> None:
+    """Assert that two arrays have one shape and differ by at most ``bound``; integers not at all."""
+    assert new.shape == old.shape, f"{where}: shape {old.shape} became {new.shape}"
+    if new.dtype.kind != "f":
+        np.testing.assert_array_equal(new, old, where)
+        return
+    error = np.abs(new.astype(np.float64) - old.astype(np.float64))
+    excess = float((error - bound).max(initial=-np.inf))
+    assert excess <= 0, f"{where}: differs by {error.max()}, {excess} more than its bound"

@@ -1,0 +1,122 @@
+"""Write a MatMul with a weight in blocks as ONNX Runtime's own MatMulNBits.
+
+Before: ``y = MatMul(x, DequantizeLinear<axis=0, block_size=32>(w_q, w_scale))``. After: ``y =
+com.microsoft.MatMulNBits<K, N, bits, block_size>(x, w_packed, w_scale)``. The CPU provider finds the same
+kernel for the plain form, but then rounds the input to 8 bits; and the form that the CUDA provider runs fast,
+float16 without zero points, is written here and not left to what a session finds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from onnxq.ir.module import GraphModule, array_of, attribute, constant_of, input_of, is_standard, name_of
+from onnxq.ir.schema import CONTRIB
+from onnxq.passmanager.base import Effect, Pass, PassContext
+from onnxq.quant.packing import pack, pack_columns, unsigned
+
+WIDTHS = {
+    ir.DataType.INT4: 4,
+    ir.DataType.UINT4: 4,
+    ir.DataType.INT8: 8,
+    ir.DataType.UINT8: 8,
+}
+BLOCKS = (16, 32, 64, 128, 256)
+"""The lengths that the operator takes."""
+WHY = "the operator keeps the weight in blocks"
+
+
+@dataclass(frozen=True)
+class FuseBlockMatmul(Pass):
+    """Fuse each MatMul whose second input is a constant, dequantized by blocks of its columns.
+
+    The attribute ``accuracy_level`` is 0, so that the CPU kernel does not round its input to integers; the
+    CUDA kernels do not read it.
+    """
+
+    name: ClassVar[str] = "fuse-block-matmul"
+    effect: ClassVar[Effect] = Effect.EXACT
+
+    def run(self, module: GraphModule, ctx: PassContext) -> None:
+        """Leave a MatMul alone whose weight is not stored in such blocks."""
+        for node in list(module.graph):
+            if not is_standard(node, "MatMul"):
+                continue
+            weight = _blocks_of(node)
+            if isinstance(weight, str):
+                ctx.skip(node, weight)
+            elif weight is not None:
+                _fuse(node, weight, ctx)
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A weight of shape (K, N) in blocks: integers, and scales and zero points of shape (blocks, N)."""
+
+    integers: ir.Value
+    scale: ir.Value
+    zero_point: ir.Value | None
+    bits: int
+    block: int
+
+
+def _fuse(node: ir.Node, weight: Blocks, ctx: PassContext) -> None:
+    name, output = name_of(weight.integers), node.outputs[0]
+    integers = array_of(weight.integers)
+    scale = np.ascontiguousarray(array_of(weight.scale).T)
+    inputs = [
+        node.inputs[0],
+        ctx.edit.constant(f"{name}_packed", pack_columns(integers, weight.bits, weight.block), why=WHY),
+        ctx.edit.constant(f"{name_of(weight.scale)}_by_column", scale, why=WHY),
+    ]
+    zero_point = _packed_zero_point(weight)
+    if zero_point is not None:
+        inputs.append(ctx.edit.constant(f"{name}_zero_point_packed", zero_point, why=WHY))
+    attributes = {"K": integers.shape[0], "N": integers.shape[1], "bits": weight.bits}
+    attributes |= {"block_size": weight.block, "accuracy_level": 0}
+    fused = ctx.edit.insert(
+        "MatMulNBits",
+        inputs,
+        f"{output.name}_fused",
+        before=node,
+        domain=CONTRIB,
+        attributes=attributes,
+        dtype=output.dtype,
+        shape=output.shape,
+        why=WHY,
+    )
+    ctx.edit.replace(output, fused, why=WHY)
+    ctx.edit.remove(node, why=WHY)
+
+
+def _blocks_of(node: ir.Node) -> Blocks | str | None:
+    """Return the weight, why it is none, or None where nothing is dequantized."""
+    source = node.inputs[1].producer() if node.inputs[1] is not None else None
+    if source is None or not is_standard(source, "DequantizeLinear"):
+        return None
+    integers, scale, zero_point = (input_of(source, index) for index in range(3))
+    block = attribute(source, "block_size", 0)
+    if integers is None or scale is None or constant_of(integers) is None or constant_of(scale) is None:
+        return "its weight is no constant"
+    if zero_point is not None and constant_of(zero_point) is None:
+        return "its zero points are no constant"
+    if array_of(integers).ndim != 2 or integers.dtype not in WIDTHS:
+        return "its weight is no matrix of 4 or 8 bits"
+    if block not in BLOCKS or attribute(source, "axis", 1) not in (0, -2):
+        return "its weight is not cut into blocks along its columns"
+    return Blocks(integers, scale, zero_point, WIDTHS[integers.dtype], block)
+
+
+def _packed_zero_point(weight: Blocks) -> NDArray[np.uint8] | None:
+    """Return the zero points as stored; None where all are the middle, which is the operator's default."""
+    integers, shape = array_of(weight.integers), array_of(weight.scale).shape
+    given = np.zeros(shape, integers.dtype) if weight.zero_point is None else array_of(weight.zero_point)
+    stored = unsigned(given, weight.bits)
+    if (stored == 2 ** (weight.bits - 1)).all():
+        return None
+    return pack(np.ascontiguousarray(stored.T), weight.bits)
