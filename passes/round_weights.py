@@ -13,6 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from onnxq.ir.layers import Layer, linear_layers
 from onnxq.ir.module import GraphModule, array_of, name_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
@@ -41,6 +43,9 @@ class RoundWeights(Pass):
             gram = module.facts[name_of(layer.activation)].gram
             if gram is None:
                 ctx.skip(layer.node, "its input never had an element")
+                continue
+            if not np.isfinite(gram).all():
+                ctx.skip(layer.node, "its input is infinite somewhere")
                 continue
             if len(layer.weight.consumers()) > 1:
                 ctx.skip(layer.node, "others read its weight")
