@@ -38,7 +38,7 @@ from onnxq.passmanager.base import PassRecord
 from onnxq.passmanager.instruments import Instrument, VerifyEach
 from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
-from onnxq.quant.facts import Facts, Need, Stat
+from onnxq.quant.facts import Facts, Need, Stat, joined
 from onnxq.recipe import Recipe
 from onnxq.report.markdown import render_report
 from onnxq.runtime.bench import LatencyReport
@@ -272,9 +272,9 @@ class _Compilation:
             threads=self.options.threads,
             on_progress=lambda done: self.progress("calibrating", done, chosen.samples),
         )
-        known = {} if self.table is None else dict(self.table.facts)
-        digest = model_digest(self.source)
-        self.table = CalibrationTable(digest, chosen.digest(), found.samples, {**known, **found.facts})
+        known = {} if self.table is None else self.table.facts
+        facts, digest = joined(known, found.facts), model_digest(self.source)
+        self.table = CalibrationTable(digest, chosen.digest(), found.samples, facts)
         return found.facts
 
     def finish(
@@ -342,7 +342,7 @@ class _Compilation:
             ir_version=module.model.ir_version,
             session_options=find_target(self.recipe.target).options_for(module),
             data=None if table is None else DataUsed(name=name, digest=table.data, samples=table.samples),
-            table=None if table is None else json.loads(table.to_json()),
+            table=None if table is None else json.loads(table.without_rows().to_json()),
             versions={**installed_versions(), **runtime_versions()},
             cpu_flags=cpu_flags(),
             passes=summarise(records),

@@ -144,8 +144,6 @@ class _Run:
             "quantize_dynamic": lambda path: peers.quantize_dynamic(source, path),
             "quantize_static": lambda path: peers.quantize_static(source, path, self.case.calibration),
         }
-        if self.case.compared == "logits":
-            builders["onnxq cpu-conv"] = lambda path: self._compile("cpu-conv", path)
         if self.args.quick:
             return builders
         if self.case.name in TUNED:

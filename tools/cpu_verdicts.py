@@ -19,9 +19,6 @@ ROUNDING = 1e-5
 """The part of the largest value that another order of summing may move; see onnxq.runtime.invariance."""
 
 
-CONVOLUTIONAL = "onnxq cpu-conv"
-"""The row that convolutional models are judged by."""
-
 NOISE = 0.98
 """Medians of equal files differ by up to 2 % within one run."""
 
@@ -112,11 +109,11 @@ def _single(run: str, report: LatencyReport, float_tables: int) -> Iterator[Verd
 
 def _convolutional(one: Measured) -> Iterator[Verdict]:
     for (title, threads), report in one.reports.items():
-        ratio = _ratio(report, CONVOLUTIONAL, "quantize_static")
-        yield _at_least("3", _run(title, threads), "cpu-conv over quantize_static", NOISE, ratio)
-    found = one.accuracy[CONVOLUTIONAL]
+        ratio = _ratio(report, "onnxq static", "quantize_static")
+        yield _at_least("3", _run(title, threads), "static over quantize_static", NOISE, ratio)
+    found = one.accuracy["onnxq static"]
     for key, least, goal in (("agree %", 98.5, 98.8), ("SQNR dB", 29.0, 30.5)):
-        what = f"cpu-conv, {key} (goal {goal})"
+        what = f"static, {key} (goal {goal})"
         yield Verdict("3", "", what, f">= {least}", f"{found[key]}", found[key] >= least)
 
 

@@ -69,6 +69,10 @@ class CalibrationTable:
         """Return the table with the facts of these values alone."""
         return replace(self, facts={name: facts for name, facts in self.facts.items() if name in names})
 
+    def without_rows(self) -> CalibrationTable:
+        """Return the table without sampled rows: they are large, and pieces of the data itself."""
+        return replace(self, facts={name: replace(facts, rows=None) for name, facts in self.facts.items()})
+
     def to_json(self) -> str:
         """Return the text form; equal tables give equal text."""
         return json.dumps(

@@ -14,7 +14,7 @@ from onnxq.ir.edit import Editor
 from onnxq.ir.module import GraphModule, name_of, rank_of
 from onnxq.passmanager.base import Measure, Pass, PassContext, PassRecord
 from onnxq.passmanager.instruments import Instrument
-from onnxq.quant.facts import BY_CHANNEL, Facts, Need
+from onnxq.quant.facts import BY_CHANNEL, Facts, Need, joined
 from onnxq.target import Target
 
 
@@ -87,7 +87,7 @@ class PassManager:
         for index, pass_ in planned:
             for need in self._unmet(module, pass_, index):
                 _add_need(wanted, need)
-        module.facts.update(self.measure(module, list(wanted.values())))
+        module.facts = joined(module.facts, self.measure(module, list(wanted.values())))
 
     def _unmet(self, module: GraphModule, pass_: Pass, index: int) -> list[Need]:
         with self._guarded(module, pass_, index):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
@@ -34,6 +34,11 @@ class Stat(Enum):
 
 BY_CHANNEL = frozenset({Stat.CHANNEL_RANGE, Stat.MEAN, Stat.ROWS, Stat.GRAM})
 """The statistics that depend on which axis counts the channels."""
+
+
+WHOLE_PARTS = ("average", "histogram")
+CHANNEL_PARTS = ("channel_low", "channel_high", "rows", "mean", "gram")
+"""The parts of ``Facts`` that may be lacking: of the value as a whole, and along its channel axis."""
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,16 @@ class Facts:
         }
         return self.count == 0 or all(parts[stat] is not None for stat in stats)
 
+    def and_also(self, newer: Facts) -> Facts:
+        """Return ``newer`` of the same value, with the parts that only ``self`` has.
+
+        Where both know channels along different axes, those of ``newer`` stay.
+        """
+        fresh = any(getattr(newer, part) is not None for part in CHANNEL_PARTS)
+        kept = WHOLE_PARTS if fresh and newer.axis != self.axis else WHOLE_PARTS + CHANNEL_PARTS
+        lacking = {part: getattr(self, part) for part in kept if getattr(newer, part) is None}
+        return replace(newer, axis=newer.axis if fresh else self.axis, **lacking)
+
     def rescaled(
         self, scale: NDArray[Any], shift: NDArray[Any], axis: int | None, rank: int | None = None
     ) -> Facts | None:
@@ -139,3 +154,9 @@ class Facts:
             mean=mean,
             gram=None,
         )
+
+
+def joined(known: Mapping[str, Facts], newer: Mapping[str, Facts]) -> dict[str, Facts]:
+    """Return what both tell of each value; what was measured later counts."""
+    both = {name: known[name].and_also(facts) for name, facts in newer.items() if name in known}
+    return {**known, **newer, **both}

@@ -237,13 +237,12 @@ def inspection_tables(content: Mapping[str, Any], limit: int | None = None) -> l
     """Return what is in a model; if asked for, its fold sites, what passes would do and which kernels ran."""
     kernels, passes = content.get("kernels"), content.get("passes")
     tables = model_tables(content)
-    if "sites" in content:
-        tables.append(sites_table(content["sites"]))
     if passes:
         tables += [replace(reasons_table(passes), title="What exact passes would do"), skipped_table(passes)]
     if kernels:
         tables += [kernels_table(kernels), layers_table(kernels, limit or len(kernels["layers"]))]
-    return [table for table in tables if table.rows]
+    tables = [table for table in tables if table.rows]
+    return [*tables, sites_table(content["sites"])] if "sites" in content else tables
 
 
 def available_tables(content: Mapping[str, Any]) -> list[Table]:

@@ -53,7 +53,7 @@ def test_shell_completion_knows_commands_and_recipes() -> None:
     commands = run_python(code, **asked, COMP_WORDS="onnxq va", COMP_CWORD="1")
     assert commands.stdout.split() == ["validate"]
     recipes = run_python(code, **asked, COMP_WORDS="onnxq compile --recipe cpu", COMP_CWORD="3")
-    assert recipes.stdout.split() == ["cpu", "cpu-conv", "cpu-dynamic", "cpu-size", "cpu-split"]
+    assert recipes.stdout.split() == ["cpu", "cpu-dynamic", "cpu-size", "cpu-split"]
 
 
 def test_usage_errors_exit_with_2(onnxq) -> None:

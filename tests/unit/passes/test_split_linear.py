@@ -18,7 +18,8 @@ from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.runtime.kernels import LayerState, kernel_report
 from onnxq.target import find_target
-from onnxq.testing.laws import SAFETY, FeedsData, _evaluate, random_feeds, run_model
+from onnxq.testing.laws import SAFETY, FeedsData, random_feeds, run_model
+from onnxq.testing.running import evaluate
 
 ROOT = Path(__file__).parents[3]
 GRAPHS = sorted(ROOT.glob("models/*.onnxtxt"))
@@ -52,8 +53,8 @@ def assert_sum_is_layer(layer: Layer, seen: dict[str, NDArray[Any]]) -> None:
     bias = constant_of(layer.bias)
     parts = [seen[name_of(layer.activation)], array_of(layer.weight)]
     parts += [] if layer.bias is None else [seen[name_of(layer.bias)] if bias is None else bias]
-    exact = _evaluate(layer.node, [part.astype(np.float64) for part in parts])
-    size = _evaluate(layer.node, [np.abs(part).astype(np.float64) for part in parts], absolute=True)
+    exact = evaluate(layer.node, [part.astype(np.float64) for part in parts])
+    size = evaluate(layer.node, [np.abs(part).astype(np.float64) for part in parts], absolute=True)
     weight = array_of(layer.weight)
     terms = weight.size // weight.shape[layer.channel_axis] + 3
     assert (np.abs(seen[name_of(layer.output)] - exact) <= SAFETY * EPS * terms * size).all()
