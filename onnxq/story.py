@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from pydantic import ValidationError
 
 from onnxq.calibration.collect import Data, collect
@@ -16,7 +17,7 @@ from onnxq.calibration.table import CalibrationTable
 from onnxq.diff.flat import Flat
 from onnxq.diff.tensors import encoding_of
 from onnxq.errors import InputError
-from onnxq.ir.module import name_of
+from onnxq.ir.module import is_standard, name_of
 from onnxq.ir.store import load_model
 from onnxq.manifest import Manifest
 from onnxq.quant.encoding import Encoding
@@ -130,8 +131,15 @@ def encodings_of(path: Path) -> dict[str, Encoding]:
         grid = encoding_of(flat, value)
         if grid is not None and grid.granularity == "tensor" and grid.scale and grid.zero_point:
             scale, zero_point = np.float32(grid.scale[0]), np.int32(grid.zero_point[0])
-            found[name_of(value)] = Encoding(np.asarray(scale), np.asarray(zero_point), grid.dtype)
+            found[_decided_name(value)] = Encoding(np.asarray(scale), np.asarray(zero_point), grid.dtype)
     return found
+
+
+def _decided_name(value: ir.Value) -> str:
+    """Return the name that ``value`` was encoded by: QuantizeLinear may read what stood before a Relu."""
+    quantized = (reader.outputs[0] for reader in value.consumers() if is_standard(reader, "QuantizeLinear"))
+    first = next(quantized, None)
+    return name_of(value) if first is None else name_of(first).removesuffix("_q")
 
 
 def _measured(source: Path, data: Data, names: list[str]) -> Mapping[str, Facts]:

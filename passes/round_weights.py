@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import ClassVar
 
 import numpy as np
@@ -27,19 +28,25 @@ MOST_INPUTS = 4096
 
 @dataclass(frozen=True)
 class RoundWeights(Pass):
-    """Round the encoded weight of each MatMul; run it right after the weights are encoded."""
+    """Round the encoded weight of each MatMul; run it right after the weights are encoded.
+
+    Options:
+        layers: Names of nodes, in which * stands for anything.
+
+    """
 
     name: ClassVar[str] = "round-weights"
     effect: ClassVar[Effect] = Effect.QUANTIZING
+    layers: tuple[str, ...] = ("*",)
 
     def needs(self, module: GraphModule) -> Iterable[Need]:
         """Ask for the products of each layer's input channels."""
-        for layer in _encoded_products(module):
+        for layer in self._products(module):
             yield Need(name_of(layer.activation), frozenset({Stat.GRAM}))
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave a weight to rounding to nearest where that errs no more, or where it has several readers."""
-        for layer in _encoded_products(module):
+        for layer in self._products(module):
             gram = module.facts[name_of(layer.activation)].gram
             if gram is None:
                 ctx.skip(layer.node, "its input never had an element")
@@ -63,11 +70,15 @@ class RoundWeights(Pass):
             ctx.edit.rewire(layer.node, 1, constant, why=why)
             ctx.edit.encode(constant, encoding, readers=[layer.node], why=why)
 
-
-def _encoded_products(module: GraphModule) -> Iterator[Layer]:
-    for layer in linear_layers(module):
-        if layer.node.op_type != "MatMul" or not module.reads_encoded(layer.node, layer.weight):
-            continue
-        weight = array_of(layer.weight)
-        if weight.ndim == 2 and len(weight) <= MOST_INPUTS:
-            yield layer
+    def _products(self, module: GraphModule) -> Iterator[Layer]:
+        for layer in linear_layers(module):
+            named = any(fnmatchcase(layer.node.name or "", pattern) for pattern in self.layers)
+            if (
+                layer.node.op_type != "MatMul"
+                or not named
+                or not module.reads_encoded(layer.node, layer.weight)
+            ):
+                continue
+            weight = array_of(layer.weight)
+            if weight.ndim == 2 and len(weight) <= MOST_INPUTS:
+                yield layer

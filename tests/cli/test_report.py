@@ -11,7 +11,9 @@ from onnxq.story import read_story
 @pytest.fixture(scope="module")
 def compiled(onnxq, model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("compiled") / "out.onnx"
-    result = onnxq("compile", model, "-o", output, "--data", data, "--no-tune", "--threads", "1")
+    result = onnxq(
+        "compile", model, "-o", output, "--data", data, "--no-choose", "--no-tune", "--threads", "1"
+    )
     assert result.exit_code == 0, result.stderr
     return output.with_suffix(".manifest.json")
 

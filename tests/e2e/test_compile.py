@@ -28,7 +28,7 @@ from onnxq.manifest import manifest_path, report_path
 from onnxq.runtime.gates import Gates
 from onnxq.runtime.kernels import Kind, kernel_report
 
-QUIET = CompileOptions(validate=False, bench=False)
+QUIET = CompileOptions(validate=False, bench=False, choose=False)
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def data() -> Dataset:
 @pytest.fixture(scope="module")
 def compiled(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> CompileResult:
     output = tmp_path_factory.mktemp("compiled") / "digits.onnx"
-    options = CompileOptions(tune=False)
+    options = CompileOptions(choose=False, tune=False)
     return compile_model(DIGITS_MODEL, output, recipe=load_recipe("cpu"), data=data, options=options)
 
 
@@ -85,9 +85,10 @@ def test_the_model_says_where_it_comes_from(compiled: CompileResult) -> None:
     assert notes["onnxq.pipeline"].endswith("remove-dead")
 
 
-def test_the_report_tells_what_was_left_alone(compiled: CompileResult) -> None:
-    report = report_path(compiled.output).read_text()
-    assert "both of its inputs are computed at run time" in report
+def test_the_report_tells_what_was_left_alone(data: Dataset, tmp_path: Path) -> None:
+    recipe = load_recipe("cpu").with_options(["encode-weights.exclude=*"])
+    result = compile_model(DIGITS_MODEL, tmp_path / "d.onnx", recipe=recipe, data=data, options=QUIET)
+    assert "excluded by its name" in report_path(result.output).read_text()
 
 
 def test_batches_of_another_size_give_the_same_model(
