@@ -8,6 +8,7 @@ too, the node counts to what reads it.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 _OF_QUANTIZER = "_quantized"
 """What onnxruntime.quantization appends to the names of integer values."""
+_OF_FOLDS = re.compile(r"(_folded(_\d+)?)+$")
+"""What onnxq's folds append to the names of values whose channels they scale."""
 _GATHERS = frozenset({"Gather", "GatherBlockQuantized"})
 _PRODUCTS = frozenset({Kind.INTEGER, Kind.WEIGHT_ONLY, Kind.FLOAT})
 _LAYERS_OF_INTEGERS = frozenset({"QLinearConv", "QLinearMatMul"})
@@ -170,13 +173,14 @@ def _values(node: onnx.NodeProto, models: Models) -> frozenset[str]:
 
 def _source_value(name: str, models: Models) -> str | None:
     """Return the source's value that ``name`` is, or that it is the quantized form of."""
-    if (plain := name.removesuffix(_OF_QUANTIZER)) in models.source.producers:
-        return plain
+    for plain in (name.removesuffix(_OF_QUANTIZER), _OF_FOLDS.sub("", name)):
+        if plain in models.source.producers:
+            return plain
     while name not in models.source.producers:
         node = models.model.producers.get(name)
         if node is None or node.op_type not in CONVERTERS:
             return None
-        name = node.input[0]
+        name = _OF_FOLDS.sub("", node.input[0])
     return name
 
 

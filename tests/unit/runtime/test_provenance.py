@@ -48,6 +48,21 @@ def test_a_quantized_layer_is_found_by_the_values_around_it(save: Save) -> None:
     assert layer.overhead == shares["QuantizeLinear"]
 
 
+def test_a_value_that_a_fold_renamed_is_still_its_source(save: Save) -> None:
+    source = save(f"{CUBE} {{ [up] m = MatMul(x, w) r = Relu(m) [down] y = MatMul(r, w) }}", "s.onnx", W)
+    compiled = save(
+        f"{CUBE} {{ m_folded = MatMul(x, w) r_folded_1 = Relu(m_folded) y = MatMul(r_folded_1, w) }}",
+        "compiled.onnx",
+        W,
+    )
+    report = kernel_report(compiled, {"x": X}, threads=1, source=source)
+    assert {name: traced(layer) for name, layer in by_name(report).items()} == {
+        "up": ("float", ("MatMul",)),
+        "down": ("float", ("MatMul",)),
+    }
+    assert report.provenance.untraced == 0
+
+
 def test_a_model_alone_is_its_own_source(qdq_matmul: Path) -> None:
     report = kernel_report(qdq_matmul, {"x": X})
     assert [(layer.name, *traced(layer)) for layer in report.provenance.layers] == [
