@@ -45,7 +45,7 @@ class Change:
             return f"+ {operators(self.after)}"
         if self.kind == "removed":
             return f"- {operators(self.before)}"
-        if self.kind == "rewritten":
+        if self.kind in ("same", "rewritten"):
             return operators(self.before)
         return f"{operators(self.before)} -> {operators(self.after)}"
 
