@@ -122,7 +122,7 @@ def _choice_lines(choices: Mapping[str, Mapping[str, Sequence[str]]]) -> list[st
 
 
 def default_recipe(target: str, *, has_data: bool) -> Recipe:
-    """Return the shipped recipe for a target, with data or without.
+    """Return the shipped recipe for a target, with data or without; it may still need data.
 
     Raises:
         RecipeError: There is no such target.
@@ -133,7 +133,7 @@ def default_recipe(target: str, *, has_data: bool) -> Recipe:
         "cpu-size": ("cpu-size", "cpu-size"),
         "portable": ("weight-only", "portable"),
         "cuda": ("cuda", "cuda-measured"),
-        "tensorrt": ("cuda", "tensorrt"),
+        "tensorrt": ("tensorrt", "tensorrt"),
     }
     return load_recipe(names[find_target(target).name][has_data])
 

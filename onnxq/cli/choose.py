@@ -32,7 +32,7 @@ class RecipeSettings:
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Where the model shall run: cpu (if not given) or portable.",
+            help="Where the model shall run: cpu (if not given), cpu-size, portable, cuda or tensorrt.",
             autocompletion=target_names,
         ),
     ] = None
@@ -75,7 +75,7 @@ class RecipeSettings:
             raise DataError(
                 "it measures activations, and there is no data",
                 where=f"recipe {recipe.name!r}",
-                hint="give --data, or a recipe that needs none, such as cpu-dynamic",
+                hint="give --data, or a recipe that needs none (see: onnxq recipes)",
             )
         return recipe.with_options([*self._for_machine(recipe), *(self.settings or ())])
 
@@ -83,8 +83,10 @@ class RecipeSettings:
         """Return what a shipped recipe wants changed on this processor."""
         from onnxq.runtime.available import saturates
         from onnxq.runtime.environment import cpu_flags
+        from onnxq.target import find_target
 
-        if not self.is_shipped or "encode-weights" not in recipe.pipeline or not saturates(cpu_flags()):
+        runs_here = self.is_shipped and find_target(recipe.target).provider == "cpu"
+        if not runs_here or "encode-weights" not in recipe.pipeline or not saturates(cpu_flags()):
             return []
         remark("products of 8-bit integers can saturate on this processor: weights get 7 bits")
         return ["encode-weights.bits=7"]

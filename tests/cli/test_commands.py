@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from onnxq.recipe import load_recipe
+from onnxq.runtime.session import usable_provider
 
 
 @pytest.fixture(scope="module")

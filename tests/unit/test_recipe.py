@@ -44,7 +44,12 @@ def test_the_default_recipe_fits_target_and_data(target: str) -> None:
 
 def test_a_gpu_s_recipes_measure_where_there_is_data() -> None:
     assert [default_recipe("cuda", has_data=has).name for has in (False, True)] == ["cuda", "cuda-measured"]
-    assert default_recipe("tensorrt", has_data=True).name == "tensorrt"
+
+
+@pytest.mark.parametrize("has_data", [True, False])
+def test_tensorrt_gets_its_own_recipe_which_asks_for_data(has_data: bool) -> None:
+    recipe = default_recipe("tensorrt", has_data=has_data)
+    assert (recipe.name, recipe.target, recipe.needs_data) == ("tensorrt", "tensorrt", True)
 
 
 @pytest.mark.parametrize("has_data", [True, False])
