@@ -104,8 +104,9 @@ def _gpu_lines(found: dict[str, Any]) -> Iterator[str]:
         yield "No NVIDIA GPU: there is none, or no driver for it."
         return
     for one in found["devices"]:
-        capability, memory = one["compute_capability"], one["memory_mib"]
-        yield f"GPU: {one['name']}, driver {one['driver']}, compute capability {capability}, {memory} MiB"
+        memory = "no memory of its own" if one["memory_mib"] is None else f"{one['memory_mib']} MiB"
+        facts = f"driver {one['driver']}, compute capability {one['compute_capability']}, {memory}"
+        yield f"GPU: {one['name']}, {facts}"
     for name, remedy in found["missing"].items():
         yield f"missing: {name}; {remedy} brings it"
     if not found["missing"]:

@@ -31,12 +31,15 @@ LIBRARIES = {
 
 @dataclass(frozen=True)
 class Device:
-    """One GPU, as its driver describes it: name, driver's version, compute capability, and MiB of memory."""
+    """One GPU, as its driver describes it: name, driver's version, compute capability, and MiB of memory.
+
+    One that shares the memory of the processor has none of its own: None.
+    """
 
     name: str
     driver: str
     compute_capability: str
-    memory_mib: int
+    memory_mib: int | None
 
 
 @dataclass(frozen=True)
@@ -75,12 +78,18 @@ def has_device() -> bool:
 def memory_in_use() -> int | None:
     """Return the bytes in use on the first GPU, by whatever process; None where no driver tells."""
     rows = _ask("memory.used")
-    return int(rows[0][0]) * 2**20 if rows else None
+    mib = _number(rows[0][0]) if rows else None
+    return None if mib is None else mib * 2**20
 
 
 def _devices() -> Iterator[Device]:
     for name, driver, capability, memory in _ask(*_FIELDS):
-        yield Device(name, driver, capability, int(memory))
+        yield Device(name, driver, capability, _number(memory))
+
+
+def _number(text: str) -> int | None:
+    """Read an answer; the driver says ``[N/A]`` and the like where it has none."""
+    return int(text) if text.isdecimal() else None
 
 
 def _ask(*fields: str) -> list[list[str]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -168,7 +170,7 @@ def open_session(
             they were, with their shapes (``onnxq.runtime.bound``), and every node has to run there.
 
     Raises:
-        TargetError: ONNX Runtime or the provider is missing, or fell back to another.
+        TargetError: ONNX Runtime, the provider or a GPU is missing, or it fell back to another provider.
         ModelError: ONNX Runtime cannot load the model; its reason on one line.
 
     """
@@ -208,6 +210,10 @@ def _create(
     try:
         inference = ort.InferenceSession(loadable, options, providers=providers, enable_fallback=0)
     except Exception as error:
+        if provider == "cuda" and not has_device():
+            raise TargetError(
+                "there is no NVIDIA GPU, or no driver for it", where=source, hint="see: onnxq doctor"
+            ) from error
         raise ModelError(f"ONNX Runtime cannot load it: {short_reason(error)}", where=source) from error
     create_ms = (time.perf_counter() - start) * 1e3
     inputs, outputs = _specs(inference.get_inputs()), _specs(inference.get_outputs())
@@ -233,7 +239,8 @@ def _need_provider(ort: Any, provider: Provider) -> None:
             + ('; pip install "onnxq[cuda]" for an NVIDIA GPU' if provider == "cuda" else ""),
         )
     if provider == "cuda":
-        ort.preload_dlls()  # finds CUDA and cuDNN where pip put them
+        with redirect_stdout(sys.stderr):  # it prints what it does not find
+            ort.preload_dlls()  # finds CUDA and cuDNN where pip put them
 
 
 def _refuse_another_provider(session: Session) -> None:

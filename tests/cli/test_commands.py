@@ -121,6 +121,7 @@ def test_compile_takes_a_pipeline_and_settings(onnxq, model: Path, data: Path, t
             ["--recipe", "cpu"],
             "error: recipe 'cpu': it measures activations, and there is no data\n  hint: give --data",
         ),
+        (["--target", "tensorrt"], "error: recipe 'tensorrt': it measures activations, and there is no data"),
         (["--recipe", "cpuu"], "error: unknown recipe 'cpuu'\n  hint: did you mean 'cpu'?"),
         (
             ["--recipe", "fp32", "--pipeline", ""],
@@ -244,6 +245,18 @@ def test_bench_tells_wrong_options_in_one_line(
     result = onnxq("bench", model, *arguments)
     assert (result.exit_code, result.stdout) == (2, "")
     assert message in result.stderr
+
+
+@pytest.mark.skipif(usable_provider("cuda") is not None, reason="there is a GPU")
+@pytest.mark.parametrize("command", ["bench", "validate", "diff", "inspect"])
+def test_a_provider_that_is_not_there_is_told_in_one_line(
+    onnxq, model: Path, compiled: Path, command: str
+) -> None:
+    models = [compiled, "--kernels"] if command == "inspect" else [model, compiled]
+    result = onnxq(command, *models, "--data", "random", "--limit", 2, "--provider", "cuda")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "error: " in result.stderr
+    assert "the installed ONNX Runtime has no provider 'cuda'" in result.stderr or "GPU" in result.stderr
 
 
 def test_inspect_shows_operators_and_encodings(onnxq, compiled: Path) -> None:

@@ -41,6 +41,15 @@ def test_what_the_driver_says_is_read(tmp_path: Path, monkeypatch: pytest.Monkey
     assert memory_in_use() == 512 * 2**20
 
 
+def test_a_device_without_memory_of_its_own_is_no_trouble(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = 'case "$1" in *memory.used*) echo "[N/A]";; *) echo "card, 570.1, 12.1, [N/A]";; esac'
+    with_tool(tmp_path, monkeypatch, answers)
+    assert gpu().devices == (Device("card", "570.1", "12.1", None),)
+    assert memory_in_use() is None
+
+
 def test_missing_libraries_are_told_with_what_brings_them() -> None:
     found = gpu()
     assert found.libraries.keys() == LIBRARIES.keys()

@@ -11,7 +11,7 @@ import pytest
 
 from onnxq.errors import DataError, ModelError, TargetError
 from onnxq.runtime.environment import import_onnxruntime
-from onnxq.runtime.session import ValueSpec, open_session, short_reason
+from onnxq.runtime.session import ValueSpec, open_session, short_reason, usable_provider
 
 Save = Callable[..., Path]
 HAS_CUDA = "CUDAExecutionProvider" in import_onnxruntime().get_available_providers()
@@ -130,7 +130,7 @@ def test_a_missing_provider_names_those_there_are(save: Save) -> None:
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not HAS_CUDA, reason="needs onnxruntime-gpu and an NVIDIA GPU")
+@pytest.mark.skipif(usable_provider("cuda") is None, reason="needs onnxruntime-gpu and an NVIDIA GPU")
 def test_cuda_runs_when_there_is_one(save: Save) -> None:
     session = open_session(save(RELU), "cuda")
     assert session.providers[0] == "CUDAExecutionProvider"
