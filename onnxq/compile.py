@@ -86,8 +86,8 @@ class CompileResult:
 
 
 def compile_model(
-    source: Path,
-    output: Path,
+    source: Path | str,
+    output: Path | str,
     *,
     recipe: Recipe,
     data: Dataset | None = None,
@@ -116,7 +116,7 @@ def compile_model(
 
     """
     options, progress = options or CompileOptions(), on_progress or _quiet
-    compilation = _Compilation(source, recipe, data, options, progress)
+    compilation = _Compilation(Path(source), recipe, data, options, progress)
     if table is not None:
         compilation.accept(table)
     if options.choose and recipe.choices:
@@ -124,11 +124,11 @@ def compile_model(
     if options.tune and options.bench and recipe.target in TUNED_TARGETS:
         compilation.tune(validation_data)
     module, records = compilation.run_passes(compilation.recipe, instruments)
-    return compilation.finish(module, records, output, validation_data)
+    return compilation.finish(module, records, Path(output), validation_data)
 
 
 def calibrate_model(
-    source: Path, data: Dataset, *, recipe: Recipe, on_progress: Progress | None = None
+    source: Path | str, data: Dataset, *, recipe: Recipe, on_progress: Progress | None = None
 ) -> CalibrationTable:
     """Measure what the recipe's passes need, and return it as a table for later compilations.
 
@@ -136,7 +136,7 @@ def calibrate_model(
         CalibrationError: No pass of the recipe needs data.
 
     """
-    compilation = _Compilation(source, recipe, data, CompileOptions(), on_progress or _quiet)
+    compilation = _Compilation(Path(source), recipe, data, CompileOptions(), on_progress or _quiet)
     compilation.run_passes(recipe)
     if compilation.table is None:
         raise CalibrationError(

@@ -82,7 +82,7 @@ class Story:
         return dict(plain({**kept, "tensors": [asdict(tensor) for tensor in self.tensors]}))
 
 
-def read_story(path: Path, source: Path | None = None, data: Data | None = None) -> Story:
+def read_story(path: Path | str, source: Path | str | None = None, data: Data | None = None) -> Story:
     """Read a manifest, and the compiled model beside it, which holds the encodings.
 
     Args:
@@ -94,6 +94,7 @@ def read_story(path: Path, source: Path | None = None, data: Data | None = None)
         InputError: It is no manifest.
 
     """
+    path = Path(path)
     manifest = read_manifest(path)
     output = path.with_name(manifest.output.name)
     encodings = encodings_of(output) if output.is_file() else {}
@@ -101,7 +102,7 @@ def read_story(path: Path, source: Path | None = None, data: Data | None = None)
     if manifest.table is not None:
         facts.update(CalibrationTable.from_json(json.dumps(manifest.table), str(path)).facts)
     if source is not None and data is not None:
-        facts.update(_measured(source, data, [name for name in encodings if name in facts]))
+        facts.update(_measured(Path(source), data, [name for name in encodings if name in facts]))
     seen = [_seen(name, facts[name], encoding) for name, encoding in encodings.items() if name in facts]
     return Story(manifest.model_dump(mode="json"), tuple(sorted(seen, key=_badness)))
 

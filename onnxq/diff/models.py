@@ -36,8 +36,8 @@ class Aligned:
 
 
 def diff_models(
-    before: Path,
-    after: Path,
+    before: Path | str,
+    after: Path | str,
     batches: Iterable[Batch] | None = None,
     *,
     provider: Provider = "cpu",
@@ -57,7 +57,7 @@ def diff_models(
         DataError: The data does not fit.
 
     """
-    return align_models(before, after, batches, provider=provider, threads=threads).diff
+    return align_models(Path(before), Path(after), batches, provider=provider, threads=threads).diff
 
 
 def align_models(

@@ -38,7 +38,7 @@ _NOT_ONNX = (
 )
 
 
-def load_model(path: Path) -> GraphModule:
+def load_model(path: Path | str) -> GraphModule:
     """Read and check a model; every node gets a unique name.
 
     Weights in external data files stay on disk, memory-mapped when they are used. A data file
@@ -52,6 +52,7 @@ def load_model(path: Path) -> GraphModule:
             weights that are not finite.
 
     """
+    path = Path(path)
     model = _read(path)
     with _located(path):
         attach_external(model, path.absolute().parent)
@@ -64,7 +65,7 @@ def load_model(path: Path) -> GraphModule:
 
 
 def save_model(
-    module: GraphModule, path: Path, *, source: Path | None = None, external_data: bool = False
+    module: GraphModule, path: Path | str, *, source: Path | None = None, external_data: bool = False
 ) -> None:
     """Write a model whole or not at all; the same module gives the same bytes.
 
@@ -81,6 +82,7 @@ def save_model(
         InputError: ``path`` cannot be written or is the input model.
 
     """
+    path = Path(path)
     data = path.with_name(path.name + DATA_SUFFIX)
     model = module.model.clone()
     large = external_data or sum(tensor.nbytes for tensor in tensors(model)) > EMBEDDED_LIMIT
