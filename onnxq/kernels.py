@@ -72,7 +72,7 @@ class KernelList:
             dtype_of: The type of each value, where it is not to be the value's own.
 
         """
-        kernels = self.kernels.get((node.domain.replace("ai.onnx", ""), node.op_type), ())
+        kernels = self.kernels.get((node.domain, node.op_type), ())
         signature = signature_of(node, opset)
         if not kernels:
             return "no kernel for this operator"

@@ -142,7 +142,7 @@ def _side(flat: Flat, path: Path) -> Side:
         if value.const_value is not None:
             sizes[value.const_value.dtype.name.lower()] += value.const_value.nbytes
     size = path.stat().st_size if path.suffix == TEXT_SUFFIX else model_size(path)
-    used = {node.domain.removeprefix("ai.onnx") for node in flat.nodes}
+    used = {node.domain for node in flat.nodes}
     opsets = {
         domain or "ai.onnx": version
         for domain, version in sorted(flat.model.opset_imports.items())

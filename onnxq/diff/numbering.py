@@ -52,7 +52,7 @@ def operator_text(node: ir.Node) -> str:
         for name, attr in sorted(node.attributes.items())
         if attr.type not in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
     )
-    return f"{node.domain.removeprefix('ai.onnx')}.{node.op_type} {' '.join(plain)}"
+    return f"{node.domain}.{node.op_type} {' '.join(plain)}"
 
 
 def constant_number(value: ir.Value) -> str | None:

@@ -74,7 +74,7 @@ def parse_rule(text: str) -> Rule:
         RecipeError: It is none.
 
     """
-    match = re.fullmatch(r"\s*(\w+)\s*(<=|>=|<|>)\s*(-?[\d.]+(?:e-?\d+)?)\s*", text)
+    match = re.fullmatch(r"\s*(\w+)\s*(<=|>=|<|>)\s*(-?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?)\s*", text)
     if match is None:
         raise RecipeError(f"{text!r} is no rule", where="--fail-on", hint="write it like 'sqnr_db<20'")
     if match[1] not in _QUANTITIES:

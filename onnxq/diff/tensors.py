@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from onnxq.diff.align import Alignment
 from onnxq.diff.flat import QUANTIZERS, Flat
@@ -133,7 +134,7 @@ def stored_grid(stored: Stored) -> Grid | None:
     if dtype is None or dtype.is_floating_point():
         return None
     scale = _span(stored.scale)
-    zero = _span(stored.zero_point) or ((0.0, 0.0) if stored.scale is not None else None)
+    zero = _extent(stored.zero_points) or ((0.0, 0.0) if stored.scale is not None else None)
     many = (
         stored.scale is not None
         and stored.scale.const_value is not None
@@ -212,10 +213,14 @@ def _quantizer_grid(node: ir.Node) -> Grid:
 
 
 def _span(value: ir.Value | None) -> tuple[float, float] | None:
-    if value is None or value.const_value is None or not value.const_value.size:
+    return None if value is None or value.const_value is None else _extent(value.const_value.numpy())
+
+
+def _extent(array: NDArray[Any] | None) -> tuple[float, float] | None:
+    if array is None or not array.size:
         return None
-    array = value.const_value.numpy().astype(np.float64)
-    return float(array.min()), float(array.max())
+    numbers = array.astype(np.float64)
+    return float(numbers.min()), float(numbers.max())
 
 
 def _whole(span: tuple[float, float] | None) -> tuple[int, int] | None:

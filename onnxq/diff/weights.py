@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnxq.diff.flat import CONVERTERS, Flat, family_of, is_product
 from onnxq.ir.module import attribute, input_of
 from onnxq.quant.likeness import ALIKE, by_channel, sample_of
+from onnxq.quant.packing import unpack
 
 _MOVERS = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 _PLACES: Mapping[str, tuple[int, int | None, int | None]] = {
@@ -61,14 +62,26 @@ class Stored:
     @cached_property
     def real(self) -> NDArray[Any]:
         """The real values; integers less their zero point where the scale is computed at run time."""
-        stored = _array(self.value)
-        if self.node.op_type == "MatMulNBits" and not self.dequantized:
+        stored, zero_points = _array(self.value), self.zero_points
+        if self._is_packed:
             return self._unpacked(stored)
-        if self.zero_point is not None:
-            stored = stored.astype(np.int64) - self._spread(_array(self.zero_point), stored.shape)
+        if zero_points is not None:
+            stored = stored.astype(np.float32) - self._spread(zero_points.astype(np.float32), stored.shape)
         if self.scale is not None:
             stored = stored * self._spread(_array(self.scale), stored.shape)
         return stored
+
+    @property
+    def zero_points(self) -> NDArray[Any] | None:
+        """The zero points as numbers, those of a MatMulNBits of shape (N, blocks); None if there are none."""
+        stored = None if self.zero_point is None else _array(self.zero_point)
+        if not self._is_packed:
+            return stored
+        columns, bits = attribute(self.node, "N", 0), attribute(self.node, "bits", 4)
+        if stored is None:
+            return np.full((columns, self._blocks), 1 << (bits - 1))
+        rows = stored.reshape(columns, -1)
+        return unpack(rows, bits, self._blocks) if rows.dtype == np.uint8 else rows
 
     @property
     def channel_axis(self) -> int:
@@ -87,18 +100,26 @@ class Stored:
             axis = next((place for place, length in enumerate(shape) if length == parameter.size), axis)
         return parameter.reshape([-1 if place == axis else 1 for place in range(len(shape))])
 
+    @property
+    def _is_packed(self) -> bool:
+        return self.node.op_type == "MatMulNBits" and not self.dequantized
+
+    @property
+    def _blocks(self) -> int:
+        """The blocks in each column of a MatMulNBits."""
+        rows, block = int(attribute(self.node, "K", 0)), int(attribute(self.node, "block_size", 32))
+        return -(-rows // block)
+
     def _unpacked(self, stored: NDArray[Any]) -> NDArray[Any]:
-        """Return the (K, N) weight of a MatMulNBits: two 4-bit numbers to a byte, the low one first."""
-        columns, rows = (attribute(self.node, key, 0) for key in ("N", "K"))
-        bits, block = attribute(self.node, "bits", 4), attribute(self.node, "block_size", 32)
-        numbers = stored.reshape(columns, -1)
-        if bits == 4:
-            numbers = np.stack([numbers & 15, numbers >> 4], -1).reshape(columns, -1)
-        centred = numbers.astype(np.float32) - (1 << (bits - 1))
+        """Return the (K, N) weight of a MatMulNBits."""
+        columns, bits = attribute(self.node, "N", 0), attribute(self.node, "bits", 4)
+        block, zeros = attribute(self.node, "block_size", 32), self.zero_points
+        assert zeros is not None
+        numbers = unpack(stored.reshape(columns, -1), bits, self._blocks * block).astype(np.float32)
+        centred = numbers - np.repeat(zeros.astype(np.float32), block, 1)
         if self.scale is not None:
-            scales = np.repeat(_array(self.scale).reshape(columns, -1), block, 1)
-            centred = centred * scales[:, : centred.shape[1]]
-        weight: NDArray[Any] = centred[:, :rows].T
+            centred = centred * np.repeat(_array(self.scale).reshape(columns, -1), block, 1)
+        weight: NDArray[Any] = centred[:, : attribute(self.node, "K", 0)].T
         return weight
 
 

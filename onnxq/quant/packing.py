@@ -44,6 +44,23 @@ def pack(integers: Bytes, bits: int) -> Bytes:
     return packed
 
 
+def unpack(packed: Bytes, bits: int, count: int) -> Bytes:
+    """Return the first ``count`` integers that were packed along the last axis.
+
+    Args:
+        packed: Shape (..., m), as ``pack`` gives it.
+        bits: 2, 4 or 8.
+        count: At most ``m * 8 / bits``.
+
+    Returns:
+        Shape (..., count).
+
+    """
+    shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    integers: Bytes = (packed[..., None] >> shifts) & np.uint8(2**bits - 1)
+    return integers.reshape(*packed.shape[:-1], -1)[..., :count]
+
+
 def pack_columns(integers: Integers, bits: int, block: int) -> Bytes:
     """Return a matrix as MatMulNBits stores it: column by column, block by block.
 

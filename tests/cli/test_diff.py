@@ -60,7 +60,7 @@ def test_rules_of_error_want_data(onnxq, model: Path, compiled: Path, data: Path
     without = onnxq("diff", model, compiled, "--fail-on", "sqnr_db<20")
     assert without.exit_code == 2
     assert "sqnr_db is known with data only" in without.stderr
-    for rule, code in (("sqnr_db<0", 0), ("cosine<=1", 1), ("max_abs>1e9", 0)):
+    for rule, code in (("sqnr_db<0", 0), ("cosine<=1", 1), ("max_abs>1e+9", 0)):
         assert onnxq("diff", model, compiled, "--data", data, "--fail-on", rule).exit_code == code
 
 
@@ -70,6 +70,7 @@ def test_rules_of_error_want_data(onnxq, model: Path, compiled: Path, data: Path
         ("sqnr", "'sqnr' is no rule"),
         ("sqnr<2", "unknown quantity 'sqnr'"),
         ("bytes=2", "'bytes=2' is no rule"),
+        ("bytes>1.2.3", "'bytes>1.2.3' is no rule"),
     ],
 )
 def test_a_wrong_rule_is_refused(onnxq, model: Path, rule: str, message: str) -> None:

@@ -14,7 +14,7 @@ from onnxq.diff.result import ModelDiff
 from onnxq.errors import InputError, ModelError
 from onnxq.ir.store import save_model
 from onnxq.ir.text import parse, render
-from onnxq.recipe import load_recipe
+from onnxq.recipe import Recipe, load_recipe
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 MODELS = sorted((REPOSITORY / "models").glob("*.onnxtxt"))
@@ -135,6 +135,32 @@ def test_merged_weights_are_found_in_their_parts(tmp_path: Path) -> None:
         save_model(module, path)
     diff = diff_models(*paths)
     assert [one.after for one in diff.counterparts] == [("all",)] * 3
+
+
+@pytest.mark.parametrize("options", ["", ", symmetric=true", ", bits=8"])
+def test_weights_of_matmulnbits_are_read_with_their_zero_points(model: Path, options: str) -> None:
+    output = model.with_name("blocks.onnx")
+    pipeline = f"infer-shapes, encode-weight-blocks{{block=32{options}}}, insert-qdq, fuse-block-matmul"
+    quiet = CompileOptions(validate=False, bench=False)
+    compile_model(model, output, recipe=Recipe(name="blocks", pipeline=pipeline), options=quiet)
+    weights = [pair for pair in diff_models(model, output).tensors if pair.kind == "weight"]
+    bits = 8 if "8" in options else 4
+    assert len(weights) == 2
+    for pair in weights:
+        assert pair.likeness is not None
+        assert pair.likeness > 0.99
+        assert pair.after.grid is not None
+        assert pair.after.grid.granularity == "block 32"
+        low, high = pair.after.grid.zero_point or (0, 0)
+        assert 0 < low <= 2 ** (bits - 1) <= high < 2**bits
+
+
+def test_operators_of_another_standard_domain_have_their_version_told(tmp_path: Path) -> None:
+    path = tmp_path / "ml.onnx"
+    text = """<ir_version: 10, opset_import: ["" : 21, "ai.onnx.ml" : 3]>
+    main (float[N,4] x) => (float[N,4] y) { y = ai.onnx.ml.Normalizer<norm = "L2">(x) }"""
+    save_model(parse(text), path)
+    assert diff_models(path, path).before.opsets == {"ai.onnx.ml": 3}
 
 
 def test_names_do_not_align_what_weights_contradict(model: Path) -> None:

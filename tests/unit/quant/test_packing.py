@@ -4,7 +4,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from onnxq.quant.packing import pack, pack_columns, unsigned
+from onnxq.quant.packing import pack, pack_columns, unpack, unsigned
 
 
 @pytest.mark.parametrize("bits", [4, 8])
@@ -13,10 +13,15 @@ def test_packed_integers_read_back(bits: int, count: int) -> None:
     integers = np.random.default_rng(count).integers(0, 2**bits, (3, count)).astype(np.uint8)
     packed = pack(integers, bits)
     assert packed.shape == (3, -(-count * bits // 8))
-    per_byte = 8 // bits
-    read = (packed[..., None] >> (bits * np.arange(per_byte))) & (2**bits - 1)
-    assert (read.reshape(3, -1)[:, :count] == integers).all()
-    assert (read.reshape(3, -1)[:, count:] == 0).all()
+    assert (unpack(packed, bits, count) == integers).all()
+    assert (unpack(packed, bits, packed.shape[-1] * 8 // bits)[:, count:] == 0).all()
+
+
+def test_the_first_integer_of_a_byte_is_its_lowest_bits() -> None:
+    byte = np.array([0b11_10_01_00], np.uint8)
+    assert unpack(byte, 2, 4).tolist() == [0, 1, 2, 3]
+    assert unpack(byte, 4, 2).tolist() == [0b0100, 0b1110]
+    assert unpack(byte, 8, 1).tolist() == [0b11100100]
 
 
 def test_a_sign_becomes_an_offset() -> None:
