@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from onnxq.ir.module import GraphModule
+from onnxq.ir.sites import Site, find_sites
 from onnxq.ir.store import load_model
 from onnxq.manifest import PassSummary, summarise
+from onnxq.passmanager.base import PassRecord
 from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.recipe import load_recipe
@@ -23,6 +27,22 @@ def prospects(path: Path) -> tuple[PassSummary, ...]:
         PassError: A pass does not take it.
 
     """
-    recipe = load_recipe(RECIPE)
-    records = PassManager(parse_pipeline(recipe.pipeline), find_target(recipe.target)).run(load_model(path))
+    _, records = _rewritten(path)
     return tuple(one for one in summarise(records) if one.edits or one.skipped)
+
+
+def fold_sites(path: Path) -> list[Site]:
+    """Return the fold sites of the model as the exact passes leave it, which is how the others meet it.
+
+    Raises:
+        ModelError: The model cannot be read.
+        PassError: A pass does not take it.
+
+    """
+    module, _ = _rewritten(path)
+    return find_sites(module)
+
+
+def _rewritten(path: Path) -> tuple[GraphModule, Sequence[PassRecord]]:
+    module, recipe = load_model(path), load_recipe(RECIPE)
+    return module, PassManager(parse_pipeline(recipe.pipeline), find_target(recipe.target)).run(module)

@@ -81,7 +81,8 @@ def _gpu() -> dict[str, Any]:
 
 
 def _present(report: dict[str, Any]) -> None:
-    from onnxq.report.tables import Table, available_tables
+    from onnxq.report.tables import Table
+    from onnxq.report.tables_of_model import available_tables
     from onnxq.report.text import draw
 
     versions = {**report["versions"], **(report["runtime"] or {"onnxruntime": None})}

@@ -75,11 +75,9 @@ def run(
     if text and not as_json:
         show(render(module, elide_above=ELIDE_ABOVE))
         return
-    content = _content(model, module, passes=passes)
+    content = _content(model, module, passes=passes, sites=sites)
     if text:
         content["text"] = render(module, elide_above=ELIDE_ABOVE)
-    if sites:
-        content["sites"] = _sites(model)
     if kernels:
         feeds = _feeds(model, data, reading)
         report = kernel_report(model, feeds, provider_of(provider), threads, source=source)
@@ -92,17 +90,19 @@ def run(
         _present(content)
 
 
-def _content(model: Path, module: GraphModule, *, passes: bool) -> dict[str, Any]:
+def _content(model: Path, module: GraphModule, *, passes: bool, sites: bool) -> dict[str, Any]:
     from onnxq.diff.flat import Flat
     from onnxq.diff.weights import bits_per_weight, stored_weights
     from onnxq.ir.overview import overview
     from onnxq.ir.store import model_size
-    from onnxq.prospects import prospects
+    from onnxq.prospects import fold_sites, prospects
 
     content = {"model": str(model), "size_bytes": model_size(model), **overview(module).to_dict()}
     content["bits_per_weight"] = bits_per_weight(stored_weights(Flat.of(module.model)))
     if passes:
         content["passes"] = [one.model_dump(mode="json") for one in prospects(model)]
+    if sites:
+        content["sites"] = [site.to_dict() for site in fold_sites(model)]
     return content
 
 
@@ -111,26 +111,13 @@ def _feeds(model: Path, data: str | None, reading: DataSettings) -> Feeds:
     return next(dataset.batches()).feeds
 
 
-def _sites(model: Path) -> list[dict[str, Any]]:
-    """Return the fold sites that the passes will meet: those behind the exact passes of recipe fp32."""
-    from onnxq.ir.sites import find_sites
-    from onnxq.ir.store import load_model
-    from onnxq.passmanager.manager import PassManager
-    from onnxq.passmanager.pipeline import parse_pipeline
-    from onnxq.recipe import load_recipe
-    from onnxq.target import find_target
-
-    module, recipe = load_model(model), load_recipe("fp32")
-    PassManager(parse_pipeline(recipe.pipeline), find_target(recipe.target)).run(module)
-    return [site.to_dict() for site in find_sites(module)]
-
-
 def _write(path: Path, module: GraphModule, content: dict[str, Any]) -> None:
     from onnxq.diff.flat import Flat
     from onnxq.diff.picture import picture_of_model
     from onnxq.report.charts import kernels_chart
     from onnxq.report.page.write import write_page
-    from onnxq.report.tables import file_size, inspection_tables
+    from onnxq.report.tables import file_size
+    from onnxq.report.tables_of_model import inspection_tables
 
     name, kernels = Path(content["model"]).name, content.get("kernels")
     facts = [("size", file_size(content["size_bytes"])), ("parameters", f"{content['parameters']:,}")]
@@ -147,7 +134,8 @@ def _write(path: Path, module: GraphModule, content: dict[str, Any]) -> None:
 
 
 def _present(content: dict[str, Any]) -> None:
-    from onnxq.report.tables import inspection_tables, layers_summary
+    from onnxq.report.tables import layers_summary
+    from onnxq.report.tables_of_model import inspection_tables
     from onnxq.report.text import draw
 
     show(*map(draw, inspection_tables(content, limit=24)))

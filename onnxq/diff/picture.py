@@ -75,11 +75,7 @@ def picture_of_model(
         union.add(node, 0, None)
     _give_scopes(union, flat, 0)
     for node, entry in zip(flat.nodes, union.nodes, strict=True):
-        found = [
-            (times or {})[key]
-            for key in (*map(name_of, node.outputs), node.name or "")
-            if key in (times or {})
-        ]
+        found = [times[key] for key in (*map(name_of, node.outputs), node.name or "") if key in times]
         entry["us"] = [found[0] if found else None, None]
         entry["kind"], entry["last"], entry["error"] = "same", True, None
     picture = {

@@ -71,7 +71,7 @@ class Overview:
     def _repr_html_(self) -> str:
         """Show weights, operators and encodings in a notebook."""
         from onnxq.report.html import tables_html
-        from onnxq.report.tables import model_tables
+        from onnxq.report.tables_of_model import model_tables
 
         return tables_html(model_tables(self.to_dict()))
 

@@ -8,25 +8,13 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 NOTHING = "-"
 MEGABYTE = 1e6
 NAME_LENGTH = 36
 _BAD = ("unfused", "elsewhere")
-_OPERANDS = {
-    "MatMulIntegerToFloat": ("T1", "T2"),
-    "QLinearMatMul": ("T1", "T2"),
-    "MatMulInteger": ("T1", "T2"),
-    "DynamicQuantizeMatMul": ("T1", "T2"),
-    "QGemm": ("TA", "TB"),
-    "QLinearConv": ("T1", "T2"),
-    "ConvInteger": ("T1", "T2"),
-    "QAttention": ("T1", "T2"),
-    "Attention": ("T1",),
-}
-"""Operators worth knowing of, with the type parameters of input and weight."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +94,7 @@ def kernels_table(kernels: Mapping[str, Any], limit: int = 12) -> Table:
     rows = [_kernel_row(row) for row in summary[:limit]]
     if rest := summary[limit:]:
         count, share = sum(row["count"] for row in rest), sum(row["share"] for row in rest)
-        rows.append((f"{len(rest)} more", "", "", str(count), _percent(share)))
+        rows.append((f"{len(rest)} more", "", "", str(count), percent(share)))
     columns = ("kernel", "computes in", "ran on", "nodes", "time")
     return Table("Kernels", columns, tuple(rows), text_columns=3)
 
@@ -117,7 +105,7 @@ def layers_table(kernels: Mapping[str, Any], limit: int = 12) -> Table:
     rows = [_layer_row(layer) for layer in layers[:limit]]
     if rest := layers[limit:]:
         own, converting = (sum(layer[key] for layer in rest) for key in ("share", "overhead"))
-        rows.append((f"{len(rest)} more", "", "", _percent(own), _percent(converting)))
+        rows.append((f"{len(rest)} more", "", "", percent(own), percent(converting)))
     return Table("Layers", ("layer", "ran", "in kernel", "time", "Q and DQ"), tuple(rows), text_columns=3)
 
 
@@ -187,82 +175,6 @@ def skipped_table(passes: Sequence[Mapping[str, Any]]) -> Table:
     return Table("Left alone", ("pass", "reason", "operators", "nodes"), rows, text_columns=3)
 
 
-def sites_table(sites: Sequence[Mapping[str, Any]]) -> Table:
-    """Return one row for each fold site."""
-    rows = tuple(
-        (
-            site["kind"],
-            site["value"],
-            _first_of(site["layers"]),
-            str(site["channels"]),
-            "yes" if site["shift"] else NOTHING,
-            "a Mul" if site["paid"] else NOTHING,
-        )
-        for site in sites
-    )
-    columns = ("fold site", "channels of", "read by layers", "channels", "shift", "costs")
-    return Table("Fold sites", columns, rows, text_columns=3)
-
-
-def model_tables(content: Mapping[str, Any]) -> list[Table]:
-    """Return what is in one model; see ``onnxq.ir.overview``. Size and bits stand there if they are known."""
-    opsets = ", ".join(f"{domain} {version}" for domain, version in content["opsets"].items())
-    size = [("size on disk", file_size(content["size_bytes"]))] if "size_bytes" in content else []
-    bits = content.get("bits_per_weight")
-    facts = [
-        *size,
-        ("parameters", f"{content['parameters']:,}"),
-        *([("bits for each weight of a layer", f"{bits:.2f}")] if bits else []),
-        ("IR version, operator sets", f"{content['ir_version']}, {opsets}"),
-        ("written by", content["producer"] or NOTHING),
-        *((f"input {name}", type_) for name, type_ in content["inputs"].items()),
-        *((f"output {name}", type_) for name, type_ in content["outputs"].items()),
-    ]
-    total = sum(content["bytes_by_dtype"].values()) or 1
-    weights = [
-        (name, file_size(size), _percent(size / total)) for name, size in content["bytes_by_dtype"].items()
-    ]
-    operators = [(name, str(count)) for name, count in content["operators"].items()]
-    values = [_value_row(value) for value in content["quantized"]]
-    tables = [
-        Table("Model", ("", ""), tuple(facts), 2),
-        Table("Weights", ("type", "bytes", "share"), tuple(weights)),
-        Table("Operators", ("operator", "count"), tuple(operators)),
-        Table("Quantized values", ("value", "kind", "type", "scale", "zero point"), tuple(values), 3),
-    ]
-    return [table for table in tables if table.rows]
-
-
-def inspection_tables(content: Mapping[str, Any], limit: int | None = None) -> list[Table]:
-    """Return what is in a model; if asked for, its fold sites, what passes would do and which kernels ran."""
-    kernels, passes = content.get("kernels"), content.get("passes")
-    tables = model_tables(content)
-    if passes:
-        tables += [replace(reasons_table(passes), title="What exact passes would do"), skipped_table(passes)]
-    if kernels:
-        tables += [kernels_table(kernels), layers_table(kernels, limit or len(kernels["layers"]))]
-    tables = [table for table in tables if table.rows]
-    return [*tables, sites_table(content["sites"])] if "sites" in content else tables
-
-
-def available_tables(content: Mapping[str, Any]) -> list[Table]:
-    """Return what the installed ONNX Runtime and this processor run; see ``onnxq.runtime.available``."""
-    facts = [
-        ("highest opset, IR version", f"{content['opset']}, {content['ir_version']}"),
-        ("DequantizeLinear reads", ", ".join(_types(content["kernels"], "DequantizeLinear", "T1"))),
-        ("products of 8-bit integers", content["products"]),
-    ]
-    rows = [row for name, operands in _OPERANDS.items() for row in _available_rows(content, name, operands)]
-    rows += [
-        (name, "com.microsoft", "CPU", f"blocks of {', '.join(map(str, bits))} bits")
-        for name, bits in content["bits"].items()
-    ]
-    return [
-        Table("Can run", ("what", ""), tuple(facts), 2),
-        Table("Integer kernels", ("operator", "domain", "on", "takes"), tuple(rows), 4),
-    ]
-
-
 def session_options(content: Mapping[str, Any]) -> Iterator[str]:
     """Yield one sentence if the model's fast kernels ask for session configuration entries."""
     wanted = ", ".join(f"{key}={value}" for key, value in content["session_options"].items())
@@ -288,6 +200,11 @@ def file_size(size: float) -> str:
     return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2}f} {'kB' if kilo else 'MB'}"
 
 
+def percent(share: float | None) -> str:
+    """Return a share as ``12.50 %``."""
+    return NOTHING if share is None else f"{100 * share:.2f} %"
+
+
 def short_name(name: str, limit: int | None = 1) -> str:
     """Return the end of a long name, which tells more than its beginning; all of it if ``limit`` is None."""
     if limit is None:
@@ -300,7 +217,7 @@ def _metric_rows(accuracy: Mapping[str, Any]) -> list[tuple[str, ...]]:
     metric = accuracy["metric"]
     if metric is None:
         return []
-    before, after = (_percent(metric[model]) for model in ("reference", "candidate"))
+    before, after = (percent(metric[model]) for model in ("reference", "candidate"))
     drop = metric["drop_points"]
     return [(metric["name"], before, after, NOTHING if drop is None else f"{0 - drop:+.2f} points")]
 
@@ -313,7 +230,7 @@ def _similarity_rows(accuracy: Mapping[str, Any]) -> list[tuple[str, ...]]:
     if cosines:
         rows.append(("cosine of the outputs", "", f"{min(cosines):.5f}", ""))
     if agreements:
-        rows.append(("same top-1 class", "", _percent(min(agreements)), ""))
+        rows.append(("same top-1 class", "", percent(min(agreements)), ""))
     return rows
 
 
@@ -338,7 +255,7 @@ def _output_row(output: Mapping[str, Any]) -> tuple[str, ...]:
         sqnr,
         _number(output["max_abs"], ".3g"),
         _number(output["scale"], ".3g"),
-        NOTHING if agree is None else _percent(agree),
+        NOTHING if agree is None else percent(agree),
     )
 
 
@@ -363,51 +280,17 @@ def _footprint_row(model: Mapping[str, Any]) -> tuple[str, ...]:
 
 def _kernel_row(row: Mapping[str, Any]) -> tuple[str, ...]:
     provider = row["provider"].removesuffix("ExecutionProvider")
-    return row["op_type"], row["kind"], provider, str(row["count"]), _percent(row["share"])
-
-
-def _available_rows(
-    content: Mapping[str, Any], op_type: str, operands: Sequence[str]
-) -> Iterator[tuple[str, ...]]:
-    """Yield one row for each domain and provider that has the operator."""
-    groups: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
-    for kernel in content["kernels"]:
-        if kernel["op_type"] == op_type:
-            groups[kernel["domain"], kernel["provider"]].append(kernel)
-    for (domain, provider), kernels in groups.items():
-        since = min(kernel["since"] for kernel in kernels)
-        newest = [kernel["types"] for kernel in kernels if kernel["until"] is None]
-        takes = dict.fromkeys(" x ".join("/".join(types[name]) for name in operands) for types in newest)
-        place = domain or f"standard, {since}+"
-        yield op_type, place, provider.removesuffix("ExecutionProvider"), ", ".join(takes)
-
-
-def _types(kernels: Sequence[Mapping[str, Any]], op_type: str, operand: str) -> list[str]:
-    mine = [one for one in kernels if one["op_type"] == op_type and not one["domain"] and not one["until"]]
-    return sorted({name for kernel in mine for name in kernel["types"][operand]})
+    return row["op_type"], row["kind"], provider, str(row["count"]), percent(row["share"])
 
 
 def _layer_row(layer: Mapping[str, Any]) -> tuple[str, ...]:
     counts = Counter(layer["kernels"]).items()
     kernels = ", ".join(f"{count} x {name}" if count > 1 else name for name, count in counts)
-    return layer["name"], layer["state"], kernels, _percent(layer["share"]), _percent(layer["overhead"])
+    return layer["name"], layer["state"], kernels, percent(layer["share"]), percent(layer["overhead"])
 
 
 def _whole(layer: Mapping[str, Any]) -> float:
     return float(layer["share"] + layer["overhead"])
-
-
-def _value_row(value: Mapping[str, Any]) -> tuple[str, ...]:
-    per = "" if value["axis"] is None else f", axis {value['axis']}"
-    scales, zeros = ([f"{end:.4g}" for end in value[key]] for key in ("scales", "zero_points"))
-    spans = (low if low == high else f"{low}-{high}" for low, high in (scales, zeros))
-    return value["name"], value["kind"], f"{value['dtype']}{per}", *spans
-
-
-def _first_of(names: Sequence[str]) -> str:
-    """Return the first name, and how many there are besides."""
-    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"{names[0]}{more}" if names else NOTHING
 
 
 def _either(numbers: Sequence[int]) -> str:
@@ -432,7 +315,3 @@ def _number(value: float | None, form: str) -> str:
 def _digits(value: float) -> str:
     """Return a time with three digits or more."""
     return f"{value:.{0 if value >= 100 else 1 if value >= 10 else 2 if value >= 1 else 3}f}"
-
-
-def _percent(share: float | None) -> str:
-    return NOTHING if share is None else f"{100 * share:.2f} %"

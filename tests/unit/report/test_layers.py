@@ -1,6 +1,7 @@
 """The tables of layers and of what can be run."""
 
-from onnxq.report.tables import available_tables, invariance_table, layers_summary, layers_table
+from onnxq.report.tables import invariance_table, layers_summary, layers_table
+from onnxq.report.tables_of_model import available_tables
 from onnxq.runtime.invariance import InvarianceReport, OutputInvariance
 from onnxq.runtime.kernels import KernelReport, LayerKernel, LayerState, Provenance
 
