@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -162,14 +162,12 @@ def _seen(name: str, facts: Facts, encoding: Encoding) -> SeenTensor:
     if facts.histogram is None:
         return seen
     edges, heights = picture(facts.histogram)
-    return SeenTensor(
-        **{
-            **vars(seen),
-            "clipped": clipped_share(facts.histogram, encoding),
-            "sqnr_db": expected_sqnr_db(facts.histogram, encoding),
-            "edges": tuple(edges),
-            "heights": tuple(heights),
-        }
+    return replace(
+        seen,
+        clipped=clipped_share(facts.histogram, encoding),
+        sqnr_db=expected_sqnr_db(facts.histogram, encoding),
+        edges=tuple(edges),
+        heights=tuple(heights),
     )
 
 

@@ -85,7 +85,7 @@ class TensorError:
         value: Its name in the first model.
         counterpart: Its name in the second.
         cosine: Over all samples.
-        sqnr_db: Signal to noise; None if the two are equal.
+        sqnr_db: Signal to noise; None if the two are equal, or if the first is all zero.
         max_abs: Largest absolute difference.
         scale: Largest absolute value in the first model.
         input_sqnr_db: The smallest signal to noise among what it is computed from; None if that is equal.

@@ -147,7 +147,7 @@ def growth_table(content: Mapping[str, Any], limit: int | None = None) -> Table:
         (
             short_name(error["value"], limit),
             _digits(error["cosine"], ".5f"),
-            "exact" if error["sqnr_db"] is None else f"{error['sqnr_db']:.1f}",
+            "exact" if error["max_abs"] == 0 else _digits(error["sqnr_db"], ".1f"),
             _digits(error["max_abs"], ".3g"),
             _digits(error["scale"], ".3g"),
         )

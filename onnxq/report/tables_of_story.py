@@ -11,6 +11,7 @@ from onnxq.report.tables import (
     NOTHING,
     Table,
     accuracy_table,
+    choices_table,
     footprint_table,
     kernels_table,
     latency_table,
@@ -38,7 +39,7 @@ def story_tables(content: Mapping[str, Any], limit: int | None = WORST) -> list[
         if kernels
         else []
     )
-    tables += [tuning_table(content["tuning"])] if content["tuning"] else []
+    tables += [choices_table(content["choices"] or ()), tuning_table(content["tuning"] or ())]
     tables += [
         passes_table(content["passes"]),
         reasons_table(content["passes"]),

@@ -76,7 +76,7 @@ class Panel {
     if (change && change.values[1] && change.values[1] !== change.values[0]) rows.push(["its counterpart", change.values[1]]);
     const error = change && change.error;
     if (error) {
-      rows.push(["SQNR", error.sqnr_db === null ? "equal" : `${error.sqnr_db.toFixed(1)} dB`]);
+      rows.push(["SQNR", error.max_abs === 0 ? "equal" : error.sqnr_db === null ? "–" : `${error.sqnr_db.toFixed(1)} dB`]);
       rows.push(["SQNR of its inputs", error.input_sqnr_db === null ? "equal" : `${error.input_sqnr_db.toFixed(1)} dB`]);
       if (error.cosine !== null) rows.push(["cosine", error.cosine.toFixed(5)]);
       rows.push(["largest difference", `${error.max_abs.toPrecision(3)} of ${error.scale.toPrecision(3)}`]);
