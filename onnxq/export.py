@@ -93,8 +93,7 @@ def export_model(
         TargetError: The export extra is not installed.
 
     """
-    local = _is_local(model)
-    if local:
+    if local := _is_local(model):
         _check_folder(Path(model))
     main_export, tasks = _import_optimum()
     with replacing_folder(output, force=force) as staged, _settled(local) as log:

@@ -165,24 +165,30 @@ def measure_sensitivity(
             list(chosen.batches()),
             edges,
         )
-        parts = [*_tensors(edges), *_layers(kinds, edges)]
         entries = []
+        parts = [*_tensors(edges), *_layers(kinds, edges)]
         for number, part in enumerate(parts):
             entries.append(part.measured(bench, channels.get(part.name, ())))
             if on_progress is not None:
                 on_progress(number + 1, len(parts))
-        return SensitivityReport(
-            source=str(source),
-            recipe=recipe.name,
-            samples=sum(batch_size(batch.feeds) for batch in bench.batches),
-            float_db=bench.sqnr_db(lambda edge: False),
-            all_db=bench.sqnr_db(lambda edge: True),
-            weights_db=bench.sqnr_db(lambda edge: edge.constant),
-            activations_db=bench.sqnr_db(lambda edge: not edge.constant),
-            tensors=_ranked(entry for entry in entries if entry.kind in TENSORS),
-            layers=_ranked(entry for entry in entries if entry.kind not in TENSORS),
-            warnings=chosen.warnings,
-        )
+        return _report(source, recipe, bench, entries, chosen.warnings)
+
+
+def _report(
+    source: Path, recipe: Recipe, bench: _Bench, entries: Sequence[Entry], warnings: tuple[str, ...]
+) -> SensitivityReport:
+    return SensitivityReport(
+        source=str(source),
+        recipe=recipe.name,
+        samples=sum(batch_size(batch.feeds) for batch in bench.batches),
+        float_db=bench.sqnr_db(lambda edge: False),
+        all_db=bench.sqnr_db(lambda edge: True),
+        weights_db=bench.sqnr_db(lambda edge: edge.constant),
+        activations_db=bench.sqnr_db(lambda edge: not edge.constant),
+        tensors=_ranked(entry for entry in entries if entry.kind in TENSORS),
+        layers=_ranked(entry for entry in entries if entry.kind not in TENSORS),
+        warnings=warnings,
+    )
 
 
 def _ranked(entries: Iterable[Entry]) -> tuple[Entry, ...]:

@@ -24,6 +24,7 @@ from onnxq.cli.options import (
 from onnxq.errors import InputError, ToleranceError
 
 if TYPE_CHECKING:
+    from onnxq.comparison import CompileOptions
     from onnxq.manifest import Manifest
     from onnxq.passmanager.instruments import Instrument
 
@@ -42,18 +43,45 @@ Table = Annotated[
     typer.Option("--table", metavar="TABLE", help="Ranges from onnxq calibrate.", show_default=False),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that onnxq did not write.")]
-NoBench = Annotated[bool, typer.Option("--no-bench", help="Do not time the models.")]
-Tune = Annotated[
-    bool | None,
-    typer.Option(
-        "--tune/--no-tune",
-        help="Time forms of the graph first; keep int8 only where it is faster. Default: shipped recipes.",
-    ),
-]
-NoChoose = Annotated[
-    bool, typer.Option("--no-choose", help="Take the recipe's options as they stand; try no others.")
-]
-NoValidate = Annotated[bool, typer.Option("--no-validate", help="Do not compare the models.")]
+
+
+@dataclass(frozen=True)
+class WorkSettings:
+    """What happens besides the passes."""
+
+    threads: Threads = None
+    no_choose: Annotated[
+        bool, typer.Option("--no-choose", help="Take the recipe's options as they stand; try no others.")
+    ] = False
+    tune: Annotated[
+        bool | None,
+        typer.Option(
+            "--tune/--no-tune",
+            help="Time forms of the graph first; keep int8 only where it is faster. "
+            "Default: shipped recipes.",
+        ),
+    ] = None
+    no_bench: Annotated[bool, typer.Option("--no-bench", help="Do not time the models.")] = False
+    no_validate: Annotated[bool, typer.Option("--no-validate", help="Do not compare the models.")] = False
+    metric: MetricName = None
+
+    def options(self, *, tunes: bool) -> CompileOptions:
+        """Return the library's options; it tunes if asked to, or else if ``tunes``.
+
+        Raises:
+            RecipeError: There is no such metric.
+
+        """
+        from onnxq.comparison import CompileOptions
+
+        return CompileOptions(
+            validate=not self.no_validate,
+            bench=not self.no_bench,
+            choose=not self.no_choose,
+            tune=tunes if self.tune is None else self.tune,
+            threads=self.threads,
+            metric=metric_of(self.metric),
+        )
 
 
 @dataclass(frozen=True)
@@ -95,13 +123,8 @@ def run(
     data: SomeData = None,
     wanted: RecipeSettings,
     table: Table = None,
-    threads: Threads = None,
-    no_choose: NoChoose = False,
-    tune: Tune = None,
-    no_bench: NoBench = False,
-    no_validate: NoValidate = False,
+    work: WorkSettings,
     force: Force = False,
-    metric: MetricName = None,
     gates: GateSettings,
     watch: WatchSettings,
     reading: DataSettings,
@@ -111,7 +134,6 @@ def run(
 
     Writes OUT.onnx, OUT.manifest.json and OUT.report.md. `--recipe OUT.manifest.json` repeats the run.
     """
-    from onnxq.comparison import CompileOptions
     from onnxq.compile import compile_model
 
     _refuse_overwriting(output, force=force)
@@ -129,14 +151,7 @@ def run(
                 data=dataset,
                 table=measured,
                 instruments=[_reproducer(output, recipe.target), *watch.instruments()],
-                options=CompileOptions(
-                    validate=not no_validate,
-                    bench=not no_bench,
-                    choose=not no_choose,
-                    tune=wanted.is_shipped if tune is None else tune,
-                    threads=threads,
-                    metric=metric_of(metric),
-                ),
+                options=work.options(tunes=wanted.is_shipped),
                 on_progress=on_progress,
             ).manifest
     except ToleranceError:

@@ -145,13 +145,12 @@ def bench(
 ) -> LatencyReport:
     """Time ``models`` side by side on the same feeds.
 
-    In a round each model runs a block of times in a row and keeps the median; the models'
-    order turns from round to round. Round n uses feeds n, from the start when they are used up.
-    On ``cuda`` inputs and outputs stay on the device, and a run ends when the device has ended it.
+    In a round each model runs a block of times in a row and keeps the median; the models' order turns
+    from round to round. On ``cuda`` all stays on the device, and a run ends when the device has ended it.
 
     Args:
         models: Files by name; the first is what the others are compared with.
-        feeds: The data, taken in order.
+        feeds: Round n uses feeds n, from the start when they are used up.
         provider: Where all must run; a model with nodes elsewhere is refused.
         threads: Threads within an operator; None leaves it to ONNX Runtime.
         rounds: At most so many; at least five of them whatever the budget.
@@ -171,43 +170,46 @@ def bench(
     """
     if not feeds or not models:
         raise DataError("there is nothing to time", hint="give at least one model and one batch of data")
-    kernels = _kernels(models, feeds[0], provider, threads, source)
-    _refuse_fallbacks(kernels, allow_fallback)
-    # Idle threads of one session must not spin while another one is timed.
-    entries = {"session.force_spinning_stop": "1", **(config or {})}
-    sessions = {name: open_session(path, provider, threads, config=entries) for name, path in models.items()}
+    kernels = _kernels(models, feeds[0], provider, threads, source, allow_fallback)
+    sessions = {name: _session(path, provider, threads, config or {}) for name, path in models.items()}
     runs = {name: _block(session, feeds[0], warmup) for name, session in sessions.items()}
     count = _affordable(sessions, feeds[0], runs, rounds, seconds_budget)
     times = _rounds(sessions, feeds, runs, count, on_progress)
-    weighed = models if memory else {}
-    prints = {name: footprint(path, feeds[0], provider, threads) for name, path in weighed.items()}
-    latencies = [
-        _latency(name, path, times, prints.get(name), kernels[name]) for name, path in models.items()
-    ]
-    return _report(provider, threads, count, runs, feeds[:count], latencies)
+    prints = {name: footprint(path, feeds[0], provider, threads) for name, path in models.items() if memory}
+    latencies = [_latency(name, models[name], times, prints.get(name), kernels[name]) for name in models]
+    return _report(provider, threads, runs, feeds, latencies)
 
 
 def _kernels(
-    models: Mapping[str, Path], feeds: Feeds, provider: Provider, threads: int | None, source: Path | None
+    models: Mapping[str, Path],
+    feeds: Feeds,
+    provider: Provider,
+    threads: int | None,
+    source: Path | None,
+    allowed: Collection[str],
 ) -> dict[str, KernelReport]:
-    return {
-        name: kernel_report(path, feeds, provider, threads, source=source) for name, path in models.items()
-    }
+    """Return what runs, and where; a model that runs elsewhere than asked for is refused."""
+    found = {}
+    for name, path in models.items():
+        found[name] = kernel_report(path, feeds, provider, threads, source=source)
+        refuse_fallback(name, found[name], allowed)
+    return found
 
 
-def _refuse_fallbacks(kernels: Mapping[str, KernelReport], allowed: Collection[str]) -> None:
-    for name, report in kernels.items():
-        refuse_fallback(name, report, allowed)
+def _session(path: Path, provider: Provider, threads: int | None, config: Mapping[str, str]) -> Session:
+    """Open a session whose idle threads do not spin while another one is timed."""
+    return open_session(path, provider, threads, config={"session.force_spinning_stop": "1", **config})
 
 
 def _report(
     provider: Provider,
     threads: int | None,
-    rounds: int,
     block: Mapping[str, int],
-    used: Sequence[Feeds],
+    feeds: Sequence[Feeds],
     models: Sequence[ModelLatency],
 ) -> LatencyReport:
+    rounds = len(models[0].rounds_ms)
+    used = feeds[:rounds]
     return LatencyReport(
         provider=provider,
         threads=threads,

@@ -155,28 +155,28 @@ def kernel_report(
     """
     where = str(model) if isinstance(model, Path) else "the model"
     named = _with_names(model, where)
-    folder = model.parent if isinstance(model, Path) else None
     with TemporaryDirectory(prefix="onnxq-") as scratch:
+        file = Path(scratch, "optimised.onnx")
         session = open_session(
             named,
             provider,
             threads,
             profile=Path(scratch, "profile"),
-            optimized_model_path=Path(scratch, "optimised.onnx"),
+            optimized_model_path=file,
             optimization=optimization,
-            external_data_folder=folder,
+            external_data_folder=model.parent if isinstance(model, Path) else None,
         )
-        events = _events(session, feeds, runs)
-        optimised = read_proto(Path(scratch, "optimised.onnx"), where)
+        events, optimised = _events(session, feeds, runs), read_proto(file, where)
     nodes = executed_nodes(events, list(walk(optimised.graph)), runs)
-    model_wiring = Wiring.of(named.graph)
-    models = Models(
-        source=model_wiring if source is None else Wiring.of(_with_names(source, "the source").graph),
-        model=model_wiring,
-        optimised=Wiring.of(optimised.graph),
-        optimizes=optimization in ("extended", "all"),
-    )
+    original = named if source is None else _with_names(source, "the source")
+    stages = [Wiring.of(proto.graph) for proto in (original, named, optimised)]
+    models = Models(stages[0], stages[1], stages[2], optimizes=_fuses(optimization))
     return KernelReport(provider, runs, nodes, trace(models, nodes, PROVIDERS[provider]))
+
+
+def _fuses(optimization: Optimization) -> bool:
+    """Tell whether ONNX Runtime goes as far as integer kernels."""
+    return optimization in ("extended", "all")
 
 
 def _events(session: Session, feeds: Feeds, runs: int) -> list[dict[str, Any]]:
