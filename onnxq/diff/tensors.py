@@ -140,8 +140,7 @@ def stored_grid(stored: Stored) -> Grid | None:
         and stored.scale.const_value is not None
         and stored.scale.const_value.size > 1
     )
-    block = stored.block_size or attribute(stored.node, "block_size", 0)
-    granularity = f"block {block}" if block else "channel" if many else "tensor"
+    granularity = f"block {stored.block_size}" if stored.block_size else "channel" if many else "tensor"
     return Grid(_type(stored.value), granularity, stored.axis if many else None, scale, _whole(zero))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,11 +30,14 @@ _PLACES: Mapping[str, tuple[int, int | None, int | None]] = {
     "DynamicQuantizeMatMul": (1, 2, 3),
     "MatMulNBits": (1, 2, 3),
     "Gather": (0, None, None),
+    "GatherBlockQuantized": (0, 2, 3),
 }
 """Where an operator has its weight, that weight's scale, and its zero point; others have it at 1."""
+_BLOCKS = {"GatherBlockQuantized": 128}
+"""The length of a block where an operator does not say."""
 SMALLEST_CHANNEL = 8
 """Elements of a channel below which its direction alone says too little."""
-_READS_WEIGHTS = frozenset({"Attention", "Gather", "QAttention"})
+_READS_WEIGHTS = frozenset({"Attention", "Gather", "GatherBlockQuantized", "QAttention"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +67,9 @@ class Stored:
     def real(self) -> NDArray[Any]:
         """The real values; integers less their zero point where the scale is computed at run time."""
         stored, zero_points = _array(self.value), self.zero_points
-        if self._is_packed:
-            return self._unpacked(stored)
+        if self._packing is not None:
+            rows = self._unpacked(stored, *self._packing)
+            return rows.T if self.node.op_type == "MatMulNBits" else rows
         if zero_points is not None:
             stored = stored.astype(np.float32) - self._spread(zero_points.astype(np.float32), stored.shape)
         if self.scale is not None:
@@ -73,15 +78,16 @@ class Stored:
 
     @property
     def zero_points(self) -> NDArray[Any] | None:
-        """The zero points as numbers, those of a MatMulNBits of shape (N, blocks); None if there are none."""
+        """The zero points as numbers, of shape (rows, blocks) where those are packed; None if none."""
         stored = None if self.zero_point is None else _array(self.zero_point)
-        if not self._is_packed:
+        if self._packing is None:
             return stored
-        columns, bits = attribute(self.node, "N", 0), attribute(self.node, "bits", 4)
+        count, length, bits = self._packing
+        blocks = -(-length // self.block_size)
         if stored is None:
-            return np.full((columns, self._blocks), 1 << (bits - 1))
-        rows = stored.reshape(columns, -1)
-        return unpack(rows, bits, self._blocks) if rows.dtype == np.uint8 else rows
+            return np.full((count, blocks), 1 << (bits - 1))
+        rows = stored.reshape(count, -1)
+        return unpack(rows, bits, blocks) if rows.dtype == np.uint8 else rows
 
     @property
     def channel_axis(self) -> int:
@@ -101,26 +107,24 @@ class Stored:
         return parameter.reshape([-1 if place == axis else 1 for place in range(len(shape))])
 
     @property
-    def _is_packed(self) -> bool:
-        return self.node.op_type == "MatMulNBits" and not self.dequantized
+    def _packing(self) -> tuple[int, int, int] | None:
+        """How many rows there are, how long they are, and their bits, where rows are packed into bytes."""
+        bits = attribute(self.node, "bits", 4)
+        if self.node.op_type == "MatMulNBits" and not self.dequantized:
+            return attribute(self.node, "N", 0), attribute(self.node, "K", 0), bits
+        if self.node.op_type == "GatherBlockQuantized" and self.value.dtype == ir.DataType.UINT8:
+            *outer, taken = _array(self.value).shape
+            return math.prod(outer), taken * 8 // bits, bits
+        return None
 
-    @property
-    def _blocks(self) -> int:
-        """The blocks in each column of a MatMulNBits."""
-        rows, block = int(attribute(self.node, "K", 0)), int(attribute(self.node, "block_size", 32))
-        return -(-rows // block)
-
-    def _unpacked(self, stored: NDArray[Any]) -> NDArray[Any]:
-        """Return the (K, N) weight of a MatMulNBits."""
-        columns, bits = attribute(self.node, "N", 0), attribute(self.node, "bits", 4)
-        block, zeros = attribute(self.node, "block_size", 32), self.zero_points
+    def _unpacked(self, stored: NDArray[Any], count: int, length: int, bits: int) -> NDArray[Any]:
+        """Return real values of shape (count, length)."""
+        rows, zeros = unpack(stored.reshape(count, -1), bits, length).astype(np.float32), self.zero_points
         assert zeros is not None
-        numbers = unpack(stored.reshape(columns, -1), bits, self._blocks * block).astype(np.float32)
-        centred = numbers - np.repeat(zeros.astype(np.float32), block, 1)
+        rows = rows - np.repeat(zeros.astype(np.float32), self.block_size, 1)[:, :length]
         if self.scale is not None:
-            centred = centred * np.repeat(_array(self.scale).reshape(columns, -1), block, 1)
-        weight: NDArray[Any] = centred[:, : attribute(self.node, "K", 0)].T
-        return weight
+            rows = rows * np.repeat(_array(self.scale).reshape(count, -1), self.block_size, 1)[:, :length]
+        return rows
 
 
 @dataclass(frozen=True)
@@ -283,7 +287,7 @@ def _origin(node: ir.Node, value: ir.Value, scale_at: int | None, zero_at: int |
         return Stored(node, value)
     scale, zero = (None if at is None else _constant(input_of(node, at)) for at in (scale_at, zero_at))
     axis = 0 if family_of(node) == "Conv" else -1
-    return Stored(node, value, scale, zero, axis)
+    return Stored(node, value, scale, zero, axis, attribute(node, "block_size", _BLOCKS.get(node.op_type, 0)))
 
 
 def _looked_up(node: ir.Node, table: ir.Value) -> Stored:

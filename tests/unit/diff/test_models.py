@@ -9,8 +9,10 @@ import pytest
 
 from onnxq.comparison import CompileOptions
 from onnxq.compile import compile_model
+from onnxq.diff.flat import Flat
 from onnxq.diff.models import diff_models, read_graph
 from onnxq.diff.result import ModelDiff
+from onnxq.diff.weights import bits_per_weight, stored_weights
 from onnxq.errors import InputError, ModelError
 from onnxq.ir.store import save_model
 from onnxq.ir.text import parse, render
@@ -153,6 +155,24 @@ def test_weights_of_matmulnbits_are_read_with_their_zero_points(model: Path, opt
         assert pair.after.grid.granularity == "block 32"
         low, high = pair.after.grid.zero_point or (0, 0)
         assert 0 < low <= 2 ** (bits - 1) <= high < 2**bits
+
+
+@pytest.mark.parametrize(("bits", "stored"), [(4, 4 + 36 / 32), (8, 8 + 40 / 32)])
+def test_tables_in_blocks_are_found_and_their_bits_counted(tmp_path: Path, bits: int, stored: float) -> None:
+    source, output = tmp_path / "table.onnx", tmp_path / "blocks.onnx"
+    numbers = ", ".join(f"{one:.5f}" for one in np.random.default_rng(0).normal(0.2, 1, 50 * 64))
+    text = f"""<ir_version: 10, opset_import: ["" : 21]>
+    main (int64[N] i) => (float[N,64] y) <float[50,64] t = {{{numbers}}}> {{ [look_up] y = Gather(t, i) }}"""
+    save_model(parse(text), source)
+    pipeline = f"infer-shapes, encode-embeddings{{block=32, bits={bits}}}, insert-qdq, remove-dead"
+    recipe, quiet = Recipe(name="table", pipeline=pipeline), CompileOptions(validate=False, bench=False)
+    compile_model(source, output, recipe=recipe, options=quiet)
+    (table,) = [pair for pair in diff_models(source, output).tensors if pair.kind == "weight"]
+    assert table.likeness is not None
+    assert table.likeness > 0.99
+    assert table.after.grid is not None
+    assert table.after.grid.granularity == "block 32"
+    assert bits_per_weight(stored_weights(Flat.of(read_graph(output).model))) == stored
 
 
 def test_operators_of_another_standard_domain_have_their_version_told(tmp_path: Path) -> None:
