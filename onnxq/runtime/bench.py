@@ -170,7 +170,7 @@ def bench(
     """
     if not feeds or not models:
         raise DataError("there is nothing to time", hint="give at least one model and one batch of data")
-    kernels = _kernels(models, feeds[0], provider, threads, source, allow_fallback)
+    kernels = _kernels(models, feeds[0], provider, threads, source, allow_fallback, config)
     sessions = {name: _session(path, provider, threads, config or {}) for name, path in models.items()}
     runs = {name: _block(session, feeds[0], warmup) for name, session in sessions.items()}
     count = _affordable(sessions, feeds[0], runs, rounds, seconds_budget)
@@ -187,11 +187,12 @@ def _kernels(
     threads: int | None,
     source: Path | None,
     allowed: Collection[str],
+    config: Mapping[str, str] | None,
 ) -> dict[str, KernelReport]:
     """Return what runs, and where; a model that runs elsewhere than asked for is refused."""
     found = {}
     for name, path in models.items():
-        found[name] = kernel_report(path, feeds, provider, threads, source=source)
+        found[name] = kernel_report(path, feeds, provider, threads, source=source, config=config)
         refuse_fallback(name, found[name], allowed)
     return found
 

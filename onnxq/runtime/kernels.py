@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
@@ -130,13 +130,13 @@ def kernel_report(
     *,
     source: Path | bytes | onnx.ModelProto | None = None,
     optimization: Optimization = "all",
+    config: Mapping[str, str] | None = None,
     runs: int = 5,
 ) -> KernelReport:
     """Run ``model`` on ``feeds`` under ONNX Runtime's profiler and tell which kernels ran.
 
     The profiler costs time itself and counts whole microseconds: take shares from it, and
-    latencies from ``bench``. On ``cuda`` a time is that of launching the kernel. The profile
-    and the optimised graph go to a temporary folder.
+    latencies from ``bench``. On ``cuda`` a time is that of launching the kernel.
 
     Args:
         model: What to run.
@@ -145,6 +145,7 @@ def kernel_report(
         threads: Threads within an operator; None leaves it to ONNX Runtime.
         source: What ``model`` was compiled from; its layers are reported, or else the model's.
         optimization: How far ONNX Runtime rewrites the graph.
+        config: Session configuration entries.
         runs: How many runs the times are means of.
 
     Raises:
@@ -165,18 +166,27 @@ def kernel_report(
             optimized_model_path=file,
             optimization=optimization,
             external_data_folder=model.parent if isinstance(model, Path) else None,
+            config=config,
         )
         events, optimised = _events(session, feeds, runs), read_proto(file, where)
     nodes = executed_nodes(events, list(walk(optimised.graph)), runs)
-    original = named if source is None else _with_names(source, "the source")
-    stages = [Wiring.of(proto.graph) for proto in (original, named, optimised)]
-    models = Models(stages[0], stages[1], stages[2], optimizes=_fuses(optimization))
+    models = _stages(source, named, optimised, optimization)
     return KernelReport(provider, runs, nodes, trace(models, nodes, PROVIDERS[provider]))
 
 
-def _fuses(optimization: Optimization) -> bool:
-    """Tell whether ONNX Runtime goes as far as integer kernels."""
-    return optimization in ("extended", "all")
+def _stages(
+    source: Path | bytes | onnx.ModelProto | None,
+    model: onnx.ModelProto,
+    optimised: onnx.ModelProto,
+    optimization: Optimization,
+) -> Models:
+    wiring = Wiring.of(model.graph)
+    return Models(
+        source=wiring if source is None else Wiring.of(_with_names(source, "the source").graph),
+        model=wiring,
+        optimised=Wiring.of(optimised.graph),
+        optimizes=optimization in ("extended", "all"),
+    )
 
 
 def _events(session: Session, feeds: Feeds, runs: int) -> list[dict[str, Any]]:
