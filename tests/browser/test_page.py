@@ -161,7 +161,7 @@ def test_a_click_shows_the_encodings(diff_page: Path, visit: Visit) -> None:
 
 def test_both_models_stand_side_by_side_at_the_same_place(diff_page: Path, visit: Visit) -> None:
     driver = visit(diff_page)
-    driver.execute_script("setLevel(scene.levels.length - 1)")
+    driver.execute_script("graph.setLevel(scene.levels.length - 1)")
     width = driver.execute_script("return graph.panes.map((pane) => pane.canvas.clientWidth)")
     assert len(width) == 2
     assert abs(width[0] - width[1]) <= 2  # the line between them
@@ -284,6 +284,22 @@ def long_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save_model(module, folder / name)
     onnxq("diff", folder / "before.onnx", folder / "after.onnx", "--html", folder / "long.html")
     return folder / "long.html"
+
+
+def test_a_double_click_opens_a_layer(long_page: Path, visit: Visit) -> None:
+    driver = visit(long_page, "#level=0")
+    before = driver.execute_script("return document.getElementById('level').value")
+    driver.execute_script(
+        """const box = graph.level.boxes.find((one) => !one.single), canvas = graph.panes[0].canvas;
+        graph.goTo(box.members[0]);
+        const at = canvas.getBoundingClientRect();
+        const middle = { clientX: at.x + at.width / 2, clientY: at.y + at.height / 2 };
+        canvas.dispatchEvent(new MouseEvent("dblclick", middle));"""
+    )
+    last = driver.execute_script("return scene.levels.length - 1")
+    assert before != str(last)
+    assert driver.execute_script("return document.getElementById('level').value") == str(last)
+    assert f"level={last}" in driver.execute_script("return location.hash")
 
 
 @pytest.mark.parametrize("level", ["", "#level=9"])

@@ -106,8 +106,8 @@ class Colouring {
 }
 
 class GraphView {
-  constructor(scene, holder, onSelect) {
-    Object.assign(this, { scene, holder, onSelect });
+  constructor(scene, holder, onSelect, onLevel) {
+    Object.assign(this, { scene, holder, onSelect, onLevel });
     this.camera = { x: 0, y: 0, scale: 1 };
     this.selected = null;
     this.hits = new Set();
@@ -161,6 +161,7 @@ class GraphView {
     this.colours.clear();
     if (around === undefined) this.fit();
     else this.goTo(around);
+    this.onLevel();
   }
 
   get level() { return this.scene.level(this.levelNumber); }

@@ -81,7 +81,6 @@ function visit(number) {
   if (!scene.boxOf(graph.levelNumber, number).single) graph.setLevel(scene.levels.length - 1, number);
   const side = scene.nodes[number].side;
   if (side && ["before", "after"].includes(graph.view) && graph.view !== ["before", "after"][side - 1]) setView("side");
-  find("level").value = graph.levelNumber;
   graph.select(number, { move: true });
 }
 
@@ -112,12 +111,6 @@ function nextHit(step) {
 function setView(view) {
   graph.setView(view);
   find("view").value = view;
-  remember();
-}
-
-function setLevel(number) {
-  graph.setLevel(number);
-  find("level").value = graph.levelNumber;
   remember();
 }
 
@@ -152,7 +145,7 @@ function walk(direction) {
 const KEYS = {
   "/": () => find("search").focus(), f: () => graph.fit(), t: turnTheme, "?": () => find("keys").showModal(),
   "+": () => graph.zoom(1.25), "=": () => graph.zoom(1.25), "-": () => graph.zoom(0.8),
-  "[": () => setLevel(graph.levelNumber - 1), "]": () => setLevel(graph.levelNumber + 1),
+  "[": () => graph.setLevel(graph.levelNumber - 1), "]": () => graph.setLevel(graph.levelNumber + 1),
   1: () => setView("side"), 2: () => setView("over"), 3: () => setView("before"), 4: () => setView("after"),
   c: () => { const [other] = graph.selected === null ? [] : scene.counterparts(graph.selected); if (other !== undefined) visit(other); },
   ArrowUp: () => walk("up"), ArrowDown: () => walk("down"), ArrowLeft: () => walk("left"), ArrowRight: () => walk("right"),
@@ -171,13 +164,15 @@ function onKey(event) {
 
 function startGraph() {
   panel = new Panel(scene, find("panel"), visit);
-  graph = new GraphView(scene, find("panes"), (number) => { panel.show(number); remember(); });
+  const onSelect = (number) => { panel.show(number); remember(); };
+  const onLevel = () => { find("level").value = graph.levelNumber; remember(); };
+  graph = new GraphView(scene, find("panes"), onSelect, onLevel);
   const views = scene.models.length > 1 ? [["side", "side by side"], ["over", "overlaid"], ["before", "before"], ["after", "after"]] : [["before", "the graph"]];
   const whole = scene.levels.length - 1;
   options(find("view"), views, setView);
   const ways = Object.entries(COLOURINGS).filter(([name]) => scene.models.length > 1 || !["change", "error"].includes(name));
   options(find("colour"), ways.map(([name, way]) => [name, way.word]), setColour);
-  options(find("level"), scene.levels.map((level, place) => [place, place === whole ? `all ${scene.nodes.length} nodes` : `${level.x.length} parts`]), (value) => setLevel(Number(value)));
+  options(find("level"), scene.levels.map((level, place) => [place, place === whole ? `all ${scene.nodes.length} nodes` : `${level.x.length} parts`]), (value) => graph.setLevel(Number(value)));
   find("search").addEventListener("input", (event) => search(event.target.value));
   find("tools").addEventListener("submit", (event) => event.preventDefault());
   find("search").addEventListener("keydown", (event) => {
