@@ -229,11 +229,11 @@ def _give_scopes(union: _Union, flat: Flat, side: int) -> None:
 
 
 def _noted_scope(node: ir.Node) -> str:
-    noted = node.metadata_props.get(_SCOPES)
-    if noted:
-        scopes = ast.literal_eval(noted)
-        return str(scopes[-2]) if len(scopes) > 1 else ""
-    return name_of_node(node).strip("/").rpartition("/")[0]
+    try:
+        scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, ""))
+    except (SyntaxError, ValueError):  # there is no note, or another exporter's
+        return name_of_node(node).strip("/").rpartition("/")[0]
+    return str(scopes[-2]) if isinstance(scopes, list) and len(scopes) > 1 else ""
 
 
 def _scope_of_inputs(union: _Union, node: ir.Node) -> str:

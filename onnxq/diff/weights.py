@@ -77,6 +77,13 @@ class Stored:
         return stored
 
     @property
+    def size(self) -> int:
+        """How many real values there are."""
+        if self._packing is not None:
+            return self._packing[0] * self._packing[1]
+        return 0 if self.value.const_value is None else self.value.const_value.size
+
+    @property
     def zero_points(self) -> NDArray[Any] | None:
         """The zero points as numbers, of shape (rows, blocks) where those are packed; None if none."""
         stored = None if self.zero_point is None else _array(self.zero_point)
@@ -165,7 +172,7 @@ def bits_per_weight(weights: Sequence[Stored]) -> float | None:
 
     A tensor that several nodes read counts once. None if there is no weight.
     """
-    elements = {id(one.value): one.real.size for one in weights}
+    elements = {id(one.value): one.size for one in weights}
     tensors = {
         id(value): value for one in weights for value in (one.value, one.scale, one.zero_point) if value
     }
