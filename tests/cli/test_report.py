@@ -25,6 +25,14 @@ def test_the_text_tells_results_work_and_ranges(onnxq, compiled: Path) -> None:
         assert f"\n{title}\n" in f"\n{result.stdout}"
 
 
+def test_choices_are_told(onnxq, model: Path, data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out.onnx"
+    quick = ("--limit", 8, "--no-bench", "--no-validate", "--threads", 1)
+    assert onnxq("compile", model, "-o", output, "--data", data, "--no-tune", *quick).exit_code == 0
+    shown = onnxq("report", output.with_suffix(".manifest.json")).stdout
+    assert "\nChoices\n" in f"\n{shown}"
+
+
 def test_ranges_stand_beside_the_grid_that_holds_them(onnxq, compiled: Path) -> None:
     content = json.loads(onnxq("report", compiled, "--json").stdout)
     assert (content["schema"], content["command"]) == (1, "report")

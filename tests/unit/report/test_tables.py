@@ -24,6 +24,7 @@ from onnxq.report.tables import (
     skipped_table,
     tuning_table,
 )
+from onnxq.report.tables_of_diff import growth_table
 from onnxq.report.text import compilation, draw
 from onnxq.runtime.bench import LatencyReport, ModelLatency, Spread
 from onnxq.runtime.compare import OutputAccuracy
@@ -242,3 +243,10 @@ def test_what_was_tuned_is_told_form_by_form() -> None:
         ("int8 for MatMul 8x8", "1.250x", "1.20-1.30", "left out"),
         ("pass sum-residuals", "-", "-", "kept"),
     )
+
+
+def test_only_what_is_equal_is_called_exact() -> None:
+    equal = {"value": "a", "cosine": 1.0, "sqnr_db": None, "max_abs": 0.0, "scale": 2.0}
+    zero_before = {"value": "b", "cosine": 0.0, "sqnr_db": None, "max_abs": 0.5, "scale": 0.0}
+    table = growth_table({"measured": {"errors": [equal, zero_before]}})
+    assert [row[2] for row in table.rows] == ["exact", "-"]
