@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -70,10 +71,13 @@ class GraphModule:
         return decision is not None and decision.read_by(node)
 
     def _repr_html_(self) -> str:
-        """Show what is in the model in a notebook."""
-        from onnxq.ir.overview import overview
+        """Show the operators in a notebook; ``onnxq.ir.overview`` tells more."""
+        from onnxq.report.html import table_html
+        from onnxq.report.tables import Table
 
-        return overview(self)._repr_html_()
+        counts = Counter(node.op_type for node in self.graph)
+        rows = tuple((op_type, str(count)) for op_type, count in sorted(counts.items()))
+        return table_html(Table("Operators", ("operator", "nodes"), rows))
 
     def value(self, name: str) -> ir.Value | None:
         """Return the value of the main graph with this name, if there is one."""
