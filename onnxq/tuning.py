@@ -33,6 +33,9 @@ from onnxq.runtime.environment import cpu_name, runtime_versions
 OPTIONAL_PASSES = ("fuse-attention", "fuse-gelu", "fuse-integer-matmul", "fuse-layer-norm", "sum-residuals")
 """Exact rewrites whose only purpose is speed."""
 
+VALUES_ONLY = ("round-weights",)
+"""Passes that change no more than numbers: what is built to be timed goes without them."""
+
 CLEAR_GAIN = 1.01
 """A form has to win by 1 % in the median, and in nine rounds of ten, to be taken."""
 
@@ -124,7 +127,7 @@ def tune(
     groups = LayerGroups()
     with TemporaryDirectory(prefix="onnxq-tune-") as folder:
         timing = _Timing(source, build, Path(folder), feeds, threads, on_progress)
-        build(recipe, timing.path("all"), [groups])
+        timing.make(recipe, timing.path("all"), [groups])
         forms = list(_forms(recipe, groups.nodes))
         memory = _Memory.of(feeds, threads)
         verdicts = memory.recall(forms) or _tried(forms, timing)
@@ -146,6 +149,11 @@ class _Timing:
 
     def path(self, name: str) -> Path:
         return self.folder / f"{name}.onnx"
+
+    def make(self, recipe: Recipe, path: Path, instruments: Sequence[Instrument] = ()) -> None:
+        """Build a form that takes the time of ``recipe``'s result; its numbers may be others."""
+        passes = [pass_ for pass_ in parse_pipeline(recipe.pipeline) if pass_.name not in VALUES_ONLY]
+        self.build(recipe.model_copy(update={"pipeline": format_pipeline(passes)}), path, instruments)
 
     def run(self, models: Mapping[str, Path]) -> LatencyReport:
         return bench(models, self.feeds, threads=self.threads, memory=False, on_progress=self.on_progress)
@@ -178,7 +186,7 @@ def _tried(forms: Sequence[Form], timing: _Timing) -> list[Verdict]:
     models = {"all": timing.path("all")}
     for number, form in enumerate(forms):
         models[form.name] = timing.path(str(number))
-        timing.build(form.recipe, models[form.name], [])
+        timing.make(form.recipe, models[form.name])
     report = timing.run(models) if forms else None
     return [] if report is None else [_verdict(timed) for timed in report.models[1:]]
 
@@ -196,7 +204,7 @@ def _never_slower(recipe: Recipe, tuned: Recipe, verdicts: list[Verdict], timing
     models = {"source": timing.source}
     for name, form in (("tuned", tuned), ("exact", exact)):
         models[name] = timing.path(name)
-        timing.build(form, models[name], [])
+        timing.make(form, models[name])
     speed = {timed.name: timed.paired_speedup.median for timed in timing.run(models).models}
     if exact == tuned:
         speed["exact"] = speed["tuned"]
