@@ -88,7 +88,10 @@ def _arguments() -> argparse.Namespace:
 
 @dataclass
 class _Run:
-    """Builds, times and compares all artefacts of one model."""
+    """Builds, times and compares all artefacts of one model.
+
+    Where results mean nothing, the compilation chooses nothing by them.
+    """
 
     case: Case
     folder: Path
@@ -164,7 +167,7 @@ class _Run:
             recipe=chosen,
             data=self._data(self.case.calibration) if chosen.needs_data else None,
             validation_data=self._data(self.case.held_out),
-            options=options or CompileOptions(validate=False, bench=False),
+            options=options or CompileOptions(validate=False, bench=False, choose=self.case.has_results),
         )
 
     def _data(self, feeds: Sequence[Feeds]) -> Dataset:

@@ -43,6 +43,11 @@ class Case:
     runs: Mapping[str, Sequence[Feeds]]
     compared: Compared
 
+    @property
+    def has_results(self) -> bool:
+        """Whether results mean something; those of random weights do not."""
+        return self.compared != "nothing"
+
 
 @dataclass(frozen=True)
 class Source:
