@@ -17,9 +17,9 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import onnx
 import onnxruntime
 import torch
+from exporting import write_program
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -147,20 +147,7 @@ def export(model: DigitsVit, path: Path) -> None:
         dynamic_shapes=({0: torch.export.Dim("N")},),
         verbose=False,
     )
-    assert program is not None
-    proto = without_notes(program.model_proto)
-    onnx.checker.check_model(proto, full_check=True)
-    path.write_bytes(proto.SerializeToString(deterministic=True))
-
-
-def without_notes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Remove stack traces and doc strings: they name files of the machine that exported."""
-    graph = model.graph
-    values = [*graph.input, *graph.output, *graph.value_info, *graph.initializer]
-    for item in [model, graph, *graph.node, *values]:
-        item.ClearField("doc_string")
-        item.ClearField("metadata_props")
-    return model
+    write_program(program, path)
 
 
 def check_export(model: DigitsVit, path: Path, split: DigitsSplit) -> None:

@@ -11,11 +11,12 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import peers
 from measuring import cosines, embeddings, parser, real_tasks, show
 from numpy.typing import NDArray
 from rich.console import Console
@@ -91,41 +92,23 @@ def _compilers(calibration: Sequence[Feeds]) -> dict[str, Callable[[Path, Path],
 
         return build
 
-    def dynamic(source: Path, output: Path) -> None:
-        from onnxruntime.quantization import quantize_dynamic
-
-        quantize_dynamic(source, output, per_channel=True)
-
     def static(**options: Any) -> Callable[[Path, Path], None]:
         def build(source: Path, output: Path) -> None:
             from onnxruntime.quantization import quantize_static
 
-            quantize_static(source, output, _reader(calibration), per_channel=True, **options)
+            quantize_static(
+                source, output, peers.calibration_reader(calibration), per_channel=True, **options
+            )
 
         return build
 
     return {
         "onnxq cpu": ours("cpu", with_data=True),
         "onnxq cpu-dynamic": ours("cpu-dynamic", with_data=False),
-        "quantize_dynamic": dynamic,
+        "quantize_dynamic": peers.quantize_dynamic,
         "quantize_static": static(),
         "quantize_static MatMul": static(op_types_to_quantize=["MatMul"]),
     }
-
-
-def _reader(feeds: Sequence[Feeds]) -> Any:
-    from onnxruntime.quantization import CalibrationDataReader
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        """Hands the same feeds to onnxruntime."""
-
-        def __init__(self) -> None:
-            self.feeds: Iterator[Feeds] = iter(feeds)
-
-        def get_next(self) -> Feeds | None:
-            return next(self.feeds, None)
-
-    return Reader()
 
 
 def _sentences(path: Path, count: int) -> list[str]:

@@ -33,7 +33,9 @@ def quantize_static(source: Path, output: Path, feeds: Sequence[Feeds]) -> None:
 
     with TemporaryDirectory() as folder:
         raised = _raised(source, Path(folder, "raised.onnx"))
-        quantize_static(raised, output, _reader(feeds), per_channel=True, activation_type=QuantType.QUInt8)
+        quantize_static(
+            raised, output, calibration_reader(feeds), per_channel=True, activation_type=QuantType.QUInt8
+        )
 
 
 def _raised(source: Path, output: Path) -> Path:
@@ -60,7 +62,8 @@ def optimum(command: Path, source: Path, output: Path) -> None:
         output.write_bytes((after / "model_quantized.onnx").read_bytes())
 
 
-def _reader(feeds: Sequence[Feeds]) -> Any:
+def calibration_reader(feeds: Sequence[Feeds]) -> Any:
+    """Return what onnxruntime's quantizers read calibration data from."""
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
