@@ -97,7 +97,11 @@ def _settings(recipe: Recipe) -> Iterator[str]:
 
 
 def _noise(output: OutputAccuracy) -> float:
-    """Return the error of one output; where there are no floats, the share of other values."""
-    if output.sqnr_db is not None:
-        return float(10 ** (-output.sqnr_db / 10)) + output.new_non_finite
-    return 0.0 if output.equal is None else 1 - output.equal
+    """Return the error of one output; where there are no floats, the share of other values.
+
+    Each number that was lost to NaN or infinity counts as much as the whole output.
+    """
+    if output.equal is not None:
+        return 1 - output.equal
+    power = 0.0 if output.sqnr_db is None else float(10 ** (-output.sqnr_db / 10))
+    return power + output.new_non_finite

@@ -36,7 +36,7 @@ from onnxq.manifest import (
 )
 from onnxq.passmanager.base import PassRecord
 from onnxq.passmanager.instruments import Instrument, VerifyEach
-from onnxq.passmanager.manager import PassManager
+from onnxq.passmanager.manager import PassManager, unmet
 from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.quant.facts import Facts, Need, Stat, joined
 from onnxq.recipe import Recipe
@@ -250,14 +250,15 @@ class _Compilation:
 
     def _measure(self, module: GraphModule, needs: Sequence[Need]) -> Mapping[str, Facts]:
         """Look facts up in the table, or measure them and begin one."""
-        if self.table is not None and all(_known(self.table, need) for need in needs):
+        missing = list(unmet(needs, self.table.facts if self.table is not None else {}, module))
+        if self.table is not None and not missing:
             return self.table.facts
         if self.data is None:
-            missing = next(need for need in needs if self.table is None or not _known(self.table, need))
-            again = "" if Stat.GRAM in missing.stats else "calibrate again with the same recipe, or "
+            in_no_table = any(Stat.GRAM in need.stats for need in missing)
+            again = "" if in_no_table else "calibrate again with the same recipe, or "
             raise CalibrationError(
                 "the table says nothing about it, or too little",
-                where=f"value {missing.value!r}",
+                where=f"value {missing[0].value!r}",
                 hint=f"{again}give --data",
             )
         return self._collect(module, needs, self.data)
@@ -353,11 +354,6 @@ class _Compilation:
             kernels=None if latency is None else latency.models[1].kernels.to_dict(),
             warnings=self._warnings() + comparison.warnings,
         )
-
-
-def _known(table: CalibrationTable, need: Need) -> bool:
-    facts = table.facts.get(need.value)
-    return facts is not None and facts.has(need.stats)
 
 
 def _model_file(path: Path) -> ModelFile:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,15 +32,21 @@ WHY = "the Relu between never cuts it off"
 
 @dataclass(frozen=True)
 class AbsorbBias(Pass):
-    """Absorb at each pair of layers with nothing but a Relu between; run it before anything is encoded."""
+    """Absorb at each pair of layers with nothing but a Relu between; run it before anything is encoded.
+
+    Options:
+        method: ``measured``, on data; or ``assumed``, where the smallest values are known without data.
+
+    """
 
     name: ClassVar[str] = "absorb-bias"
     effect: ClassVar[Effect] = Effect.QUANTIZING
+    method: Literal["measured", "assumed"] = "measured"
 
     def needs(self, module: GraphModule) -> Iterable[Need]:
         """Ask for the smallest value of each channel before the Relu."""
         for site in _sites(module):
-            if _reason(site) is None:
+            if _reason(site) is None and self.method == "measured":
                 axis = site.source.channels.axes[0]
                 yield Need(name_of(site.source.value), frozenset({Stat.CHANNEL_RANGE}), axis)
 
@@ -51,7 +57,11 @@ class AbsorbBias(Pass):
             if reason is not None:
                 ctx.skip(site.scaled[0].node, reason)
                 continue
-            low = module.facts[name_of(site.source.value)].channel_low
+            facts = module.facts.get(name_of(site.source.value))
+            if facts is None:
+                ctx.skip(site.scaled[0].node, "how far its channels reach is not known")
+                continue
+            low = facts.channel_low
             shift = np.maximum(np.zeros(site.count) if low is None else low, 0.0)
             if shift.any():
                 _absorb(site, shift, ctx)

@@ -5,7 +5,8 @@ how far the mean of each output channel moves.
 
 ``analytic`` computes it: ``e = (w_q - w) E[x]``, where ``w_q`` is the weight that its encoding restores and
 ``E[x]`` the mean of each input channel, measured on the calibration data. It is the error of the weight
-alone, exact up to padded borders, where fewer inputs count. ``empirical`` measures it: ``e = E[y_q] - E[y]``,
+alone, exact up to padded borders, where fewer inputs count. ``assumed`` does the same without data, where
+``assume-batch-norms`` has found ``E[x]`` in the model. ``empirical`` measures it: ``e = E[y_q] - E[y]``,
 where ``y_q`` is what the layer computes from its quantized input and weight, with all layers before it
 quantized and corrected. So it takes in what the grids of the activations cut off, too; it needs one more run
 over the data for each layer on the longest path.
@@ -29,7 +30,7 @@ from onnxq.ir.digest import graph_digest
 from onnxq.ir.edit import Editor
 from onnxq.ir.endpoints import bias_place
 from onnxq.ir.layers import Layer, linear_layers
-from onnxq.ir.module import GraphModule, array_of, name_of
+from onnxq.ir.module import GraphModule, array_of, name_of, rank_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.quant.bias_correction import mean_output, rounding_error
@@ -46,14 +47,15 @@ class CorrectBias(Pass):
     """Correct each layer whose weight is encoded; run it before the biases are.
 
     Options:
-        method: ``analytic``, from the mean input and the rounded weight; or ``empirical``, from the mean
-            outputs of the model as far as it is quantized.
+        method: ``analytic``, from the mean input and the rounded weight; ``assumed``, the same where the mean
+            is known without data; or ``empirical``, from the mean outputs of the model as far as it is
+            quantized.
 
     """
 
     name: ClassVar[str] = "correct-bias"
     effect: ClassVar[Effect] = Effect.QUANTIZING
-    method: Literal["analytic", "empirical"] = "analytic"
+    method: Literal["analytic", "assumed", "empirical"] = "analytic"
 
     def needs(self, module: GraphModule) -> Iterable[Need]:
         """Ask for the mean of each channel that a layer reads, or computes in float."""
@@ -62,12 +64,12 @@ class CorrectBias(Pass):
                 continue
             if self.method == "analytic":
                 yield Need(name_of(layer.activation), MEAN, axis=layer.input_axis)
-            else:
+            elif self.method == "empirical":
                 yield Need(name_of(layer.output), MEAN, axis=layer.output_axis)
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Give each layer a bias of its own; a Conv or Gemm without a bias gets the correction alone."""
-        if self.method == "analytic":
+        if self.method != "empirical":
             for layer, bias in _correctable(_encoded_layers(module), ctx):
                 _correct_by_weight(layer, bias, module, ctx)
             return
@@ -95,22 +97,28 @@ def _correctable(layers: Iterable[Layer], ctx: PassContext) -> Iterator[tuple[La
 
 
 def _correct_by_weight(layer: Layer, bias: Operand, module: GraphModule, ctx: PassContext) -> None:
-    mean = module.facts[name_of(layer.activation)].mean
+    mean = _mean_of(layer.activation, layer.input_axis, module)
     if mean is None:
-        ctx.skip(layer.node, "its input never had an element")
+        ctx.skip(layer.node, "the mean of its input is not known")
         return
     weight, encoding = array_of(layer.weight), module.decisions[name_of(layer.weight)].encoding
     error = np.moveaxis(rounding_error(weight, encoding), layer.channel_axis, 0)
     _subtract(layer, bias, mean_output(error, mean), ctx)
 
 
+def _mean_of(value: ir.Value, axis: int, module: GraphModule) -> NDArray[np.float32] | None:
+    """Return the mean of each channel along ``axis``; None if there was no element, or it is not known."""
+    facts = module.facts.get(name_of(value))
+    return facts.mean if facts is not None and facts.lies_along(axis, rank_of(value)) else None
+
+
 def _correct_by_output(level: list[tuple[Layer, Operand]], module: GraphModule, ctx: PassContext) -> None:
     """Correct layers that do not read each other, from one run of everything before them."""
     means = _quantized_means([layer for layer, _ in level], module, ctx)
     for (layer, bias), after in zip(level, means, strict=True):
-        before = module.facts[name_of(layer.output)].mean
+        before = _mean_of(layer.output, layer.output_axis, module)
         if before is None or after is None:
-            ctx.skip(layer.node, "its output never had an element")
+            ctx.skip(layer.node, "the mean of its output is not known")
             continue
         _subtract(layer, bias, after.astype(np.float64) - before, ctx)
 

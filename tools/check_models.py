@@ -159,7 +159,7 @@ def _builders(assets: Path, minilm: Path | None) -> dict[str, Callable[[ModuleTy
         "squeezenet": labelled("imagenet", 1.0),
         "MiniLM (STS-b dev)": labelled("stsb", 0.5),
         "winml_cifar10": winml,
-        "ppocrv2_det": unlabelled("ppocrv2_det.onnx", lambda: _pages(assets)),
+        "ppocrv2_det": unlabelled("ppocrv2_det.onnx", lambda: text_pages(assets)),
         "ultraface_rfb_320": unlabelled(
             "ultraface_rfb_320.onnx",
             lambda: _photographs(images, "input", (320, 240), lambda x: (x - 127) / 128),
@@ -190,7 +190,7 @@ def _photographs(
     return [{name: np.ascontiguousarray(prepare(x).transpose(2, 0, 1)[None], np.float32)} for x in pixels]
 
 
-def _pages(assets: Path) -> list[Feeds]:
+def text_pages(assets: Path) -> list[Feeds]:
     """Return photographs with real sentences drawn on them, which is what a text detector looks for."""
     from PIL import Image, ImageDraw, ImageFont
 

@@ -3,7 +3,8 @@
 Table A follows Bondarenko et al., 2021, arXiv:2109.12948, on MiniLM (STS benchmark, dev, Spearman's rank
 correlation) and on a BERT classifier (SST-2, dev, accuracy; models/train_sst2.py makes it). Table B follows
 Nagel et al., 2021, arXiv:2106.08295, on networks of convolutions. Rows are pipelines; those of table A
-quantize every activation, with one scale for each weight, unless they say otherwise. The last table holds
+quantize every activation, with one scale for each weight, unless they say otherwise. Table C follows Nagel
+et al., 2019, arXiv:1906.04721: the weights of a text detector in int8, without data. The last table holds
 what is wanted; exits with 1 if something is missed.
 """
 
@@ -19,6 +20,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+from check_models import text_pages
 from measuring import REPOSITORY, parser, real_tasks, show_tables
 from numpy.typing import NDArray
 from rich.console import Console
@@ -38,7 +40,7 @@ Results = Sequence[NDArray[np.floating[Any]]]
 
 TIDY = (
     "remove-initializer-inputs, inline-functions, lift-constants, convert-opset{minimum=21}, infer-shapes,"
-    "fold-shapes, fold-constants, infer-shapes, widen-float16, fold-batch-norm, normalize-gemm,"
+    "fold-shapes, fold-constants, infer-shapes, widen-float16, normalize-gemm,"
     "fuse-layer-norm, fuse-gelu, remove-dead"
 )
 WEIGHTS = "encode-weights{granularity=tensor}, encode-embeddings"
@@ -47,6 +49,8 @@ ALL = "encode-activations{scope=all-tensors, method=min-max}"
 LAYERS = "encode-activations{scope=gemm-io, method=min-max}"
 REALISE = "tie-encodings, encode-biases, insert-qdq, remove-dead"
 FP32, W8A8 = "fp32", "W8A8"
+TEXT_THRESHOLD = 0.3
+"""From this probability on, the detector's authors take a pixel for text."""
 
 TEXT_ROWS = {
     FP32: "",
@@ -86,6 +90,21 @@ CONV_ROWS = {
 """Table B: CLE is cross-layer equalization with bias absorption, BC empirical bias correction."""
 
 
+WEIGHT_ROWS = {
+    FP32: "",
+    **{
+        f"{said}{how}": f"{start} fold-batch-norm, {weights}, {correct} insert-qdq, remove-dead"
+        for said, weights in (("per channel", CHANNEL), ("per tensor", TENSOR))
+        for how, start, correct in (
+            ("", "", ""),
+            (", BC assumed", "assume-batch-norms,", "correct-bias{method=assumed},"),
+            (", BC measured", "", "correct-bias,"),
+        )
+    },
+}
+"""Table C: BC is analytic bias correction, by statistics of the BatchNormalizations or by data."""
+
+
 @dataclass(frozen=True)
 class Subject:
     """A model with what it is calibrated on and judged by.
@@ -121,6 +140,7 @@ def main() -> int:
         for rows, subjects in (
             (TEXT_ROWS, _texts(tasks, args.minilm, args.sst2, args.limit)),
             (CONV_ROWS, _images(tasks, Path(folder), args.limit)),
+            (WEIGHT_ROWS, _pages(args.assets)),
         ):
             for subject in subjects:
                 if args.only is None or args.only in subject.name:
@@ -168,6 +188,23 @@ def _images(tasks: ModuleType, folder: Path, limit: int | None) -> Iterator[Subj
     title = f"B. depthwise network, digits, {len(split.test_labels)} images: top-1, %"
     held_out = [{"image": split.test_images}]
     yield Subject(title, model, calibration, held_out, lambda results: _accuracy(results, split.test_labels))
+
+
+def _pages(assets: Path) -> Iterator[Subject]:
+    model, pages = assets / "models" / "ppocrv2_det.onnx", text_pages(assets)
+    exact = [result > TEXT_THRESHOLD for result in _results(model, pages[1::2])]
+
+    def overlap(results: Results) -> float:
+        """Return which part of the text found by either of both models is found by both, in percent."""
+        found = [result > TEXT_THRESHOLD for result in results]
+        both, either = (
+            sum(int(join(a, b).sum()) for a, b in zip(exact, found, strict=True))
+            for join in (np.logical_and, np.logical_or)
+        )
+        return 100 * both / either
+
+    title = f"C. text detector, {len(exact)} pages: overlap of the text found with fp32's, %"
+    yield Subject(title, model, pages[::2], pages[1::2], overlap)
 
 
 def _task_score(task: Any) -> Callable[[Results], float]:
@@ -234,7 +271,7 @@ def _agreement(exact: Results, results: Results) -> float:
 def _verdicts(name: str, rows: Sequence[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Yield what is wanted of one table: how many points of the score a row lies below another."""
     scores = {row["row"]: row["score"] for row in rows}
-    wanted = WANTED_DEPTHWISE if "depthwise" in name else WANTED_TEXT if name[0] == "A" else WANTED_CONV
+    wanted = WANTED_DEPTHWISE if "depthwise" in name else WANTED[name[0]]
     for base, other, at_least, at_most in wanted:
         if scores.get(base) is None or scores.get(other) is None:
             found, reached = "not measured", False
@@ -264,6 +301,8 @@ WANTED_TEXT = (
 """From one row to another, at least and at most so many points are lost."""
 
 WANTED_CONV = (("per channel, BC", "per tensor, CLE, BC", -np.inf, 1.0),)
+WANTED_WEIGHTS = (("per channel, BC measured", "per channel, BC assumed", -np.inf, 1.0),)
+WANTED = {"A": WANTED_TEXT, "B": WANTED_CONV, "C": WANTED_WEIGHTS}
 WANTED_DEPTHWISE = ((FP32, "per tensor", 50.0, np.inf), (FP32, "per tensor, CLE, BC", -np.inf, 1.0))
 
 

@@ -14,6 +14,7 @@ from onnx_ir.passes.common import NameFixPass
 from onnxq.errors import PreconditionError
 from onnxq.ir.module import Decision, GraphModule, array_of, constant_of, name_of, rank_of
 from onnxq.quant.encoding import Encoding
+from onnxq.quant.facts import Facts
 
 
 @dataclass(frozen=True)
@@ -234,6 +235,12 @@ class Editor:
             names = None if names is None or old.readers is None else names | old.readers
         self.module.decisions[name] = Decision(encoding, names)
         self._record("encode", name, why)
+
+    def assume(self, value: ir.Value, facts: Facts, *, why: str) -> None:
+        """Take ``facts`` about ``value`` as known without measuring it; those that are known already stay."""
+        if name_of(value) not in self.module.facts:
+            self.module.facts[name_of(value)] = facts
+            self._record("assume", name_of(value), why)
 
     def widen_readers(self, value: ir.Value, *, why: str) -> None:
         """Let everyone read the quantized form of ``value``."""

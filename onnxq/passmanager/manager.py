@@ -92,8 +92,7 @@ class PassManager:
     def _unmet(self, module: GraphModule, pass_: Pass, index: int) -> list[Need]:
         with self._guarded(module, pass_, index):
             needs = list(pass_.needs(module))
-        ranks = {name_of(value): rank_of(value) for value in module.values()} if needs else {}
-        return [need for need in needs if not _is_met(need, module.facts, ranks.get(need.value))]
+        return list(unmet(needs, module.facts, module))
 
     @contextmanager
     def _guarded(self, module: GraphModule, pass_: Pass, index: int) -> Iterator[None]:
@@ -121,13 +120,12 @@ def _located(error: Exception, place: str) -> PassError:
     return type(error)(error.message, where=where, hint=error.hint, reproducer=error.reproducer)
 
 
-def _is_met(need: Need, facts: Mapping[str, Facts], rank: int | None) -> bool:
-    found = facts.get(need.value)
-    if found is None or not found.has(need.stats):
-        return False
-    if not need.stats & BY_CHANNEL or found.axis == need.axis:
-        return True
-    return rank is not None and found.axis % rank == need.axis % rank
+def unmet(needs: Sequence[Need], facts: Mapping[str, Facts], module: GraphModule) -> Iterator[Need]:
+    """Yield the needs that ``facts`` do not meet; ``module`` tells how many axes the values have."""
+    ranks = {name_of(value): rank_of(value) for value in module.values()} if needs else {}
+    for need in needs:
+        if not need.met_by(facts.get(need.value), ranks.get(need.value)):
+            yield need
 
 
 def _add_need(wanted: dict[str, Need], need: Need) -> None:

@@ -56,6 +56,12 @@ class Need:
     stats: frozenset[Stat]
     axis: int = -1
 
+    def met_by(self, facts: Facts | None, rank: int | None) -> bool:
+        """Tell whether ``facts`` hold all of it, for a value with ``rank`` axes; None if that is unknown."""
+        if facts is None or not facts.has(self.stats):
+            return False
+        return not self.stats & BY_CHANNEL or facts.lies_along(self.axis, rank)
+
 
 @dataclass(frozen=True, eq=False)
 class Facts:
@@ -101,6 +107,13 @@ class Facts:
         }
         return self.count == 0 or all(parts[stat] is not None for stat in stats)
 
+    def lies_along(self, axis: int, rank: int | None) -> bool:
+        """Tell whether what is known of channels is known along ``axis`` of a value with ``rank`` axes.
+
+        Where the rank is unknown, axes counted from the front and from the back do not compare.
+        """
+        return self.axis == axis or (rank is not None and self.axis % rank == axis % rank)
+
     def and_also(self, newer: Facts) -> Facts:
         """Return ``newer`` of the same value, with the parts that only ``self`` has.
 
@@ -133,7 +146,7 @@ class Facts:
             return self
         if axis is None or self.channel_low is None or self.channel_high is None:
             return None
-        if self.axis != axis and (rank is None or self.axis % rank != axis % rank):
+        if not self.lies_along(axis, rank):
             return None
 
         def moved(values: NDArray[np.float32]) -> NDArray[np.float32]:

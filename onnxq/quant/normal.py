@@ -1,0 +1,75 @@
+"""What is expected of channels that are normally distributed, and of what follows from them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.quant.facts import Facts
+
+Array = NDArray[np.float64]
+Function = Callable[[Array], Array]
+
+POINTS = 1000
+"""Where a function is evaluated on either side of the mean, for each channel."""
+
+
+@dataclass(frozen=True, eq=False)
+class Expected:
+    """What is expected of each channel of a value.
+
+    Args:
+        mean: Shape (C,).
+        low: The smallest value, shape (C,).
+        high: The largest value, shape (C,).
+
+    """
+
+    mean: Array
+    low: Array
+    high: Array
+
+    def __add__(self, other: Expected) -> Expected:
+        """Return what is expected of the sum; its range is as wide as both together."""
+        return Expected(self.mean + other.mean, self.low + other.low, self.high + other.high)
+
+    def facts(self, axis: int) -> Facts:
+        """Return it as facts, the channels along ``axis``."""
+        low, high, mean = (part.astype(np.float32) for part in (self.low, self.high, self.mean))
+        ends = float(low.min()), float(high.max())
+        return Facts(len(mean), *ends, axis=axis, channel_low=low, channel_high=high, mean=mean)
+
+
+def joined(parts: Sequence[Expected]) -> Expected:
+    """Return what is expected of values joined along their channels."""
+    columns = ([getattr(part, name) for part in parts] for name in ("mean", "low", "high"))
+    return Expected(*map(np.concatenate, columns))
+
+
+def expected_of(
+    function: Function, mean: NDArray[np.floating[Any]], deviation: NDArray[np.floating[Any]], reach: float
+) -> Expected:
+    """Return what is expected of ``function(x)``, where each channel of ``x`` is normal.
+
+    The mean is the integral over the density by the trapezoidal rule. Where the function bends between two
+    points, as a Relu does at zero, that is off by less than an eighth of their squared distance, times the
+    bend: for a deviation of 1 and a reach of 6, by less than 2e-6.
+
+    Args:
+        function: Works on each element of an array.
+        mean: Shape (C,).
+        deviation: The standard deviation, shape (C,); at least 0.
+        reach: How many deviations values lie from the mean at most.
+
+    """
+    right = np.linspace(0, reach, POINTS + 1)
+    points = np.concatenate([-right[:0:-1], right])
+    weights = np.exp(-np.square(points) / 2)
+    weights[[0, -1]] /= 2
+    values = function(mean.astype(np.float64)[:, np.newaxis] + np.outer(deviation, points))
+    mirrored = (values + values[:, ::-1]) / 2  # what is even about the mean stays, the rest cancels exactly
+    return Expected(mirrored @ (weights / weights.sum()), values.min(axis=1), values.max(axis=1))
