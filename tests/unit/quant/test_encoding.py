@@ -165,7 +165,7 @@ def test_an_encoding_checks_itself(arguments: dict[str, Any], message: str) -> N
 
 
 def test_a_large_weight_is_not_held_in_float64() -> None:
-    """A quotient, its rounding and the sum with the zero point are alive at most, each as large as the weight."""
+    """At most a quotient, its rounding and the sum with the zero point are alive, as large as the weight each."""
     weight = np.ones(1 << 20, np.float32)
     encoding = affine_encoding(-1.0, 1.0)
     tracemalloc.start()
