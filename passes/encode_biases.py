@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxq.ir.layers import Layer, linear_layers
 from onnxq.ir.module import Decision, GraphModule, attribute, constant_of, name_of
@@ -61,7 +62,10 @@ def _reason(layer: Layer, activation: Decision, weight: Decision) -> str | None:
         return "the Gemm scales its terms, so it stays in float"
     if bias.ndim != 1 or bias.shape[0] != _channels(layer):
         return "its bias is not one number for each channel, so it stays in float"
-    if (np.abs(bias) > LARGEST * _encoding(activation, weight).scale).any():
+    scale = _scale(activation, weight)
+    if not np.isfinite(scale).all():
+        return "float32 cannot hold such large steps, so it stays in float"
+    if (np.abs(bias) > LARGEST * scale).any():
         return "int32 cannot hold its bias in such small steps, so it stays in float"
     return None
 
@@ -71,7 +75,14 @@ def _channels(layer: Layer) -> int:
     return 0 if weight is None else int(weight.shape[layer.channel_axis])
 
 
+def _scale(activation: Decision, weight: Decision) -> NDArray[np.float32]:
+    """Return the steps of the accumulator; where they vanish in float32, the smallest that do not."""
+    steps = activation.encoding.scale.astype(np.float64) * weight.encoding.scale
+    with np.errstate(over="ignore"):
+        return np.maximum(steps, np.finfo(np.float32).tiny).astype(np.float32)
+
+
 def _encoding(activation: Decision, weight: Decision) -> Encoding:
-    scale = activation.encoding.scale * weight.encoding.scale
+    scale = _scale(activation, weight)
     axis = None if scale.ndim == 0 else 0
     return Encoding(scale, np.zeros(scale.shape, np.int32), "int32", axis)

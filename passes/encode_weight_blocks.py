@@ -80,7 +80,7 @@ class EncodeWeightBlocks(Pass):
         layer = layer_of(node)
         if isinstance(layer, Layer):
             weight = array_of(layer.weight)
-            if weight.ndim != 2 or weight.size == 0:
+            if weight.ndim != 2:
                 return "its weight is not a matrix"
             multiple = target.block_columns.get(self.bits)
             if multiple and (weight.shape[1] % multiple or weight.shape[0] % self.block):

@@ -75,8 +75,6 @@ class EncodeWeights(Pass):
 
     def _largest(self, rows: NDArray[Any]) -> NDArray[np.float64]:
         """Return the largest magnitude to represent of each row."""
-        if not rows.size:
-            return np.zeros(len(rows))
         low, high = range_method(self.method).choose_rows(rows, "int8", symmetric=True)
         return np.maximum(-low, high)
 

@@ -13,9 +13,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxq.ir.module import GraphModule, array_of, constant_of, input_of, is_standard, sole_reader
+from onnxq.ir.module import GraphModule, array_of, attribute, constant_of, input_of, is_standard, sole_reader
 from onnxq.passmanager.base import Effect, Pass, PassContext
-from onnxq.quant.encoding import Encoding, integer_limits
+from onnxq.quant.encoding import DTYPES, Encoding, integer_limits
 
 CLIPPING = ("Clip", "Max", "Min", "Relu")
 Bound = NDArray[Any] | None
@@ -58,16 +58,18 @@ def _absorbs(quantize: ir.Node, ctx: PassContext) -> bool:
 
 def _encoding(quantize: ir.Node) -> Encoding | None:
     scale, zero_point = constant_of(quantize.inputs[1]), constant_of(input_of(quantize, 2))
-    if scale is None or zero_point is None or scale.ndim:
+    if scale is None or zero_point is None or scale.ndim or zero_point.dtype.name not in DTYPES:
         return None
     return Encoding(scale, zero_point.astype(np.int32), zero_point.dtype.name)
 
 
 def _saturates(encoding: Encoding, low: Bound, high: Bound) -> bool:
-    """Tell whether everything beyond the bounds has the same integer as the bounds."""
+    """Tell whether everything beyond the bounds has the integer of the bounds, computed as at run time."""
     least, most = integer_limits(encoding.dtype)
-    return (low is None or bool((encoding.quantize(low.astype(np.float64)) == least).all())) and (
-        high is None or bool((encoding.quantize(high.astype(np.float64)) == most).all())
+    with np.errstate(over="ignore"):
+        ends = [None if end is None else encoding.quantize(end.astype(np.float32)) for end in (low, high)]
+    return all(
+        end is None or bool((end == limit).all()) for end, limit in zip(ends, (least, most), strict=True)
     )
 
 
@@ -75,12 +77,23 @@ def _bounds(clip: ir.Node) -> tuple[Bound, Bound] | None:
     """Return the lower and the upper end; None where they are unknown or change the shape."""
     if clip.op_type == "Relu":
         return np.zeros(()), None
-    given = list(clip.inputs[1:]) + [None] * (3 - len(clip.inputs))
+    given = clip.inputs[1:]
     known = all(value is None or constant_of(value) is not None for value in given)
     if not known or not all(_keeps_shape(clip.inputs[0], value) for value in given):
         return None
-    first, second = (None if value is None else array_of(value) for value in given)
-    return {"Clip": (first, second), "Max": (first, None), "Min": (None, first)}[clip.op_type]
+    if clip.op_type == "Clip":
+        low, high = (constant_of(input_of(clip, index)) for index in (1, 2))
+        return _end(clip, "min", low), _end(clip, "max", high)
+    bounds = np.broadcast_arrays(*map(array_of, given))
+    if not bounds:
+        return None, None
+    return (np.max(bounds, axis=0), None) if clip.op_type == "Max" else (None, np.min(bounds, axis=0))
+
+
+def _end(clip: ir.Node, attribute_name: str, given: Bound) -> Bound:
+    """Return one end of a Clip: its input, or the attribute that it was before operator set 11."""
+    old = attribute(clip, attribute_name, None)
+    return given if old is None else np.array(old)
 
 
 def _keeps_shape(value: ir.Value | None, bound: ir.Value | None) -> bool:

@@ -24,6 +24,9 @@ from onnxq.passmanager.fusing import raise_for
 
 FIRST_OPSET = 23
 INT64 = ir.DataType.INT64
+Size = int | ir.SymbolicDim
+"""The length of an axis, or the name that it has."""
+Shape = tuple[Size, ...]
 HEADS_FIRST, TOKENS_LAST = [0, 2, 1, 3], [0, 2, 3, 1]
 
 
@@ -59,6 +62,20 @@ class Heads:
     value: ir.Value
     heads: int
     size: int
+
+    @property
+    def batch(self) -> Size:
+        """The length of its first axis."""
+        return self._shape[0]
+
+    @property
+    def tokens(self) -> Size:
+        """The length of its second axis."""
+        return self._shape[1]
+
+    @property
+    def _shape(self) -> Shape:
+        return tuple(self.value.shape or ())
 
 
 @dataclass(frozen=True)
@@ -99,7 +116,45 @@ def _core_of(softmax: ir.Node) -> Core | str:
     merged = _merge_of(weighing)
     if merged is None:
         return "its heads are not merged again right behind it"
-    return Core(query, key, value, mask, scale * left_scale * right_scale, *merged)
+    core = Core(query, key, value, mask, scale * left_scale * right_scale, *merged)
+    return _mismatch(core) or core
+
+
+def _mismatch(core: Core) -> str | None:
+    """Return what the Attention operator would take otherwise than the chain, or None."""
+    query, key, value = core.query, core.key, core.value
+    if not core.scale > 0:
+        return "its factor is not positive"
+    if key.heads != value.heads or key.heads not in (1, query.heads):
+        return "its projections differ in their heads"
+    if len({size if isinstance(size, int) else None for size in (query.batch, key.batch, value.batch)}) > 1:
+        return "its projections may differ in their batch"
+    if not _is_shaped(core.merged.outputs[0], (query.batch, query.tokens, query.heads * value.size)):
+        return "its heads are merged with other axes, or nobody knows with which"
+    if core.mask is not None and not _spreads(
+        core.mask, (query.batch, query.heads, query.tokens, key.tokens)
+    ):
+        return "its mask does not lie over the scores"
+    return None
+
+
+def _is_shaped(value: ir.Value, wanted: Shape) -> bool:
+    """Tell whether a value that has as many elements as ``wanted`` is known to have that shape."""
+    shape = () if value.shape is None else tuple(value.shape)
+    same = [size == want and size != ir.SymbolicDim(None) for size, want in zip(shape, wanted, strict=False)]
+    return len(shape) == len(wanted) and sum(same) >= len(wanted) - 1
+
+
+def _spreads(mask: ir.Value, scores: Shape) -> bool:
+    """Tell whether ``mask`` lies over the scores, widens no axis of theirs and has each key."""
+    shape = () if mask.shape is None else tuple(mask.shape)
+    pairs = list(zip(reversed(shape), reversed(scores), strict=False))
+    fits = all(size in (1, want) or (want != 1 and not _are_numbers(size, want)) for size, want in pairs)
+    return len(shape) <= len(scores) and fits and (shape[-1] != 1 or scores[-1] == 1)
+
+
+def _are_numbers(*sizes: Size) -> bool:
+    return all(isinstance(size, int) for size in sizes)
 
 
 def _fuse(core: Core, masks: dict[ir.Value, ir.Value], ctx: PassContext) -> None:
@@ -198,12 +253,11 @@ def _split_heads(value: ir.Value | None, order: list[int]) -> Heads | None:
     source, shape = split.inputs[0], split.outputs[0].shape
     if source is None or rank_of(source) != 3 or shape is None or len(shape) != 4:
         return None
-    width, heads, size = source.shape[2] if source.shape else None, shape[2], shape[3]
+    width, heads = source.shape[2] if source.shape else None, shape[2]
     if not isinstance(heads, int) or not isinstance(width, int) or width % heads:
         return None
-    return (
-        Heads(source, heads, width // heads) if size == width // heads or not isinstance(size, int) else None
-    )
+    found = Heads(source, heads, width // heads)
+    return found if _is_shaped(split.outputs[0], (found.batch, found.tokens, heads, found.size)) else None
 
 
 def _merge_of(weighing: ir.Node) -> tuple[ir.Node, ir.Value] | None:

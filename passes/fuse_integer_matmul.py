@@ -13,7 +13,15 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from onnxq.ir.module import GraphModule, attribute, constant_of, input_of, is_standard, sole_reader
+from onnxq.ir.module import (
+    GraphModule,
+    attribute,
+    constant_of,
+    input_of,
+    is_standard,
+    rank_of,
+    sole_reader,
+)
 from onnxq.passmanager.base import Effect, Pass, PassContext
 
 WHY = "the integer kernel adds the bias itself"
@@ -68,10 +76,24 @@ def _reason(activation: Grid, weight: Grid) -> str | None:
         return "its weight is not a constant of int8"
     if activation.integers.dtype != ir.DataType.UINT8:
         return "its input is not uint8"
-    rank, scales = len(weight.integers.shape or ()), constant_of(weight.scale)
-    if rank != 2 or (scales is not None and scales.ndim == 1 and weight.axis not in (1, -1)):
+    if not _is_one_number(activation.scale):
+        return "its input has more than one scale"
+    if rank_of(weight.integers) != 2 or not _is_by_column(weight):
         return "its weight is not a matrix with one scale, or one for each column"
     return None
+
+
+def _is_one_number(scale: ir.Value) -> bool:
+    """Tell whether a scale, constant or computed, is known to be one number."""
+    array, producer = constant_of(scale), scale.producer()
+    if array is not None:
+        return array.size == 1
+    return rank_of(scale) == 0 or (producer is not None and is_standard(producer, "DynamicQuantizeLinear"))
+
+
+def _is_by_column(weight: Grid) -> bool:
+    scales = constant_of(weight.scale)
+    return scales is not None and (scales.ndim == 0 or (scales.ndim == 1 and weight.axis in (1, -1)))
 
 
 def _fuse(node: ir.Node, activation: Grid, weight: Grid, ctx: PassContext) -> None:

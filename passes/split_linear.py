@@ -98,8 +98,6 @@ class SplitLinear(Pass):
         return layer
 
     def _reason(self, weight: NDArray[Any], opset: int) -> str | None:
-        if weight.size == 0:
-            return "its weight is empty"
         if self.mode == "fused":
             return "packed integers cannot hold three grids in one: mode=branches" if self.packed else None
         wanted = PACKED_OPSETS.get(self.bits, 0) if self.packed else 0

@@ -233,8 +233,10 @@ def _weighed(node: ir.Node, index: int, channels: Channels) -> Step | None:
     """Follow the values of attention; the weights of a softmax add up to one, so that shifts pass too."""
     if index != 1 or -2 in channels.axes or constant_of(node.inputs[0]) is not None:
         return None
-    producer = None if node.inputs[0] is None else node.inputs[0].producer()
     rank = rank_of(node.inputs[0])
+    if rank in (None, 1) or rank_of(node.inputs[1]) in (None, 1):
+        return None  # a product with a vector has fewer axes
+    producer = None if node.inputs[0] is None else node.inputs[0].producer()
     sums_to_one = (
         producer is not None
         and is_standard(producer, "Softmax")

@@ -99,6 +99,9 @@ def _normalization(node: ir.Node) -> Source | None:
     if axis < 0 and attribute(node, "axis", -1) % rank != rank - 1:
         return None
     own, place = Channels((-1,), (gamma.size,)), Channels((axis % rank - rank,), (gamma.size,))
+    length = node.outputs[0].shape[axis] if node.outputs[0].shape else None
+    if gamma.size == 1 and length != 1:
+        return None
     offset = (
         None
         if is_standard(node, "RMSNormalization", "SimplifiedLayerNormalization")
@@ -251,7 +254,8 @@ def summand_bias(node: ir.Node, place: Place) -> Operand | None:
         return None
     if is_standard(producer, "Gemm"):
         layer = layer_of(producer)
-        return _shiftable_bias(layer) if isinstance(layer, Layer) else None
+        bias = _shiftable_bias(layer) if isinstance(layer, Layer) else None
+        return bias if bias is not None and bias.channels == place.channels else None
     found = [operand_along(producer, index, place.channels) for index in range(len(producer.inputs))]
     biases = [operand for operand in found if operand is not None]
     return biases[0] if is_standard(producer, "Add", "Sum") and len(biases) == 1 else None

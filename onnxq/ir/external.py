@@ -56,6 +56,25 @@ def read_attributes(model: ir.Model) -> None:
                 node.attributes[name] = ir.AttrTensor(name, tensor)
 
 
+def read_embedded(model: ir.Model) -> None:
+    """Take the weights out of the protobuf message, which copies a weight each time that it is asked for."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.TensorProtoTensor):
+                value.const_value = _in_memory(value.const_value)
+    for node in _all_nodes(model):
+        for name, attr in node.attributes.items():
+            if attr.type == ir.AttributeType.TENSOR and isinstance(attr.value, ir.TensorProtoTensor):
+                node.attributes[name] = ir.AttrTensor(name, _in_memory(attr.value), attr.doc_string)
+
+
+def _in_memory(tensor: ir.TensorProtoTensor) -> ir.TensorProtocol:
+    array, metadata = tensor.numpy(), tensor.metadata_props
+    return ir.Tensor(
+        array, dtype=tensor.dtype, name=tensor.name, doc_string=tensor.doc_string, metadata_props=metadata
+    )
+
+
 def _all_nodes(model: ir.Model) -> Iterator[ir.Node]:
     yield from model.graph.all_nodes()
     for function in model.functions.values():

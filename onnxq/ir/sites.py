@@ -45,6 +45,9 @@ KINDS: dict[Kind, str] = {
 
 SHAPE_READERS = ("Shape", "Size")
 
+LONGEST = 64
+"""Through so many operators in a row channels are followed; who reads them behind gets the old numbers."""
+
 
 @dataclass(frozen=True)
 class Site:
@@ -164,6 +167,7 @@ class _Walk:
     others: list[tuple[Place, ir.Node | None]] = field(default_factory=list)
     passed: set[str] = field(default_factory=set)
     shift: bool = True
+    depth: int = 0
 
     @property
     def feeds_one_score(self) -> bool:
@@ -198,9 +202,9 @@ class _Walk:
     def _pass(self, place: Place, node: ir.Node, index: int) -> bool:
         """Go on behind ``node`` if the channels pass it, and layers or scores read them there."""
         passed = step(node, index, place.channels)
-        if passed is None or not is_float(node.outputs[0]):
+        if passed is None or not is_float(node.outputs[0]) or self.depth == LONGEST:
             return False
-        ahead = _Walk(self.source)
+        ahead = _Walk(self.source, depth=self.depth + 1)
         ahead.follow(Place(node.outputs[0], passed.channels))
         if not (ahead.consumers or ahead.scores):
             return False

@@ -18,7 +18,14 @@ from onnxq.errors import InputError, ModelError, did_you_mean
 from onnxq.files import replacing
 from onnxq.ir.check import EXPORT_AGAIN, check, root_cause
 from onnxq.ir.edit import Remark
-from onnxq.ir.external import attach_external, external_files, read_attributes, read_small_tensors, tensors
+from onnxq.ir.external import (
+    attach_external,
+    external_files,
+    read_attributes,
+    read_embedded,
+    read_small_tensors,
+    tensors,
+)
 from onnxq.ir.module import GraphModule, name_of
 
 PROTOBUF_LIMIT = 2**31 - 1
@@ -54,6 +61,7 @@ def load_model(path: Path | str) -> GraphModule:
     """
     path = Path(path)
     model = _read(path)
+    read_embedded(model)
     with _located(path):
         attach_external(model, path.absolute().parent)
         check(model, path)

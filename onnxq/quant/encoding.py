@@ -123,17 +123,22 @@ class Encoding:
     def quantize(self, values: FloatArray) -> IntArray:
         """Return the integers of ``values``, any shape that has ``axis``."""
         low, high = integer_limits(self.dtype)
-        steps = np.rint(values / self._spread(self.scale, values.shape)) + self._spread(
-            self.zero_point, values.shape
-        )
+        steps = np.rint(values / self._spread(self.scale, values.shape))
+        steps = steps + self._spread(self._counted_zero, values.shape)
         integers: IntArray = np.clip(steps, low, high).astype(DTYPES[self.dtype])
         return integers
 
     def dequantize(self, integers: IntArray) -> NDArray[np.float32]:
         """Return the real values of ``integers``, float32."""
-        steps = integers.astype(np.int64) - self._spread(self.zero_point, integers.shape)
+        zero = self._spread(self._counted_zero, integers.shape)
+        steps = integers.astype(zero.dtype) - zero
         values: NDArray[np.float32] = (steps * self._spread(self.scale, integers.shape)).astype(np.float32)
         return values
+
+    @property
+    def _counted_zero(self) -> NDArray[np.floating[Any]]:
+        """The zero point in a float type that holds every step; beyond 24 bits, float32 saturates as well."""
+        return self.zero_point.astype(np.float64 if self.dtype == "int32" else np.float32)
 
     def spread(self, shape: tuple[int, ...]) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         """Return scale and zero point for each value of a tensor of ``shape``."""

@@ -339,3 +339,51 @@ def test_where_channels_do_not_pass_a_mul_is_offered(tail: str) -> None:
     assert kinds(module) == ["activation", "activation"]
     feeds = random_feeds(module, 0)
     assert_exact(module, folded(module, 0, powers=False, shift=True), feeds)
+
+
+def test_a_vector_leaves_no_channels_behind_a_product() -> None:
+    """The product sums over the channels, though its result is as long as they were many."""
+    body = """main (float[8] x, float[8,8] a) => (float[4] y) {
+        n = LayerNormalization(x, gamma, beta)
+        h = MatMul(a, n)
+        y = MatMul(h, w)
+    }"""
+    module = build(body, {"gamma": (8,), "beta": (8,), "w": (8, 4)})
+    assert kinds(module) == ["activation"]
+    assert_exact(module, folded(module, 1, powers=False), random_feeds(module, 0))
+
+
+def test_one_scale_for_all_channels_is_no_site() -> None:
+    """LayerNormalization broadcasts a scale of one number, which has no channels to divide."""
+    body = """main (float[3,8] x) => (float[3,4] y) {
+        n = LayerNormalization(x, gamma, beta)
+        u = MatMul(n, w)
+        y = Add(u, b)
+    }"""
+    module = build(body, {"gamma": (1,), "beta": (8,), "w": (8, 4), "b": (4,)})
+    assert kinds(module) == ["activation"]
+    assert_exact(module, folded(module, 1, powers=False, shift=True), random_feeds(module, 0))
+
+
+def test_a_summand_of_one_column_takes_no_shift() -> None:
+    body = """main (float[3,8] x) => (float[3,4] y, float[3,8] z) {
+        n = LayerNormalization(x, gamma, beta)
+        u = MatMul(n, w)
+        y = Add(u, b)
+        g = Gemm(x, narrow, c)
+        z = Add(n, g)
+    }"""
+    shapes = {"gamma": (8,), "beta": (8,), "w": (8, 4), "b": (4,), "narrow": (8, 1), "c": (1,)}
+    module = build(body, shapes)
+    assert find_sites(module)[-1].shift
+    assert_exact(module, folded(module, 1, powers=False, shift=True), random_feeds(module, 0))
+
+
+def test_a_long_chain_is_followed_for_a_while() -> None:
+    """A walk that went on to the end would exhaust Python's stack."""
+    relus = [f"r{step + 1} = Relu(r{step})" for step in range(2000)]
+    body = "\n".join(
+        ["main (float[3,8] x) => (float[3,4] y) {", "r0 = MatMul(x, v)", *relus, "y = MatMul(r2000, w)}"]
+    )
+    module = build(body, {"v": (8, 8), "w": (8, 4)})
+    assert kinds(module) == ["activation", "activation"]

@@ -511,3 +511,13 @@ def test_a_model_above_two_gigabytes_needs_little_memory(tmp_path: Path) -> None
     )
     assert model_size(tmp_path / "out.onnx") > 2_400_000_000
     assert int(result.stdout) < 200  # MB; two blocks of 32 MB and the libraries' own buffers
+
+
+def test_weights_are_not_copied_each_time_they_are_read(tmp_path: Path) -> None:
+    constant = helper.make_node("Constant", [], ["c"], value=numpy_helper.from_array(WEIGHT, "c"))
+    model = matmul()
+    model.graph.node.insert(0, constant)
+    module = load_model(written(model, tmp_path / "m.onnx"))
+    stored = module.graph.node(0).attributes["value"].as_tensor()
+    assert np.shares_memory(weight_of(module), weight_of(module))
+    assert np.shares_memory(stored.numpy(), stored.numpy())

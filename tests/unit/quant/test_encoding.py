@@ -1,5 +1,6 @@
 """Encodings: the arithmetic of QuantizeLinear and DequantizeLinear, and its error bound."""
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -161,3 +162,16 @@ def test_limits() -> None:
 def test_an_encoding_checks_itself(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Encoding(**{"scale": np.float32(1), "zero_point": np.int32(0), **arguments})
+
+
+def test_a_large_weight_is_not_held_in_float64() -> None:
+    """At most a quotient, its rounding and the sum with the zero point are alive, as large as the weight each."""
+    weight = np.ones(1 << 20, np.float32)
+    encoding = affine_encoding(-1.0, 1.0)
+    tracemalloc.start()
+    try:
+        encoding.dequantize(encoding.quantize(weight))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 3.5 * weight.nbytes
