@@ -21,14 +21,14 @@ from onnxq.cli.options import (
     Threads,
     metric_of,
 )
-from onnxq.errors import InputError, ToleranceError
+from onnxq.cli.overwriting import MODEL_STAMP, refuse_overwriting
+from onnxq.errors import ToleranceError
 
 if TYPE_CHECKING:
     from onnxq.comparison import CompileOptions
     from onnxq.manifest import Manifest
     from onnxq.passmanager.instruments import Instrument
 
-_STAMP, _TAIL = b"onnxq.version", 1 << 16
 _WATCH = "Watching the passes"
 WITHOUT_DATA = (
     "no --data: activations are quantized at run time. With data their ranges are measured once, results "
@@ -136,7 +136,9 @@ def run(
     """
     from onnxq.compile import compile_model
 
-    _refuse_overwriting(output, force=force)
+    refuse_overwriting(
+        output, MODEL_STAMP, force=force, hint="give another name to -o, or --force to replace it"
+    )
     measured = choose_table(table, None if data else wanted.recipe)
     recipe = gates.into(wanted.choose(has_data=bool(data or measured)))
     dataset = reading.open(data, model) if data else None
@@ -197,20 +199,3 @@ def _reproducer(output: Path, target: str) -> Instrument:
     from onnxq.target import find_target
 
     return Reproducer(output.with_suffix(".failed"), find_target(target))
-
-
-def _refuse_overwriting(output: Path, *, force: bool) -> None:
-    """Raise if ``output`` is a file that onnxq did not write; the model itself is never replaced."""
-    if output.is_file() and not force and not _has_stamp(output):
-        raise InputError(
-            "it exists already, and onnxq did not write it",
-            where=str(output),
-            hint="give another name to -o, or --force to replace it",
-        )
-
-
-def _has_stamp(model: Path) -> bool:
-    """Tell whether onnxq's notes stand in the model's metadata, which ONNX files have at their end."""
-    with model.open("rb") as file:
-        file.seek(max(0, model.stat().st_size - _TAIL))
-        return _STAMP in file.read()

@@ -165,6 +165,40 @@ def test_compile_replaces_only_what_onnxq_wrote(onnxq, model: Path, tmp_path: Pa
     assert onnxq(*run).exit_code == 0  # it says itself that onnxq wrote it
 
 
+def test_an_output_that_is_a_folder_is_the_callers_mistake(onnxq, model: Path, tmp_path: Path) -> None:
+    for arguments in (["compile", model, "--force"], ["calibrate", model, "--data", "random"]):
+        result = onnxq(*arguments, "-o", tmp_path)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert f"error: {tmp_path}: this is a folder\n  hint: name the file to write in it" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["calibrate", "MODEL", "--data", "random", "-o", "MINE"],
+        ["diff", "MODEL", "COMPILED", "--html", "MINE"],
+        ["inspect", "MODEL", "--html", "MINE"],
+        ["report", "MANIFEST", "--html", "MINE"],
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_tables_and_pages_replace_only_their_own_kind(
+    onnxq, model: Path, compiled: Path, tmp_path: Path, arguments: list[str]
+) -> None:
+    mine = tmp_path / "mine"
+    mine.write_text("mine")
+    places = {"MODEL": model, "COMPILED": compiled, "MANIFEST": compiled.with_suffix(".manifest.json")}
+    run = [{**places, "MINE": mine}.get(word, word) for word in arguments]
+    refused = onnxq(*run)
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "it exists already, and onnxq did not write it" in refused.stderr
+    assert mine.read_text() == "mine"
+    mine.unlink()
+    assert onnxq(*run).exit_code in (0, 1)  # 1: the models differ
+    assert onnxq(*run).exit_code in (0, 1)  # it says itself that onnxq wrote it
+
+
 def test_calibrate_writes_a_table_that_compile_takes(onnxq, model: Path, data: Path, tmp_path: Path) -> None:
     table, output, wanted = (tmp_path / name for name in ("table.json", "out.onnx", "wanted.onnx"))
     onnxq("compile", model, "-o", wanted, "--data", data, "--no-choose", "--no-bench", "--no-validate")
