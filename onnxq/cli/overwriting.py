@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from onnxq.errors import InputError
+from onnxq.files import check_target
 
 MODEL_STAMP = b"onnxq.version"
 """Stands in the metadata of a compiled model, which ONNX files have at their end."""
@@ -19,16 +20,19 @@ _END = 1 << 16
 def refuse_overwriting(
     path: Path, stamp: bytes, *, force: bool = False, hint: str = "name another file, or remove this one"
 ) -> None:
-    """Raise if ``path`` is a folder, or a file without ``stamp`` within 64 KiB of its start or end.
+    """Raise if ``path`` cannot be written, or is a file without ``stamp`` within 64 KiB of its start or end.
 
-    With ``force`` any file will do.
+    Args:
+        path: The file that will be written once the work is done.
+        stamp: What stands in files that may be replaced.
+        force: Replace any file.
+        hint: What to do about a file that is not onnxq's.
 
     Raises:
-        InputError: What would be replaced is not onnxq's.
+        InputError: There is such a file, or its folder is missing or read-only.
 
     """
-    if path.is_dir():
-        raise InputError("this is a folder", where=str(path), hint="name the file to write in it")
+    check_target(path)
     if path.is_file() and not force and not _has(path, stamp):
         raise InputError("it exists already, and onnxq did not write it", where=str(path), hint=hint)
 

@@ -169,8 +169,26 @@ def test_an_output_that_is_a_folder_is_the_callers_mistake(onnxq, model: Path, t
     for arguments in (["compile", model, "--force"], ["calibrate", model, "--data", "random"]):
         result = onnxq(*arguments, "-o", tmp_path)
         assert (result.exit_code, result.stdout) == (2, "")
-        assert f"error: {tmp_path}: this is a folder\n  hint: name the file to write in it" in result.stderr
+        assert f"error: {tmp_path}: this is not a file that can be replaced" in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(onnxq, model: Path, tmp_path: Path) -> None:
+    for folder in (tmp_path / "none", Path("/proc")):  # in /proc not even root can make a file
+        result = onnxq("compile", model, "-o", folder / "out.onnx", "--print-after", "all")
+        assert result.exit_code == 2
+        assert f"error: {folder / 'out.onnx'}: " in result.stderr
+        assert "# after pass" not in result.stderr
+
+
+def test_a_dump_that_cannot_be_written_is_no_failure_of_a_pass(onnxq, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for folder in (tmp_path / "file", Path("/proc/dump")):
+        run = ("compile", model, "-o", tmp_path / "out.onnx", "--no-bench", "--no-validate")
+        result = onnxq(*run, "--dump", folder)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert f"error: {folder}: it cannot be written" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize(
