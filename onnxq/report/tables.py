@@ -226,11 +226,14 @@ def _similarity_rows(accuracy: Mapping[str, Any]) -> list[tuple[str, ...]]:
     outputs = accuracy["outputs"]
     cosines = [output["cosine"] for output in outputs if output["cosine"] is not None]
     agreements = [output["agreement"] for output in outputs if output["agreement"] is not None]
+    equal = [output["equal"] for output in outputs if output["equal"] is not None]
     rows: list[tuple[str, ...]] = []
     if cosines:
         rows.append(("cosine of the outputs", "", f"{min(cosines):.5f}", ""))
     if agreements:
         rows.append(("same top-1 class", "", percent(min(agreements)), ""))
+    if equal:
+        rows.append(("equal values", "", percent(min(equal)), ""))
     return rows
 
 
