@@ -21,7 +21,7 @@ from onnxq.comparison import (
     compare,
     with_options,
 )
-from onnxq.errors import CalibrationError, InputError
+from onnxq.errors import CalibrationError, InputError, ToleranceError
 from onnxq.files import write_whole
 from onnxq.ir.module import GraphModule, name_of
 from onnxq.ir.store import foreign_operators, load_model, model_digest, model_size, save_model
@@ -44,7 +44,7 @@ from onnxq.report.markdown import render_report
 from onnxq.runtime.bench import LatencyReport
 from onnxq.runtime.compare import plain
 from onnxq.runtime.environment import cpu_flags, runtime_versions
-from onnxq.runtime.gates import enforce
+from onnxq.runtime.gates import Gates, enforce, require_measurable
 from onnxq.runtime.session import usable_provider
 from onnxq.runtime.validate import AccuracyReport
 from onnxq.target import find_target
@@ -116,6 +116,8 @@ def compile_model(
 
     """
     options, progress = options or CompileOptions(), on_progress or _quiet
+    for gates in (recipe.gates, options.gates):
+        require_measurable(gates, compared=options.validate, has_metric=options.metric is not None)
     compilation = _Compilation(Path(source), recipe, data, options, progress)
     if table is not None:
         compilation.accept(table)
@@ -295,9 +297,13 @@ class _Compilation:
         manifest = self._manifest(module, records, output, comparison)
         write_whole(manifest_path(output), manifest.to_json())
         write_whole(report_path(output), render_report(manifest))
-        if comparison.accuracy is not None:
-            enforce(comparison.accuracy, self.recipe.gates)
-            enforce(comparison.accuracy, self.options.gates)
+        for gates in (self.recipe.gates, self.options.gates):
+            if comparison.accuracy is not None:
+                enforce(comparison.accuracy, gates)
+            elif gates != Gates():
+                raise ToleranceError(
+                    "no gate could be measured, as the models were not compared", where=str(output)
+                )
         return CompileResult(output, manifest, tuple(records), comparison.accuracy, comparison.latency)
 
     def _warnings(self) -> tuple[str, ...]:
