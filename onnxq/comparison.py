@@ -109,6 +109,16 @@ class Comparison:
     latency: LatencyReport | None
     warnings: tuple[str, ...]
 
+    def about(self, output: Path) -> Comparison:
+        """Return the same of ``output``, which the compared file will become."""
+        accuracy, latency = self.accuracy, self.latency
+        if accuracy is not None:
+            accuracy = replace(accuracy, candidate=str(output))
+        if latency is not None:
+            source, compiled = latency.models
+            latency = replace(latency, models=(source, replace(compiled, path=output)))
+        return replace(self, accuracy=accuracy, latency=latency)
+
 
 def choose_samples(
     given: Dataset | None,

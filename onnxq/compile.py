@@ -21,10 +21,17 @@ from onnxq.comparison import (
     compare,
     with_options,
 )
-from onnxq.errors import CalibrationError, InputError, ToleranceError
-from onnxq.files import write_whole
+from onnxq.errors import CalibrationError, InputError, ToleranceError, called
+from onnxq.files import replacing
 from onnxq.ir.module import GraphModule, name_of
-from onnxq.ir.store import foreign_operators, load_model, model_digest, model_size, save_model
+from onnxq.ir.store import (
+    foreign_operators,
+    load_model,
+    model_digest,
+    model_size,
+    output_files,
+    save_model,
+)
 from onnxq.manifest import (
     DataUsed,
     Manifest,
@@ -286,17 +293,22 @@ class _Compilation:
         output: Path,
         validation_data: Dataset | None,
     ) -> CompileResult:
-        """Save the model, compare, time, and write what is known beside it."""
+        """Save the model, compare, time, and write what is known beside it: all of it, or nothing."""
         self._stamp(module)
-        save_model(module, output, source=self.source)
         used = self.table.samples if self.table is not None else 0
         samples = choose_samples(validation_data, self.data, used, self._face.inputs, self.options)
         target = find_target(self.recipe.target)
         provider, config = usable_provider(target.provider), target.options_for(module)
-        comparison = compare(self.source, output, samples, self.options, self.progress, provider, config)
-        manifest = self._manifest(module, records, output, comparison)
-        write_whole(manifest_path(output), manifest.to_json())
-        write_whole(report_path(output), render_report(manifest))
+        files = output_files(module, output, self.source)
+        with replacing(report_path(output), manifest_path(output), *files) as (report, content, *_, tried):
+            save_model(module, tried, source=self.source)
+            with called(tried, str(output)):
+                comparison = compare(
+                    self.source, tried, samples, self.options, self.progress, provider, config
+                ).about(output)
+            manifest = self._manifest(module, records, tried, comparison)
+            content.write_text(manifest.to_json(), encoding="utf-8")
+            report.write_text(render_report(manifest), encoding="utf-8")
         for gates in (self.recipe.gates, self.options.gates):
             if comparison.accuracy is not None:
                 enforce(comparison.accuracy, gates)

@@ -21,7 +21,7 @@ import onnx_ir as ir
 from onnxq.calibration.collect import collect
 from onnxq.calibration.data import Dataset, input_specs
 from onnxq.comparison import CompileOptions, Samples, choose_samples, with_options
-from onnxq.errors import RecipeError
+from onnxq.errors import RecipeError, called
 from onnxq.ir.layers import linear_layers
 from onnxq.ir.module import GraphModule, constant_of, name_of, rank_of
 from onnxq.ir.store import load_model, save_model
@@ -158,13 +158,11 @@ def measure_sensitivity(
     kinds = {layer.node.name or "": layer.node.op_type for layer in linear_layers(module)}
     edges = insert_switches(module)
     with TemporaryDirectory(prefix="onnxq-sensitivity-") as folder:
-        save_model(module, Path(folder) / "model.onnx")
-        bench = _Bench(
-            _Remembered(**vars(open_session(source, threads=threads))),
-            open_session(Path(folder) / "model.onnx", threads=threads),
-            list(chosen.batches()),
-            edges,
-        )
+        save_model(module, path := Path(folder, "model.onnx"))
+        with called(path, "the model with switches"):
+            switched = open_session(path, threads=threads)
+        reference = _Remembered(**vars(open_session(source, threads=threads)))
+        bench = _Bench(reference, switched, list(chosen.batches()), edges)
         entries = []
         parts = [*_tensors(edges), *_layers(kinds, edges)]
         for number, part in enumerate(parts):
