@@ -142,14 +142,16 @@ def calibrate_model(
     """Measure what the recipe's passes need, and return it as a table for later compilations.
 
     Raises:
-        CalibrationError: No pass of the recipe needs data.
+        CalibrationError: No pass of the recipe needs data for this model.
 
     """
     compilation = _Compilation(Path(source), recipe, data, CompileOptions(), on_progress or _quiet)
     compilation.run_passes(recipe)
     if compilation.table is None:
         raise CalibrationError(
-            "no pass needs data", where=f"recipe {recipe.name}", hint="choose one that does: onnxq recipes"
+            f"no pass needs data for {compilation.source.name}",
+            where=f"recipe {recipe.name}",
+            hint="the model has nothing that it quantizes, or another recipe has to be chosen: onnxq recipes",
         )
     return compilation.table
 

@@ -147,7 +147,7 @@ def measure_sensitivity(
         on_progress: Called with (mixtures done, mixtures in all).
 
     Raises:
-        RecipeError: The recipe encodes nothing before an ``insert-qdq``.
+        RecipeError: The recipe encodes nothing of this model before an ``insert-qdq``.
         OnnxqError: The model or the data is at fault.
 
     """
@@ -209,7 +209,9 @@ def _decided(source: Path, recipe: Recipe, data: Dataset, threads: int | None) -
         PassManager(before, find_target(recipe.target), (VerifyEach(),), measure).run(module)
     if not module.decisions:
         raise RecipeError(
-            f"it encodes nothing before {REALISE}", where=f"recipe {recipe.name}", hint="choose one that does"
+            f"it encodes nothing of {source.name} before {REALISE}",
+            where=f"recipe {recipe.name}",
+            hint="the model has nothing that it quantizes, or another recipe has to be chosen",
         )
     return module
 

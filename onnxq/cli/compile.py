@@ -22,12 +22,13 @@ from onnxq.cli.options import (
     metric_of,
 )
 from onnxq.cli.overwriting import MODEL_STAMP, refuse_overwriting
-from onnxq.errors import ToleranceError
+from onnxq.errors import RecipeError, ToleranceError, did_you_mean
 
 if TYPE_CHECKING:
     from onnxq.comparison import CompileOptions
     from onnxq.manifest import Manifest
     from onnxq.passmanager.instruments import Instrument
+    from onnxq.recipe import Recipe
 
 _WATCH = "Watching the passes"
 WITHOUT_DATA = (
@@ -104,10 +105,24 @@ class WatchSettings:
         typer.Option(min=0, metavar="N", help="Run only the first N passes.", rich_help_panel=_WATCH),
     ] = None
 
-    def instruments(self) -> Iterator[Instrument]:
-        """Yield what watches the passes."""
-        from onnxq.passmanager.instruments import BisectLimit, DumpTo, PrintAfter
+    def instruments(self, recipe: Recipe) -> Iterator[Instrument]:
+        """Yield what watches the passes.
 
+        Raises:
+            RecipeError: The graph shall be printed after a pass that the recipe does not have.
+
+        """
+        from onnxq.passmanager.instruments import BisectLimit, DumpTo, PrintAfter
+        from onnxq.passmanager.pipeline import parse_pipeline
+
+        names = [pass_.name for pass_ in parse_pipeline(recipe.pipeline)]
+        for name in self.print_after or ():
+            if name not in ("all", *names):
+                raise RecipeError(
+                    f"the recipe {recipe.name!r} has no pass {name!r}",
+                    where="--print-after",
+                    hint=did_you_mean(name, names),
+                )
         if self.bisect_limit is not None:
             remark(f"--bisect-limit: only the first {self.bisect_limit} passes run")
             yield BisectLimit(self.bisect_limit)
@@ -141,6 +156,7 @@ def run(
     )
     measured = choose_table(table, None if data else wanted.recipe)
     recipe = gates.into(wanted.choose(has_data=bool(data or measured)))
+    watching = list(watch.instruments(recipe))
     dataset = reading.open(data, model) if data else None
     if wanted.none_chosen and "quantize-dynamically" in recipe.pipeline:
         remark(WITHOUT_DATA)
@@ -152,7 +168,7 @@ def run(
                 recipe=recipe,
                 data=dataset,
                 table=measured,
-                instruments=[_reproducer(output, recipe.target), *watch.instruments()],
+                instruments=[_reproducer(output, recipe.target), *watching],
                 options=work.options(tunes=wanted.is_shipped),
                 on_progress=on_progress,
             ).manifest

@@ -113,7 +113,8 @@ def layers_summary(kernels: Mapping[str, Any]) -> str:
     """Return one sentence: how many layers ran in which way."""
     counts = ", ".join(f"{count} {state}" for state, count in kernels["states"].items() if count)
     untraced = kernels["untraced"]
-    rest = f" {untraced} nodes could not be traced; each counts to what reads it." if untraced else ""
+    nodes = "1 node" if untraced == 1 else f"{untraced} nodes"
+    rest = f" {nodes} could not be traced; each counts to what reads it." if untraced else ""
     return f"Layers of the source: {counts}.{rest}"
 
 

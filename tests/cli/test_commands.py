@@ -136,6 +136,12 @@ def test_compile_takes_a_pipeline_and_settings(onnxq, model: Path, data: Path, t
             ["--min-cosine", "0.9", "--no-validate"],
             "error: gate min-cosine: it cannot be measured, as the models are not compared\n",
         ),
+        (
+            ["--print-after", "encode-weigths"],
+            "error: --print-after: the recipe 'cpu-dynamic' has no pass 'encode-weigths'\n"
+            "  hint: did you mean 'encode-weights'?",
+        ),
+        (["--threads", "100000"], "Invalid value for '--threads'"),
         (["--max-drop", "1"], "error: gate max-drop: it needs a task metric\n  hint: name one, such as"),
         (["--table", "nowhere.json"], "error: nowhere.json: cannot be read"),
     ],

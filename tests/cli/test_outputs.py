@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import onnx
 import pytest
 
 
@@ -57,6 +58,17 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_work(onnxq, model: P
         assert result.exit_code == 2
         assert f"error: {folder / 'out.onnx'}: " in result.stderr
         assert "# after pass" not in result.stderr
+
+
+def test_a_model_without_anything_to_quantize_gets_no_table(onnxq, tmp_path: Path) -> None:
+    model = tmp_path / "relu.onnx"
+    text = '<ir_version: 10, opset_import: ["" : 21]> main (float[N,2] x) => (float[N,2] y) { y = Relu(x) }'
+    onnx.save(onnx.parser.parse_model(text), model)
+    for arguments in (["calibrate", model, "-o", tmp_path / "table.json"], ["sensitivity", model]):
+        result = onnxq(*arguments, "--data", "random")
+        assert result.exit_code == 2
+        assert "relu.onnx" in result.stderr
+        assert "hint: the model has nothing that it quantizes, or another recipe" in result.stderr
 
 
 def test_a_dump_that_cannot_be_written_is_no_failure_of_a_pass(onnxq, model: Path, tmp_path: Path) -> None:
