@@ -98,8 +98,11 @@ def layer_of(node: ir.Node) -> Layer | str:
 def _not_a_layer(node: ir.Node, activation: ir.Value | None, weight: ir.Value | None) -> str | None:
     if constant_of(activation) is not None:
         return "its first input is a constant"
-    if constant_of(weight) is None:
+    numbers = constant_of(weight)
+    if numbers is None:
         return "both of its inputs are computed at run time"
+    if numbers.size == 0:
+        return "its weight is empty"
     if not (is_float(activation) and is_float(weight)):
         return "it does not compute in float32"
     if (rank_of(weight) or 0) < 2:
