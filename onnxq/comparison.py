@@ -14,7 +14,8 @@ from onnxq.calibration.data import Batch, DataOptions, Dataset, InputSpec, open_
 from onnxq.errors import InputError
 from onnxq.ir.rounding import spell_out_rounding
 from onnxq.ir.store import load_model
-from onnxq.runtime.bench import LatencyReport, bench
+from onnxq.runtime.bench import LatencyReport, Spread, bench
+from onnxq.runtime.compare import OutputAccuracy
 from onnxq.runtime.gates import Gates
 from onnxq.runtime.metrics import Metric
 from onnxq.runtime.session import Provider, Session, open_session
@@ -25,6 +26,12 @@ Progress = Callable[[str, int, int | None], None]
 
 TIMED_BATCHES = 8
 """How many batches the timing goes round."""
+
+LEAST_LIKENESS = 0.98
+"""Outputs with a smaller cosine, or a smaller share of equal values, are warned of."""
+
+CLEAR_LOSS = 0.99
+"""A model that is slower by 1 % in the median, and in nine rounds of ten, is warned of."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,16 @@ class Comparison:
     latency: LatencyReport | None
     warnings: tuple[str, ...]
 
+    def about(self, output: Path) -> Comparison:
+        """Return the same of ``output``, which the compared file will become."""
+        accuracy, latency = self.accuracy, self.latency
+        if accuracy is not None:
+            accuracy = replace(accuracy, candidate=str(output))
+        if latency is not None:
+            source, compiled = latency.models
+            latency = replace(latency, models=(source, replace(compiled, path=output)))
+        return replace(self, accuracy=accuracy, latency=latency)
+
 
 def choose_samples(
     given: Dataset | None,
@@ -164,10 +181,7 @@ def compare(
         return Comparison(
             None, None, (f"not compared, as random inputs do not run: {error.message}; give --data",)
         )
-    asked = options.validate or options.bench
-    return Comparison(
-        accuracy, latency, (*(samples.warnings if asked else ()), *_slower(latency), *_unfused(latency))
-    )
+    return Comparison(accuracy, latency, tuple(_warnings(samples, accuracy, latency)))
 
 
 def with_options(data: Dataset, **changes: Any) -> Dataset:
@@ -223,12 +237,42 @@ def _bench(
     )
 
 
-def _slower(latency: LatencyReport | None) -> tuple[str, ...]:
-    if latency is None or latency.models[1].speedup >= 1:
+def warn_of_accuracy(outputs: Sequence[OutputAccuracy]) -> tuple[str, ...]:
+    """Return a warning for each output that is far from the source's, by cosine or by its equal values."""
+    return tuple(
+        f"output {output.name!r} is far from the source's, {likeness}: onnxq sensitivity tells what costs it"
+        for output in outputs
+        if (likeness := _far(output)) is not None
+    )
+
+
+def warn_of_speed(ratio: Spread) -> tuple[str, ...]:
+    """Return a warning if the compiled model is slower beyond the noise of the timing.
+
+    Args:
+        ratio: The source's time over the compiled model's, within each round.
+
+    """
+    if ratio.p90 >= 1 or ratio.median > CLEAR_LOSS:
         return ()
-    ratio = latency.models[1].speedup
-    return (f"the compiled model is slower than the source here ({ratio:.2f}x): its kernels tell why",)
+    return (f"the compiled model is slower than the source here ({ratio.median:.2f}x): its kernels tell why",)
 
 
-def _unfused(latency: LatencyReport | None) -> tuple[str, ...]:
-    return () if latency is None else latency.models[1].kernels.provenance.warnings
+def _far(output: OutputAccuracy) -> str | None:
+    if output.cosine is not None and output.cosine < LEAST_LIKENESS:
+        return f"with a cosine of {output.cosine:.3f}"
+    if output.equal is not None and output.equal < LEAST_LIKENESS:
+        return f"with {output.equal:.1%} of its values equal"
+    return None
+
+
+def _warnings(
+    samples: Samples, accuracy: AccuracyReport | None, latency: LatencyReport | None
+) -> Iterator[str]:
+    if accuracy is not None or latency is not None:
+        yield from samples.warnings
+    if accuracy is not None:
+        yield from warn_of_accuracy(accuracy.outputs)
+    if latency is not None:
+        yield from warn_of_speed(latency.models[1].paired_speedup)
+        yield from latency.models[1].kernels.provenance.warnings

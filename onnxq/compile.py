@@ -21,10 +21,17 @@ from onnxq.comparison import (
     compare,
     with_options,
 )
-from onnxq.errors import CalibrationError, InputError
-from onnxq.files import write_whole
+from onnxq.errors import CalibrationError, InputError, ToleranceError, called
+from onnxq.files import replacing
 from onnxq.ir.module import GraphModule, name_of
-from onnxq.ir.store import foreign_operators, load_model, model_digest, model_size, save_model
+from onnxq.ir.store import (
+    foreign_operators,
+    load_model,
+    model_digest,
+    model_size,
+    output_files,
+    save_model,
+)
 from onnxq.manifest import (
     DataUsed,
     Manifest,
@@ -44,7 +51,7 @@ from onnxq.report.markdown import render_report
 from onnxq.runtime.bench import LatencyReport
 from onnxq.runtime.compare import plain
 from onnxq.runtime.environment import cpu_flags, runtime_versions
-from onnxq.runtime.gates import enforce
+from onnxq.runtime.gates import Gates, enforce, require_measurable
 from onnxq.runtime.session import usable_provider
 from onnxq.runtime.validate import AccuracyReport
 from onnxq.target import find_target
@@ -116,6 +123,8 @@ def compile_model(
 
     """
     options, progress = options or CompileOptions(), on_progress or _quiet
+    for gates in (recipe.gates, options.gates):
+        require_measurable(gates, compared=options.validate, has_metric=options.metric is not None)
     compilation = _Compilation(Path(source), recipe, data, options, progress)
     if table is not None:
         compilation.accept(table)
@@ -133,14 +142,16 @@ def calibrate_model(
     """Measure what the recipe's passes need, and return it as a table for later compilations.
 
     Raises:
-        CalibrationError: No pass of the recipe needs data.
+        CalibrationError: No pass of the recipe needs data for this model.
 
     """
     compilation = _Compilation(Path(source), recipe, data, CompileOptions(), on_progress or _quiet)
     compilation.run_passes(recipe)
     if compilation.table is None:
         raise CalibrationError(
-            "no pass needs data", where=f"recipe {recipe.name}", hint="choose one that does: onnxq recipes"
+            f"no pass needs data for {compilation.source.name}",
+            where=f"recipe {recipe.name}",
+            hint="the model has nothing that it quantizes, or another recipe has to be chosen: onnxq recipes",
         )
     return compilation.table
 
@@ -285,20 +296,29 @@ class _Compilation:
         output: Path,
         validation_data: Dataset | None,
     ) -> CompileResult:
-        """Save the model, compare, time, and write what is known beside it."""
+        """Save the model, compare, time, and write what is known beside it: all of it, or nothing."""
         self._stamp(module)
-        save_model(module, output, source=self.source)
         used = self.table.samples if self.table is not None else 0
         samples = choose_samples(validation_data, self.data, used, self._face.inputs, self.options)
         target = find_target(self.recipe.target)
         provider, config = usable_provider(target.provider), target.options_for(module)
-        comparison = compare(self.source, output, samples, self.options, self.progress, provider, config)
-        manifest = self._manifest(module, records, output, comparison)
-        write_whole(manifest_path(output), manifest.to_json())
-        write_whole(report_path(output), render_report(manifest))
-        if comparison.accuracy is not None:
-            enforce(comparison.accuracy, self.recipe.gates)
-            enforce(comparison.accuracy, self.options.gates)
+        files = output_files(module, output, self.source)
+        with replacing(report_path(output), manifest_path(output), *files) as (report, content, *_, tried):
+            save_model(module, tried, source=self.source)
+            with called(tried, str(output)):
+                comparison = compare(
+                    self.source, tried, samples, self.options, self.progress, provider, config
+                ).about(output)
+            manifest = self._manifest(module, records, tried, comparison)
+            content.write_text(manifest.to_json(), encoding="utf-8")
+            report.write_text(render_report(manifest), encoding="utf-8")
+        for gates in (self.recipe.gates, self.options.gates):
+            if comparison.accuracy is not None:
+                enforce(comparison.accuracy, gates)
+            elif gates != Gates():
+                raise ToleranceError(
+                    "no gate could be measured, as the models were not compared", where=str(output)
+                )
         return CompileResult(output, manifest, tuple(records), comparison.accuracy, comparison.latency)
 
     def _warnings(self) -> tuple[str, ...]:

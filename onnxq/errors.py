@@ -21,7 +21,8 @@ Every error says what is wrong, ``where``, and, as its ``hint``, what to do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -144,3 +145,14 @@ def did_you_mean(word: str, known: Iterable[str]) -> str | None:
     if near:
         return f"did you mean {near[0]!r}?"
     return f"choose from: {', '.join(names)}" if 0 < len(names) <= 12 else None
+
+
+@contextmanager
+def called(scratch: Path, name: str) -> Iterator[None]:
+    """Let errors about the file ``scratch``, which nobody will find, name what it stands for."""
+    try:
+        yield
+    except OnnxqError as error:
+        if error.where == str(scratch):
+            error.where, error.args = name, (f"{name}: {error.message}",)
+        raise

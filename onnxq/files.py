@@ -40,9 +40,9 @@ def replacing(*paths: Path) -> Iterator[tuple[Path, ...]]:
         InputError: One of them cannot be written.
 
     """
-    with _write_errors(paths[-1]):
+    with write_errors(paths[-1]):
         for path in paths:
-            _check_target(path)
+            check_target(path)
         with TemporaryDirectory(prefix=".onnxq-", dir=paths[0].parent) as folder:
             staged = tuple(Path(folder, path.name) for path in paths)
             yield staged
@@ -61,7 +61,7 @@ def replacing_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
         InputError: ``path`` is a file, holds files and ``force`` is not set, or cannot be written.
 
     """
-    with _write_errors(path):
+    with write_errors(path):
         _check_folder(path, force)
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".onnxq-", dir=path.absolute().parent) as folder:
@@ -71,7 +71,13 @@ def replacing_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
             _move_folder(staged, path)
 
 
-def _check_target(path: Path) -> None:
+def check_target(path: Path) -> None:
+    """Raise if a file cannot be written at ``path``, as far as that is known beforehand.
+
+    Raises:
+        InputError: The folder is missing or read-only, or ``path`` is no regular file.
+
+    """
     if not path.parent.is_dir():
         raise InputError(
             "the folder to write into does not exist",
@@ -80,18 +86,18 @@ def _check_target(path: Path) -> None:
         )
     if path.exists() and not path.is_file():
         raise InputError("this is not a file that can be replaced", where=str(path), hint="name another file")
-
-
-def _check_folder(path: Path, force: bool) -> None:
-    if path.exists() and not path.is_dir():
-        raise InputError("this is not a folder", where=str(path), hint="name a new folder")
-    if path.is_dir() and any(path.iterdir()) and not force:
-        raise InputError("the folder is not empty", where=str(path), hint="name a new folder, or use --force")
+    with write_errors(path), TemporaryDirectory(prefix=".onnxq-", dir=path.parent):
+        pass
 
 
 @contextmanager
-def _write_errors(path: Path) -> Iterator[None]:
-    """Tell of a read-only or full folder as the caller's error."""
+def write_errors(path: Path) -> Iterator[None]:
+    """Tell of a read-only or full folder as the caller's error.
+
+    Raises:
+        InputError: The block could not write.
+
+    """
     try:
         yield
     except OSError as error:
@@ -100,6 +106,13 @@ def _write_errors(path: Path) -> Iterator[None]:
             where=str(path),
             hint="check the folder's permissions and free space, or write elsewhere",
         ) from error
+
+
+def _check_folder(path: Path, force: bool) -> None:
+    if path.exists() and not path.is_dir():
+        raise InputError("this is not a folder", where=str(path), hint="name a new folder")
+    if path.is_dir() and any(path.iterdir()) and not force:
+        raise InputError("the folder is not empty", where=str(path), hint="name a new folder, or use --force")
 
 
 def _move_folder(staged: Path, path: Path) -> None:

@@ -21,7 +21,7 @@ import onnx_ir as ir
 from onnxq.calibration.collect import collect
 from onnxq.calibration.data import Dataset, input_specs
 from onnxq.comparison import CompileOptions, Samples, choose_samples, with_options
-from onnxq.errors import RecipeError
+from onnxq.errors import RecipeError, called
 from onnxq.ir.layers import linear_layers
 from onnxq.ir.module import GraphModule, constant_of, name_of, rank_of
 from onnxq.ir.store import load_model, save_model
@@ -147,7 +147,7 @@ def measure_sensitivity(
         on_progress: Called with (mixtures done, mixtures in all).
 
     Raises:
-        RecipeError: The recipe encodes nothing before an ``insert-qdq``.
+        RecipeError: The recipe encodes nothing of this model before an ``insert-qdq``.
         OnnxqError: The model or the data is at fault.
 
     """
@@ -158,13 +158,11 @@ def measure_sensitivity(
     kinds = {layer.node.name or "": layer.node.op_type for layer in linear_layers(module)}
     edges = insert_switches(module)
     with TemporaryDirectory(prefix="onnxq-sensitivity-") as folder:
-        save_model(module, Path(folder) / "model.onnx")
-        bench = _Bench(
-            _Remembered(**vars(open_session(source, threads=threads))),
-            open_session(Path(folder) / "model.onnx", threads=threads),
-            list(chosen.batches()),
-            edges,
-        )
+        save_model(module, path := Path(folder, "model.onnx"))
+        with called(path, "the model with switches"):
+            switched = open_session(path, threads=threads)
+        reference = _Remembered(**vars(open_session(source, threads=threads)))
+        bench = _Bench(reference, switched, list(chosen.batches()), edges)
         entries = []
         parts = [*_tensors(edges), *_layers(kinds, edges)]
         for number, part in enumerate(parts):
@@ -211,7 +209,9 @@ def _decided(source: Path, recipe: Recipe, data: Dataset, threads: int | None) -
         PassManager(before, find_target(recipe.target), (VerifyEach(),), measure).run(module)
     if not module.decisions:
         raise RecipeError(
-            f"it encodes nothing before {REALISE}", where=f"recipe {recipe.name}", hint="choose one that does"
+            f"it encodes nothing of {source.name} before {REALISE}",
+            where=f"recipe {recipe.name}",
+            hint="the model has nothing that it quantizes, or another recipe has to be chosen",
         )
     return module
 

@@ -129,7 +129,7 @@ def tune(
         timing = _Timing(source, build, Path(folder), feeds, threads, on_progress)
         timing.make(recipe, timing.path("all"), [groups])
         forms = list(_forms(recipe, groups.nodes))
-        memory = _Memory.of(feeds, threads)
+        memory = _Memory.of(recipe, feeds, threads)
         verdicts = memory.recall(forms) or _tried(forms, timing)
         memory.keep(verdicts)
         tuned = _without(recipe, groups.nodes, [verdict.name for verdict in verdicts if verdict.dropped])
@@ -152,11 +152,16 @@ class _Timing:
 
     def make(self, recipe: Recipe, path: Path, instruments: Sequence[Instrument] = ()) -> None:
         """Build a form that takes the time of ``recipe``'s result; its numbers may be others."""
-        passes = [pass_ for pass_ in parse_pipeline(recipe.pipeline) if pass_.name not in VALUES_ONLY]
-        self.build(recipe.model_copy(update={"pipeline": format_pipeline(passes)}), path, instruments)
+        pipeline = format_pipeline(_timed(recipe))
+        self.build(recipe.model_copy(update={"pipeline": pipeline}), path, instruments)
 
     def run(self, models: Mapping[str, Path]) -> LatencyReport:
         return bench(models, self.feeds, threads=self.threads, memory=False, on_progress=self.on_progress)
+
+
+def _timed(recipe: Recipe) -> list[Pass]:
+    """Return the passes that a form's time depends on."""
+    return [pass_ for pass_ in parse_pipeline(recipe.pipeline) if pass_.name not in VALUES_ONLY]
 
 
 def _forms(recipe: Recipe, groups: Mapping[str, Sequence[str]]) -> Iterator[Form]:
@@ -210,9 +215,9 @@ def _never_slower(recipe: Recipe, tuned: Recipe, verdicts: list[Verdict], timing
         speed["exact"] = speed["tuned"]
     if speed["tuned"] >= max(1.0, speed["exact"]):
         return Tuning(tuned, tuple(verdicts))
-    kept, choice = (
-        ("the exact passes alone", exact) if speed["exact"] >= 1 else ("the source as it is", plain)
-    )
+    kept, choice = ("the source as it is", plain)
+    if speed["exact"] >= 1:
+        kept, choice = (f"the exact passes alone, at {speed['exact']:.2f}x", exact)
     warning = (
         f"the recipe's result runs at {speed['tuned']:.2f}x the speed of the source here: "
         f"kept {kept} (--no-tune for the result)"
@@ -240,20 +245,18 @@ def _shape_of(layer: Layer) -> str:
 
 @dataclass(frozen=True)
 class _Memory:
-    """Verdicts of earlier runs, by ONNX Runtime's version, processor, threads, input shapes and form."""
+    """Verdicts of earlier runs, by ONNX Runtime, processor, threads, input shapes, passes and form."""
 
     path: Path
     place: str
 
     @classmethod
-    def of(cls, feeds: Sequence[Feeds], threads: int | None) -> _Memory:
+    def of(cls, recipe: Recipe, feeds: Sequence[Feeds], threads: int | None) -> _Memory:
         shapes = ", ".join(
             f"{name} {'x'.join(map(str, array.shape))}" for name, array in sorted(feeds[0].items())
         )
-        place = (
-            f"onnxruntime {runtime_versions()['onnxruntime']} | {cpu_name()} | threads {threads} | {shapes}"
-        )
-        return cls(cache_file(), place)
+        machine = f"onnxruntime {runtime_versions()['onnxruntime']} | {cpu_name()} | threads {threads}"
+        return cls(cache_file(), f"{machine} | {shapes} | {format_pipeline(_timed(recipe))}")
 
     def recall(self, forms: Sequence[Form]) -> list[Verdict] | None:
         """Return earlier verdicts if there is one for every form."""

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnxq.calibration.masks import TokenAxes, find_token_axes, padding, without_padding
 from onnxq.calibration.observers import ValueObserver
-from onnxq.errors import CalibrationError, PreconditionError
+from onnxq.errors import CalibrationError, PreconditionError, called
 from onnxq.quant.facts import Facts, Need
 from onnxq.runtime.batch import Feeds
 from onnxq.runtime.session import Provider, Session, open_session
@@ -23,6 +23,8 @@ from onnxq.runtime.session import Provider, Session, open_session
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+SAVED = "model.onnx"
+"""What the float model is called while it is on disk."""
 FLOATS = frozenset({"tensor(float)", "tensor(float16)", "tensor(double)"})
 """The types of values that can be observed; all are measured as float32."""
 
@@ -190,19 +192,20 @@ def _opened(
     with TemporaryDirectory(prefix="onnxq-") as folder:
         inner = _inner_values(model, names)
         path = model if isinstance(model, Path) else _saved(model, Path(folder))
-        session = open_session(path, provider, threads, extra_outputs=inner, arena=False)
-        types = {spec.name: spec.type for spec in (*session.inputs, *session.outputs)}
-        for name in names:
-            if types[name] not in FLOATS:
-                raise PreconditionError(f"it holds {types[name]}, not floats", where=f"value {name!r}")
-        yield session
+        with called(Path(folder, SAVED), "the model as prepared for calibration"):
+            session = open_session(path, provider, threads, extra_outputs=inner, arena=False)
+            types = {spec.name: spec.type for spec in (*session.inputs, *session.outputs)}
+            for name in names:
+                if types[name] not in FLOATS:
+                    raise PreconditionError(f"it holds {types[name]}, not floats", where=f"value {name!r}")
+            yield session
 
 
 def _saved(model: ir.Model, folder: Path) -> Path:
     import onnx_ir as ir
 
-    ir.save(model, folder / "model.onnx", external_data="model.onnx.data")
-    return folder / "model.onnx"
+    ir.save(model, folder / SAVED, external_data=f"{SAVED}.data")
+    return folder / SAVED
 
 
 def _inner_values(model: ir.Model | Path, names: Iterable[str]) -> list[str]:

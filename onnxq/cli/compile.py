@@ -21,14 +21,15 @@ from onnxq.cli.options import (
     Threads,
     metric_of,
 )
-from onnxq.errors import InputError, ToleranceError
+from onnxq.cli.overwriting import MODEL_STAMP, refuse_overwriting
+from onnxq.errors import RecipeError, ToleranceError, did_you_mean
 
 if TYPE_CHECKING:
     from onnxq.comparison import CompileOptions
     from onnxq.manifest import Manifest
     from onnxq.passmanager.instruments import Instrument
+    from onnxq.recipe import Recipe
 
-_STAMP, _TAIL = b"onnxq.version", 1 << 16
 _WATCH = "Watching the passes"
 WITHOUT_DATA = (
     "no --data: activations are quantized at run time. With data their ranges are measured once, results "
@@ -104,10 +105,24 @@ class WatchSettings:
         typer.Option(min=0, metavar="N", help="Run only the first N passes.", rich_help_panel=_WATCH),
     ] = None
 
-    def instruments(self) -> Iterator[Instrument]:
-        """Yield what watches the passes."""
-        from onnxq.passmanager.instruments import BisectLimit, DumpTo, PrintAfter
+    def instruments(self, recipe: Recipe) -> Iterator[Instrument]:
+        """Yield what watches the passes.
 
+        Raises:
+            RecipeError: The graph shall be printed after a pass that the recipe does not have.
+
+        """
+        from onnxq.passmanager.instruments import BisectLimit, DumpTo, PrintAfter
+        from onnxq.passmanager.pipeline import parse_pipeline
+
+        names = [pass_.name for pass_ in parse_pipeline(recipe.pipeline)]
+        for name in self.print_after or ():
+            if name not in ("all", *names):
+                raise RecipeError(
+                    f"the recipe {recipe.name!r} has no pass {name!r}",
+                    where="--print-after",
+                    hint=did_you_mean(name, names),
+                )
         if self.bisect_limit is not None:
             remark(f"--bisect-limit: only the first {self.bisect_limit} passes run")
             yield BisectLimit(self.bisect_limit)
@@ -136,9 +151,12 @@ def run(
     """
     from onnxq.compile import compile_model
 
-    _refuse_overwriting(output, force=force)
+    refuse_overwriting(
+        output, MODEL_STAMP, force=force, hint="give another name to -o, or --force to replace it"
+    )
     measured = choose_table(table, None if data else wanted.recipe)
     recipe = gates.into(wanted.choose(has_data=bool(data or measured)))
+    watching = list(watch.instruments(recipe))
     dataset = reading.open(data, model) if data else None
     if wanted.none_chosen and "quantize-dynamically" in recipe.pipeline:
         remark(WITHOUT_DATA)
@@ -150,7 +168,7 @@ def run(
                 recipe=recipe,
                 data=dataset,
                 table=measured,
-                instruments=[_reproducer(output, recipe.target), *watch.instruments()],
+                instruments=[_reproducer(output, recipe.target), *watching],
                 options=work.options(tunes=wanted.is_shipped),
                 on_progress=on_progress,
             ).manifest
@@ -197,20 +215,3 @@ def _reproducer(output: Path, target: str) -> Instrument:
     from onnxq.target import find_target
 
     return Reproducer(output.with_suffix(".failed"), find_target(target))
-
-
-def _refuse_overwriting(output: Path, *, force: bool) -> None:
-    """Raise if ``output`` is a file that onnxq did not write; the model itself is never replaced."""
-    if output.is_file() and not force and not _has_stamp(output):
-        raise InputError(
-            "it exists already, and onnxq did not write it",
-            where=str(output),
-            hint="give another name to -o, or --force to replace it",
-        )
-
-
-def _has_stamp(model: Path) -> bool:
-    """Tell whether onnxq's notes stand in the model's metadata, which ONNX files have at their end."""
-    with model.open("rb") as file:
-        file.seek(max(0, model.stat().st_size - _TAIL))
-        return _STAMP in file.read()

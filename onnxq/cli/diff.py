@@ -10,6 +10,7 @@ import typer
 
 from onnxq.cli.console import remark, show, show_json
 from onnxq.cli.options import DataSettings, Json, Provider, SomeData, Threads, provider_of
+from onnxq.cli.overwriting import PAGE_STAMP, refuse_overwriting
 
 if TYPE_CHECKING:
     from onnxq.diff.models import Aligned
@@ -59,6 +60,8 @@ def run(
     from onnxq.diff.models import align_models
     from onnxq.diff.rules import parse_rule
 
+    if html is not None:
+        refuse_overwriting(html, PAGE_STAMP)
     rules = [parse_rule(text) for text in fail_on or ()]
     found = align_models(
         before, after, _batches(data, before, reading), provider=provider_of(provider), threads=threads

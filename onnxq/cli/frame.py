@@ -38,10 +38,15 @@ def framed(run: Callable[..., None]) -> Callable[..., None]:
         run(**given, **built)
 
     guarded = _guarded(command)
-    guarded.__doc__ = inspect.getdoc(run)
+    guarded.__doc__ = _paragraphs(inspect.getdoc(run) or "")
     guarded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     guarded.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return guarded
+
+
+def _paragraphs(text: str) -> str:
+    """Join the lines of each paragraph, which the help breaks again where the terminal ends."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
 def _spread(parameter: inspect.Parameter, hints: Mapping[str, Any]) -> Iterator[inspect.Parameter]:

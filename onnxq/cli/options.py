@@ -38,10 +38,16 @@ _DATA_HELP = "Data: a file or folder of arrays, texts or images, package.module:
 SomeData = Annotated[str | None, typer.Option("--data", metavar="DATA", help=_DATA_HELP, show_default=False)]
 NeededData = Annotated[str, typer.Option("--data", metavar="DATA", help=_DATA_HELP, show_default=False)]
 
+MOST_THREADS = 1024
+"""More than any machine has cores; ONNX Runtime would start as many as it is told, and bring it down."""
 Threads = Annotated[
     int | None,
     typer.Option(
-        "--threads", min=1, metavar="N", help="Threads within an operator; ONNX Runtime chooses if not given."
+        "--threads",
+        min=1,
+        max=MOST_THREADS,
+        metavar="N",
+        help="Threads within an operator; ONNX Runtime chooses if not given.",
     ),
 ]
 Provider = Annotated[str, typer.Option("--provider", help="Where to run: cpu or cuda.", rich_help_panel=_RUN)]

@@ -20,7 +20,10 @@ def _pass_names() -> list[str]:
     return pass_names()
 
 
-Name = Annotated[str | None, typer.Argument(help="One pass.", autocompletion=_pass_names, show_default=False)]
+Name = Annotated[
+    str | None,
+    typer.Argument(metavar="NAME", help="One pass.", autocompletion=_pass_names, show_default=False),
+]
 
 
 def run(name: Name = None, *, as_json: Json = False) -> None:

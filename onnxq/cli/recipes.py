@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 
 Name = Annotated[
     str | None,
-    typer.Argument(help="One recipe: a name, or a file.", autocompletion=recipe_names, show_default=False),
+    typer.Argument(
+        metavar="NAME", help="One recipe: a name, or a file.", autocompletion=recipe_names, show_default=False
+    ),
 ]
 
 

@@ -9,6 +9,7 @@ import typer
 
 from onnxq.cli.console import remark, show, show_json
 from onnxq.cli.options import DataSettings, Json, SomeData
+from onnxq.cli.overwriting import PAGE_STAMP, refuse_overwriting
 from onnxq.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -55,6 +56,8 @@ def run(
 
     if (source is None) != (data is None):
         raise RecipeError("--source and --data belong together", hint="give both, or neither")
+    if html is not None:
+        refuse_overwriting(html, PAGE_STAMP)
     dataset = reading.open(data, source) if data is not None and source is not None else None
     story = read_story(manifest, source, dataset)
     content = story.to_dict()

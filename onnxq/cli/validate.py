@@ -55,11 +55,12 @@ def run(
 
     The exit code is 1 if a gate is missed, or if a sample's result moves with its batch.
     """
-    from onnxq.runtime.gates import Gates, enforce
+    from onnxq.runtime.gates import Gates, enforce, require_measurable
     from onnxq.runtime.invariance import check_invariance, require_invariance
     from onnxq.runtime.validate import validate
 
     wanted, judge = gates.over(Gates()), metric_of(metric)
+    require_measurable(wanted, compared=True, has_metric=judge is not None)
     dataset = reading.open(data, reference)
     for model in (reference, candidate):
         _require_provider(model, dataset, provider_of(provider), threads, allow_fallback or ())

@@ -265,11 +265,18 @@ class Editor:
     def apply(self, change: Callable[[ir.Model], ir.Model], *, why: str) -> None:
         """Let a library change the whole model; ``change`` returns the model to go on with.
 
-        Nodes that the library left without a name get one.
+        Nodes that the library left without a name get one. Inputs and outputs keep the shapes that the
+        model states, even where a library finds that some of them can never be fed.
         """
+        stated = {name_of(value): value.shape.copy() for value in self._interface() if value.shape is not None}
         self.module.model = NameFixPass()(change(self.module.model)).model
+        for value in self._interface():
+            value.shape = stated.get(name_of(value), value.shape)
         self._names = _names_in(self.module.graph)
         self._record("rewrite", "model", why)
+
+    def _interface(self) -> list[ir.Value]:
+        return [*self.module.graph.inputs, *self.module.graph.outputs]
 
     def skip(self, node: ir.Node, reason: str) -> None:
         """Note that ``node`` was left alone."""

@@ -90,24 +90,35 @@ def save_model(
         InputError: ``path`` cannot be written or is the input model.
 
     """
-    path = Path(path)
-    data = path.with_name(path.name + DATA_SUFFIX)
+    targets = output_files(module, Path(path), source, external_data=external_data)
     model = module.model.clone()
-    large = external_data or sum(tensor.nbytes for tensor in tensors(model)) > EMBEDDED_LIMIT
-    targets = (data, path) if large else (path,)
-    inputs = [*external_files(model), *([source, *_data_files(source)] if source else [])]
-    for target in targets:
-        _refuse_overwriting(target, inputs)
     _sort_initializers(model.graph)
     with replacing(*targets) as staged:
-        if large:
+        if len(staged) > 1:
             ir.external_data.unload_from_model(
-                model, staged[0].parent, data.name, size_threshold_bytes=_SMALL_TENSOR
+                model, staged[0].parent, staged[0].name, size_threshold_bytes=_SMALL_TENSOR
             )
         else:
             ir.external_data.load_to_model(model)
         proto = ir.serde.serialize_model(model)
         staged[-1].write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def output_files(
+    module: GraphModule, path: Path, source: Path | None = None, *, external_data: bool = False
+) -> tuple[Path, ...]:
+    """Return what ``save_model`` writes: the data file of a large model, then ``path``.
+
+    Raises:
+        InputError: One of them is the input model or its data.
+
+    """
+    large = external_data or sum(tensor.nbytes for tensor in tensors(module.model)) > EMBEDDED_LIMIT
+    targets = (path.with_name(path.name + DATA_SUFFIX), path) if large else (path,)
+    inputs = [*external_files(module.model), *([source, *_data_files(source)] if source else [])]
+    for target in targets:
+        _refuse_overwriting(target, inputs)
+    return targets
 
 
 def model_digest(path: Path) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import IO
 
 from onnxq.errors import PassError, VerifyError
+from onnxq.files import write_errors
 from onnxq.ir.digest import graph_digest
 from onnxq.ir.module import GraphModule
 from onnxq.ir.text import render
@@ -87,11 +88,17 @@ class DumpTo(Instrument):
     folder: Path
 
     def after(self, module: GraphModule, pass_: Pass, index: int, record: PassRecord) -> None:
-        """Write, with large weights by digest."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        """Write, with large weights by digest.
+
+        Raises:
+            InputError: The folder cannot be made or written.
+
+        """
         text = render(module, elide_above=DUMP_ELIDES_ABOVE)
         path = self.folder / f"{index + 1:03}-{pass_.name}.onnxtxt"
-        path.write_text(f"# after pass {index + 1}: {record.text}\n{text}", encoding="utf-8")
+        with write_errors(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path.write_text(f"# after pass {index + 1}: {record.text}\n{text}", encoding="utf-8")
 
 
 @dataclass

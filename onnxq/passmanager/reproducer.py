@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -46,14 +47,15 @@ class Reproducer(Instrument):
         self._copy = None
 
     def failed(self, module: GraphModule, pass_: Pass, index: int, error: PassError) -> None:
-        """Write the file and tell the error where it is."""
+        """Write the file, if it can be written, and tell the error where it is."""
         head = [f"# RUN: {pass_}", f"# TARGET: {self.target.name}", "# SHOW: types"]
         text = render(self._copy or module, elide_above=ELIDES_ABOVE)
         head.append(f"# ERROR: {error.message.splitlines()[0]}")
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / f"{index + 1:03}-{pass_.name}.onnxtxt"
-        path.write_text("\n".join([*head, text]), encoding="utf-8")
-        error.reproducer = path
+        with suppress(OSError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            path.write_text("\n".join([*head, text]), encoding="utf-8")
+            error.reproducer = path
 
 
 def _few_rows(facts: Facts) -> Facts:

@@ -113,7 +113,8 @@ def layers_summary(kernels: Mapping[str, Any]) -> str:
     """Return one sentence: how many layers ran in which way."""
     counts = ", ".join(f"{count} {state}" for state, count in kernels["states"].items() if count)
     untraced = kernels["untraced"]
-    rest = f" {untraced} nodes could not be traced; each counts to what reads it." if untraced else ""
+    nodes = "1 node" if untraced == 1 else f"{untraced} nodes"
+    rest = f" {nodes} could not be traced; each counts to what reads it." if untraced else ""
     return f"Layers of the source: {counts}.{rest}"
 
 
@@ -226,11 +227,14 @@ def _similarity_rows(accuracy: Mapping[str, Any]) -> list[tuple[str, ...]]:
     outputs = accuracy["outputs"]
     cosines = [output["cosine"] for output in outputs if output["cosine"] is not None]
     agreements = [output["agreement"] for output in outputs if output["agreement"] is not None]
+    equal = [output["equal"] for output in outputs if output["equal"] is not None]
     rows: list[tuple[str, ...]] = []
     if cosines:
         rows.append(("cosine of the outputs", "", f"{min(cosines):.5f}", ""))
     if agreements:
         rows.append(("same top-1 class", "", percent(min(agreements)), ""))
+    if equal:
+        rows.append(("equal values", "", percent(min(equal)), ""))
     return rows
 
 

@@ -51,6 +51,31 @@ class Gates:
                 )
 
 
+def require_measurable(gates: Gates, *, compared: bool, has_metric: bool) -> None:
+    """Say before the work that a gate is set which the run will not measure.
+
+    Args:
+        gates: What is asked for.
+        compared: Whether the models will be compared.
+        has_metric: Whether a task metric will be computed.
+
+    Raises:
+        RecipeError: There is such a gate.
+
+    """
+    asked = [field.name for field in fields(gates) if getattr(gates, field.name) is not None]
+    if asked and not compared:
+        raise RecipeError(
+            "it cannot be measured, as the models are not compared",
+            where=f"gate {_spelled(asked[0])}",
+            hint="leave out --no-validate, or the gate",
+        )
+    if gates.max_drop is not None and not has_metric:
+        raise RecipeError(
+            "it needs a task metric", where="gate max-drop", hint="name one, such as --metric top1"
+        )
+
+
 def check(report: AccuracyReport, gates: Gates) -> list[str]:
     """Return one line for each gate that was missed, with what was measured and wanted."""
     return [

@@ -38,3 +38,12 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     x = rng.normal(size=(SAMPLES, 5, 4)).astype(np.float32)
     np.savez(path, x=x, label=rng.integers(0, CLASSES, SAMPLES))
     return path
+
+
+@pytest.fixture(scope="session")
+def compiled(onnxq: Onnxq, model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a model that ``onnxq compile`` wrote."""
+    output = tmp_path_factory.mktemp("compiled") / "out.onnx"
+    result = onnxq("compile", model, "-o", output, "--data", data, "--no-bench")
+    assert result.exit_code == 0, result.stderr
+    return output

@@ -16,15 +16,6 @@ from onnxq.recipe import load_recipe
 from onnxq.runtime.session import usable_provider
 
 
-@pytest.fixture(scope="module")
-def compiled(onnxq, model: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a model that ``onnxq compile`` wrote."""
-    output = tmp_path_factory.mktemp("compiled") / "out.onnx"
-    result = onnxq("compile", model, "-o", output, "--data", data, "--no-bench")
-    assert result.exit_code == 0, result.stderr
-    return output
-
-
 def loaded(text: str, command: str) -> dict[str, Any]:
     content = json.loads(text)
     assert (content["schema"], content["command"]) == (1, command)
@@ -141,6 +132,17 @@ def test_compile_takes_a_pipeline_and_settings(onnxq, model: Path, data: Path, t
         ),
         (["--metric", "top2"], "error: metric 'top2': no such metric"),
         (["--min-cosine", "3"], "error: gate min-cosine: 3.0 is not possible"),
+        (
+            ["--min-cosine", "0.9", "--no-validate"],
+            "error: gate min-cosine: it cannot be measured, as the models are not compared\n",
+        ),
+        (
+            ["--print-after", "encode-weigths"],
+            "error: --print-after: the recipe 'cpu-dynamic' has no pass 'encode-weigths'\n"
+            "  hint: did you mean 'encode-weights'?",
+        ),
+        (["--threads", "100000"], "Invalid value for '--threads'"),
+        (["--max-drop", "1"], "error: gate max-drop: it needs a task metric\n  hint: name one, such as"),
         (["--table", "nowhere.json"], "error: nowhere.json: cannot be read"),
     ],
 )
@@ -151,18 +153,6 @@ def test_compile_tells_wrong_options_in_one_line(
     assert (result.exit_code, result.stdout) == (2, "")
     assert message in result.stderr
     assert not list(tmp_path.iterdir())
-
-
-def test_compile_replaces_only_what_onnxq_wrote(onnxq, model: Path, tmp_path: Path) -> None:
-    output = tmp_path / "out.onnx"
-    output.write_text("mine")
-    run = ["compile", model, "-o", output, "--no-bench", "--no-validate"]
-    refused = onnxq(*run)
-    assert refused.exit_code == 2
-    assert "it exists already, and onnxq did not write it" in refused.stderr
-    assert output.read_text() == "mine"
-    assert onnxq(*run, "--force").exit_code == 0
-    assert onnxq(*run).exit_code == 0  # it says itself that onnxq wrote it
 
 
 def test_calibrate_writes_a_table_that_compile_takes(onnxq, model: Path, data: Path, tmp_path: Path) -> None:

@@ -49,6 +49,18 @@ def test_an_error_is_one_line_and_an_exit_code(error: BaseException | None, code
     assert (result.exit_code, result.stdout, result.stderr) == (code, "a result\n", text)
 
 
+def test_the_help_breaks_paragraphs_where_the_terminal_ends() -> None:
+    def run() -> None:
+        """Do it.
+
+        A line that ends long before the terminal does,
+        and another.
+        """
+
+    help_text = [line.strip() for line in invoke(run, "--help").stdout.splitlines()]
+    assert "A line that ends long before the terminal does, and another." in help_text
+
+
 def test_an_unexpected_error_asks_for_a_report() -> None:
     result = outcome(KeyError("a\nb"))
     assert result.exit_code == 3

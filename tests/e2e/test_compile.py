@@ -179,3 +179,39 @@ def test_operators_of_other_domains_are_left_alone_and_named(tmp_path: Path) -> 
     onnx.save(onnx.helper.make_model(graph, opset_imports=domains, ir_version=10), source)
     result = compile_model(source, tmp_path / "out.onnx", recipe=load_recipe("cpu-dynamic"), options=QUIET)
     assert result.manifest.warnings == ("left alone, as they are no standard operators: Gelu",)
+
+
+def test_an_interrupt_while_timing_leaves_all_outputs_as_they_were(data: Dataset, tmp_path: Path) -> None:
+    output = tmp_path / "out.onnx"
+    compile_model(DIGITS_MODEL, output, recipe=load_recipe("weight-only"), options=QUIET)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def interrupt(stage: str, done: int, total: int | None) -> None:
+        if stage == "timing":
+            raise KeyboardInterrupt
+
+    options = CompileOptions(choose=False, tune=False)
+    with pytest.raises(KeyboardInterrupt):
+        compile_model(
+            *(DIGITS_MODEL, output),
+            recipe=load_recipe("cpu"),
+            data=data,
+            options=options,
+            on_progress=interrupt,
+        )
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_an_error_names_no_scratch_file(tmp_path: Path) -> None:
+    """ONNX Runtime cannot load the operator; the model was written to a file for it."""
+    model, output = tmp_path / "model.onnx", tmp_path / "out.onnx"
+    text = (
+        '<ir_version: 10, opset_import: ["" : 21, "own" : 1]> main (float[N,2] x) => (float[N,2] y) '
+        "<float[2,2] w = {1,2,3,4}> { h = MatMul(x, w) y = own.Op(h) }"
+    )
+    onnx.save(onnx.parser.parse_model(text), model)
+    dataset = open_data("random", input_specs(load_model(model).model))
+    with pytest.raises(OnnxqError) as caught:
+        compile_model(model, output, recipe=load_recipe("cpu"), data=dataset, options=QUIET)
+    assert caught.value.where == "the model as prepared for calibration"
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]

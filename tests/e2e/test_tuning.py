@@ -60,6 +60,15 @@ def test_the_verdicts_are_remembered(model: Path, data: Dataset, tmp_path: Path)
     assert dropped[0] == dropped[1]
 
 
+def test_the_verdicts_of_one_recipe_say_nothing_of_another(
+    model: Path, data: Dataset, tmp_path: Path
+) -> None:
+    """Int8 with ranges and int8 without are other kernels for the same layer."""
+    compile_model(model, tmp_path / "a.onnx", recipe=load_recipe("cpu"), data=data)
+    result = compile_model(model, tmp_path / "b.onnx", recipe=load_recipe("cpu-dynamic"), data=data)
+    assert all(verdict["gain"] is not None for verdict in result.manifest.tuning or ())
+
+
 def test_a_dropped_form_is_left_out_by_name(
     model: Path, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -131,6 +131,16 @@ def test_the_file_shows_the_graph_just_before_the_failing_pass(tmp_path: Path) -
     assert render(parse(content)) == render(run(*parse_pipeline("insert-qdq"), instruments=[]))
 
 
+def test_where_no_file_can_be_written_the_failure_is_still_the_passs(tmp_path: Path) -> None:
+    def fail(module: GraphModule, ctx: PassContext) -> None:
+        raise KeyError("q")
+
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(PassError, match="KeyError: 'q'") as caught:
+        run(Do(fail), instruments=[Reproducer(tmp_path / "file", CPU)])
+    assert caught.value.reproducer is None
+
+
 def test_large_weights_are_replaced_in_the_file_by_random_ones_of_the_same_range(tmp_path: Path) -> None:
     weight = np.linspace(-3, 5, ELIDES_ABOVE + 2, dtype=np.float32).reshape(-1, 2)
 

@@ -105,6 +105,7 @@ def test_the_result_shows_metric_time_and_size_before_and_after() -> None:
         ("top1", "98.00 %", "97.50 %", "-0.50 points"),
         ("cosine of the outputs", "", "0.99910", ""),
         ("same top-1 class", "", "97.50 %", ""),
+        ("equal values", "", "50.00 %", ""),
         ("latency", "10.0 ms", "4.00 ms", "2.50x (2.40-2.60)"),
         ("size", "10.0 MB", "4.00 MB", "2.50x smaller"),
     )

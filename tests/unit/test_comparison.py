@@ -1,0 +1,34 @@
+"""What a compilation warns of: results far from the source's, and models that are slower beyond doubt."""
+
+import pytest
+
+from onnxq.comparison import warn_of_accuracy, warn_of_speed
+from onnxq.runtime.bench import Spread
+from onnxq.runtime.compare import OutputAccuracy
+
+
+def test_each_output_far_from_the_sources_is_named() -> None:
+    outputs = [
+        OutputAccuracy("good", 8, 0, cosine=0.98),
+        OutputAccuracy("bad", 8, 0, cosine=0.7132),
+        OutputAccuracy("class", 8, 0, equal=0.75),
+        OutputAccuracy("zero", 8, 0),
+    ]
+    bad, of_class = warn_of_accuracy(outputs)
+    assert bad.startswith("output 'bad' is far from the source's, with a cosine of 0.713: onnxq sensitivity")
+    assert "output 'class' is far from the source's, with 75.0% of its values equal" in of_class
+
+
+@pytest.mark.parametrize(
+    ("median", "p10", "p90", "warns"),
+    [
+        (0.999, 0.998, 0.9995, False),  # real, but nobody would notice
+        (0.96, 0.91, 1.01, False),  # as far as the same model may lie from itself on a busy machine
+        (0.96, 0.95, 0.97, True),
+        (1.5, 1.4, 1.6, False),
+    ],
+)
+def test_only_a_model_that_is_slower_beyond_doubt_is_called_slower(
+    median: float, p10: float, p90: float, warns: bool
+) -> None:
+    assert bool(warn_of_speed(Spread(median, p10, p90))) is warns
