@@ -277,6 +277,13 @@ class _Compilation:
     def _collect(self, module: GraphModule, needs: Sequence[Need], data: Dataset) -> Mapping[str, Facts]:
         limit = self.recipe.calibration.samples
         chosen = with_options(data, limit=min(limit, data.options.limit or limit))
+        known = {} if self.table is None else self.table.facts
+        if self.table is not None and self.table.data != chosen.digest():
+            raise CalibrationError(
+                "the table lacks some ranges, and this is not the data that it was collected on",
+                where=f"data {data.name}",
+                hint="give the same data and number of samples, or leave the table out",
+            )
         found = collect(
             module.model,
             needs,
@@ -284,7 +291,6 @@ class _Compilation:
             threads=self.options.threads,
             on_progress=lambda done: self.progress("calibrating", done, chosen.samples),
         )
-        known = {} if self.table is None else self.table.facts
         facts, digest = joined(known, found.facts), model_digest(self.source)
         self.table = CalibrationTable(digest, chosen.digest(), found.samples, facts)
         return found.facts

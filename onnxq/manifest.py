@@ -1,4 +1,8 @@
-"""The manifest: everything that is needed to know, and to repeat, how a model was compiled."""
+"""The manifest: how a model was compiled, and all that repeats it, but for the model and the data.
+
+Ranges and means are in it, so that most recipes need no data again. Sampled rows and Gram matrices are not: a
+recipe with a pass that reads some repeats on the same data.
+"""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 Before: ``y = MatMul(x, w)`` with ``x`` and ``w`` encoded. After: ``c = Min(x, bounds); r = x[k] -
 Clip(x[k]); y = MatMul(c, w) + MatMul(r, w[k])``, where ``k`` are the channels with the largest values, cut
 off at the end of a grid that fits all others, and ``bounds`` leaves the others as they are: the same
-function, whatever ``x`` is. ``c`` is encoded in the place of ``x``, in finer steps. Where its Min is left
+function, for any finite ``x``. ``c`` is encoded in the place of ``x``, in finer steps. Where its Min is left
 to QuantizeLinear, which saturates there anyway, the large tensor is not touched: see fold-clips.
 """
 

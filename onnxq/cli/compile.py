@@ -147,7 +147,8 @@ def run(
 ) -> None:
     """Compile MODEL into a smaller, faster one; validate and time it.
 
-    Writes OUT.onnx, OUT.manifest.json and OUT.report.md. `--recipe OUT.manifest.json` repeats the run.
+    Writes OUT.onnx, OUT.manifest.json and OUT.report.md. `--recipe OUT.manifest.json` repeats the run; with
+    `--data`, where a pass needs more of it than ranges.
     """
     from onnxq.compile import compile_model
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from onnxq import CompileOptions, Dataset, compile_model, load_model, load_recipe, open_feeds, save_model
-from onnxq.calibration.data import input_specs
+from onnxq.calibration.data import InputSpec, input_specs
 from onnxq.calibration.table import CalibrationTable
 from onnxq.errors import CalibrationError
 from onnxq.ir.text import parse
@@ -36,7 +36,11 @@ def _data(source: Path, batch: int) -> Dataset:
     rng = np.random.default_rng(0)
     x = (rng.normal(size=(24, 5, 1)) + 0.1 * rng.normal(size=(24, 5, WIDTH))).astype(np.float32)
     feeds = [{"x": x[start : start + batch]} for start in range(0, len(x), batch)]
-    return open_feeds("rows", lambda: feeds, input_specs(load_model(source).model))
+    return open_feeds("rows", lambda: feeds, _specs(source))
+
+
+def _specs(source: Path) -> tuple[InputSpec, ...]:
+    return input_specs(load_model(source).model)
 
 
 def test_the_manifest_repeats_it_with_the_data(tmp_path: Path) -> None:
@@ -55,5 +59,8 @@ def test_the_manifest_repeats_it_with_the_data(tmp_path: Path) -> None:
     with pytest.raises(CalibrationError, match="too little") as caught:
         compile_model(source, again, recipe=recipe, table=table, options=QUIET)
     assert caught.value.hint == "give --data"
+    other = open_feeds("zeros", lambda: [{"x": np.zeros((24, 5, WIDTH), np.float32)}], _specs(source))
+    with pytest.raises(CalibrationError, match="not the data that it was collected on"):
+        compile_model(source, again, recipe=recipe, table=table, data=other, options=QUIET)
     compile_model(source, again, recipe=recipe, table=table, data=_data(source, 3), options=QUIET)
     assert again.read_bytes() == first.read_bytes()

@@ -165,7 +165,7 @@ def test_an_encoding_checks_itself(arguments: dict[str, Any], message: str) -> N
 
 
 def test_a_large_weight_is_not_held_in_float64() -> None:
-    """At most a quotient, its rounding and the sum with the zero point are alive, as large as the weight each."""
+    """At most three arrays of its size are alive: a quotient, its rounding, the sum with the zero point."""
     weight = np.ones(1 << 20, np.float32)
     encoding = affine_encoding(-1.0, 1.0)
     tracemalloc.start()

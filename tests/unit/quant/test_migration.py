@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxq.quant.equalize import (
+from onnxq.quant.migration import (
     Sample,
     best_of,
     joint_range,
