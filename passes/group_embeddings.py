@@ -32,9 +32,9 @@ from onnxq.ir.endpoints import NORMS, Consumer
 from onnxq.ir.module import GraphModule, array_of, is_standard, name_of, rank_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.passmanager.sites import FoldKind, fold_best, needs_of, sites_of
-from onnxq.quant.migration import Candidate, Sample, joint_range
 from onnxq.quant.facts import Need, Stat
 from onnxq.quant.grouping import Floats, Groups, Order, group_channels, group_encoding, group_scales
+from onnxq.quant.migration import Candidate, Sample, joint_range
 
 SUMS = ("Add", "Sum")
 

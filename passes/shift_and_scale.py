@@ -23,8 +23,8 @@ from typing import ClassVar
 from onnxq.ir.module import GraphModule
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.passmanager.sites import FOLD_KINDS, FoldKind, fold_best, needs_of
-from onnxq.quant.migration import Candidate, Sample, thresholds
 from onnxq.quant.facts import Need
+from onnxq.quant.migration import Candidate, Sample, thresholds
 
 
 @dataclass(frozen=True)

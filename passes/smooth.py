@@ -19,8 +19,8 @@ import numpy as np
 from onnxq.ir.module import GraphModule
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.passmanager.sites import FOLD_KINDS, FoldKind, fold_best, needs_of
-from onnxq.quant.migration import Candidate, Sample, smoothings
 from onnxq.quant.facts import Need
+from onnxq.quant.migration import Candidate, Sample, smoothings
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from onnxq.ir.fold import fold
 from onnxq.ir.module import GraphModule, array_of, is_standard, name_of, rank_of
 from onnxq.ir.sites import Site, find_sites
 from onnxq.passmanager.base import PassContext
-from onnxq.quant.migration import Candidate, Sample, best_of
 from onnxq.quant.facts import Facts, Need, Stat
+from onnxq.quant.migration import Candidate, Sample, best_of
 
 FoldKind = Literal["norm", "linear", "relu", "value", "activation"]
 FOLD_KINDS: tuple[FoldKind, ...] = get_args(FoldKind)
