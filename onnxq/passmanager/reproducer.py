@@ -6,10 +6,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import onnx_ir as ir
+
 from onnxq.errors import PassError
 from onnxq.ir.module import GraphModule
 from onnxq.ir.text import render
-from onnxq.passmanager.base import Pass
+from onnxq.passmanager.base import Pass, PassRecord
 from onnxq.passmanager.instruments import Instrument
 from onnxq.quant.facts import Facts
 from onnxq.target import Target
@@ -35,16 +37,22 @@ class Reproducer(Instrument):
     folder: Path
     target: Target
     _copy: GraphModule | None = field(default=None, init=False)
+    _source: ir.Model | None = field(default=None, init=False)
+    _clone: ir.Model | None = field(default=None, init=False)
 
     def before(self, module: GraphModule, pass_: Pass, index: int) -> None:
         """Keep a copy; it shares the weights."""
         names = {need.value for need in pass_.needs(module)} & module.facts.keys()
         facts = {name: _few_rows(module.facts[name]) for name in names}
-        self._copy = GraphModule(module.model.clone(), facts, dict(module.decisions))
+        if self._clone is None or self._source is not module.model:
+            self._source, self._clone = module.model, module.model.clone()
+        self._copy = GraphModule(self._clone, facts, dict(module.decisions))
 
-    def after(self, *_: object) -> None:
-        """Let the copy go."""
+    def after(self, module: GraphModule, pass_: Pass, index: int, record: PassRecord) -> None:
+        """Let the copy go; its graph serves again if the pass changed nothing, as most passes do."""
         self._copy = None
+        if record.edits:
+            self._source = self._clone = None
 
     def failed(self, module: GraphModule, pass_: Pass, index: int, error: PassError) -> None:
         """Write the file, if it can be written, and tell the error where it is."""

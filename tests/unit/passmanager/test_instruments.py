@@ -141,6 +141,21 @@ def test_where_no_file_can_be_written_the_failure_is_still_the_passs(tmp_path: P
     assert caught.value.reproducer is None
 
 
+def test_the_file_is_right_behind_passes_that_changed_nothing(tmp_path: Path) -> None:
+    def change(module: GraphModule, ctx: PassContext) -> None:
+        ctx.edit.retype(next(iter(module.graph)), "Abs", why="test")
+
+    def change_and_fail(module: GraphModule, ctx: PassContext) -> None:
+        ctx.edit.retype(next(iter(module.graph)), "Neg", why="test")
+        raise KeyError("q")
+
+    before = run(Do(), Do(change), Do(), Do(), instruments=[])
+    with pytest.raises(PassError) as caught:
+        run(Do(), Do(change), Do(), Do(), Do(change_and_fail), instruments=[Reproducer(tmp_path, CPU)])
+    assert caught.value.reproducer is not None
+    assert render(parse(caught.value.reproducer.read_text())) == render(before)
+
+
 def test_large_weights_are_replaced_in_the_file_by_random_ones_of_the_same_range(tmp_path: Path) -> None:
     weight = np.linspace(-3, 5, ELIDES_ABOVE + 2, dtype=np.float32).reshape(-1, 2)
 
