@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxq.ir.module import (
@@ -124,10 +125,10 @@ def _channel_axis(node: ir.Node, weight: ir.Value) -> int:
 
 def _fills(pad: ir.Node) -> bool:
     """Tell whether what a Pad puts around its input may be anything but zeros and the input's own values."""
-    filling = input_of(pad, 2)
-    if filling is None or attribute(pad, "mode", "constant") != "constant":
+    filling, old = input_of(pad, 2), attribute(pad, "value", 0.0)  # an attribute before operator set 11
+    if (filling is None and old == 0) or attribute(pad, "mode", "constant") != "constant":
         return False
-    known = constant_of(filling)
+    known = np.array(old) if filling is None else constant_of(filling)
     return known is None or bool(known.any())
 
 
