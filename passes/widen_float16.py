@@ -18,6 +18,8 @@ from onnxq.passmanager.casting import cast, drop_empty_cast, has_subgraph
 
 HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
 WHY = "the CPU computes in float32"
+TYPES = ("dtype", "output_datatype", "output_dtype", "to")
+"""Attributes that name the type of what an operator computes."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class WidenFloat16(Pass):
 def _widen_node(node: ir.Node, ctx: PassContext) -> None:
     """Let the node compute float32, also where an attribute of it names the type."""
     for name, attr in node.attributes.items():
-        if name in ("dtype", "to") and attr.value == HALF:
+        if name in TYPES and attr.value == HALF:
             ctx.edit.set_attribute(node, name, int(FLOAT), why=WHY)
         if attr.type == ir.AttributeType.TENSOR and attr.as_tensor().dtype == HALF:
             ctx.edit.set_attribute(
