@@ -30,6 +30,7 @@ def convert_opset(model: ir.Model, version: int) -> ir.Model:
         name: value.const_value
         for name, value in model.graph.initializers.items()
         if value.const_value is not None and value.const_value.nbytes > SMALL_BYTES
+        if not value.is_graph_input()
     }
     proto = ir.to_proto(_without(model, large))
     try:

@@ -53,3 +53,14 @@ def test_a_second_time_changes_nothing(build: Callable[..., GraphModule]) -> Non
     )
     assert [edit.why for edit in first.edits] == ["operator set 8 has no per-channel scales"]
     assert not second.edits
+
+
+def test_a_large_weight_that_callers_may_override_stays_an_input(build: Callable[..., GraphModule]) -> None:
+    weight = np.random.default_rng(0).normal(size=(40, 40)).astype(np.float32)
+    body = "main (float[N,40] x, float[40,40] w) => (float[N,40] y) { h = MatMul(x, w) y = Softmax(h) }"
+    module = build(body, {"w": weight}, OLD)
+    feeds = {"x": np.ones((2, 40), np.float32), "w": 2 * weight}
+    instruments = [VerifyEach(), HoldToPromise([feeds, {"x": feeds["x"]}])]
+    PassManager(parse_pipeline("convert-opset"), find_target("cpu"), instruments).run(module)
+    assert [value.name for value in module.graph.inputs] == ["x", "w"]
+    assert module.opset == 13
