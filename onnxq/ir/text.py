@@ -145,6 +145,9 @@ def _fill_in(proto: onnx.ModelProto, notes: dict[str, WeightNote]) -> None:
         if name in printed:
             narrow = onnx.numpy_helper.to_array(printed[name]).astype(note.dtype.numpy())
             printed[name].CopyFrom(onnx.numpy_helper.from_array(narrow, name))
+            for value in (*graph.input, *graph.output):
+                if value.name == name:
+                    value.type.tensor_type.elem_type = printed[name].data_type
         elif name in declared and note.sha256 is not None:
             shape = [dim.dim_value for dim in declared[name].type.tensor_type.shape.dim]
             numbers = _stand_in(note, int(note.sha256, 16), shape)

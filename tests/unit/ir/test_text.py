@@ -116,6 +116,13 @@ def test_decisions_come_back_exactly(reader: str, scale: float, zero_point: int)
     assert parse(render(module)).decisions == module.decisions
 
 
+def test_a_narrow_weight_that_is_an_input_or_an_output_keeps_its_type() -> None:
+    module = module_with(fed=np.ones(2, np.float16), shown=np.ones(2, np.float16))
+    module.graph.inputs.append(module.graph.initializers["fed"])
+    module.graph.outputs.append(module.graph.initializers["shown"])
+    assert graph_digest(parse(render(module))) == graph_digest(module)
+
+
 @pytest.mark.parametrize("axis", [0, 1])
 def test_decisions_on_blocks_come_back_exactly(axis: int) -> None:
     weight = np.random.default_rng(0).normal(size=(70, 66)).astype(np.float32)
