@@ -70,7 +70,7 @@ def _encoded(module: GraphModule) -> Iterator[tuple[ir.Value, Encoding, list[ir.
     for value in sorted(values, key=lambda value: constant_of(value) is not None):
         decision = module.decisions[name_of(value)]
         readers: list[ir.Node | None] = [node for node in value.consumers() if decision.read_by(node)]
-        if decision.readers is None and value.is_graph_output():
+        if decision.readers is None and value.is_graph_output() and value.producer() is not None:
             readers.append(None)
         yield value, decision.encoding, readers
 

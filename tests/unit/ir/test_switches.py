@@ -67,3 +67,15 @@ main (float[N,2] x) => (float[N,2] y, float[N,2] z)
         Edge("y", None, False, "int16"),
         Edge("w", "product", True, "int8"),
     ]
+
+
+def test_an_output_that_is_an_input_keeps_its_name() -> None:
+    """Nothing can stand between what is fed and an output of the same name: insert-qdq leaves it, too."""
+    module = parse("""# encode x: scale=0.1 zero_point=0
+<ir_version: 10, opset_import: ["" : 21]>
+main (float[2] x) => (float[2] y, float[2] x) { [act] y = Relu(x) }""")
+    assert insert_switches(module) == [Edge("x", "act", False, "uint8")]
+    fed = np.array([0.04, 0.06], np.float32)
+    found = run_model(module, {"x": fed, SWITCHES: np.array([True])})
+    np.testing.assert_array_equal(found["x"], fed)
+    np.testing.assert_array_equal(found["y"], np.array([0, 0.1], np.float32))
