@@ -17,6 +17,7 @@ from types import ModuleType
 from typing import Any
 
 import peers
+from cpu_cases import sentences
 from measuring import cosines, embeddings, parser, real_tasks, show
 from numpy.typing import NDArray
 from rich.console import Console
@@ -55,9 +56,9 @@ def main() -> int:
 
 
 def _rows(model: Path, folder: Path, tasks: ModuleType) -> list[dict[str, Any]]:
-    sentences = _sentences(tasks.SHARED / "data" / "text" / "stsb" / "sts-train.csv", 128)
-    calibration = [tasks.minilm_feeds(sentences[i : i + 8]) for i in range(0, len(sentences), 8)]
-    held_out = [tasks.minilm_feeds([text]) for text in _sentences(_dev(tasks), 64)]
+    texts = sentences(tasks.SHARED / "data" / "text" / "stsb" / "sts-train.csv", 128)
+    calibration = [tasks.minilm_feeds(texts[i : i + 8]) for i in range(0, len(texts), 8)]
+    held_out = [tasks.minilm_feeds([text]) for text in sentences(_dev(tasks), 64)]
     seconds = {"fp32": 0.0}
     models = {"fp32": model}
     for name, build in _compilers(calibration).items():
@@ -109,11 +110,6 @@ def _compilers(calibration: Sequence[Feeds]) -> dict[str, Callable[[Path, Path],
         "quantize_static": static(),
         "quantize_static MatMul": static(op_types_to_quantize=["MatMul"]),
     }
-
-
-def _sentences(path: Path, count: int) -> list[str]:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [line.split("\t")[5] for line in lines[:count]]
 
 
 def _dev(tasks: ModuleType) -> Path:

@@ -69,8 +69,8 @@ class Source:
 
     def _minilm(self, name: str, path: Path) -> Case:
         text, feeds = self.tasks.SHARED / "data" / "text", self.tasks.minilm_feeds
-        train = _sentences(text / "stsb" / "sts-train.csv", 32 if self.quick else 128)
-        dev = _sentences(text / "stsb" / "sts-dev.csv", 64)
+        train = sentences(text / "stsb" / "sts-train.csv", 32 if self.quick else 128)
+        dev = sentences(text / "stsb" / "sts-dev.csv", 64)
         wiki = (text / "wikitext2" / "wiki.valid.tokens").read_text(encoding="utf-8")
         long = [wiki[3000 * n + 3000 : 3000 * n + 4200] for n in range(TIMED * 8)]
         runs = {
@@ -133,7 +133,8 @@ def _labels(files: Sequence[Path]) -> dict[str, Path]:
     }
 
 
-def _sentences(path: Path, count: int) -> list[str]:
+def sentences(path: Path, count: int) -> list[str]:
+    """Return the first sentences of a file of the STS benchmark."""
     return [line.split("\t")[5] for line in path.read_text(encoding="utf-8").splitlines()[:count]]
 
 
