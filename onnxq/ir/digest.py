@@ -34,8 +34,9 @@ def _lines(module: GraphModule) -> Iterator[str]:
     for name, decision in sorted(module.decisions.items()):
         encoding = decision.encoding
         readers = None if decision.readers is None else sorted(decision.readers)
-        grid = f"{encoding.scale.tolist()} {encoding.zero_point.tolist()} {encoding.dtype}"
-        yield f"encode {name} {grid} {encoding.axis} {encoding.block_size} {readers}"
+        parts = encoding.scale.shape, encoding.dtype, encoding.axis, encoding.block_size
+        grid = hashlib.sha256(encoding.scale.tobytes() + encoding.zero_point.tobytes()).hexdigest()
+        yield f"encode {name} {grid} {parts} {readers}"
 
 
 def _graph_lines(graph: ir.Graph) -> Iterator[str]:
