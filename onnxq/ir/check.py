@@ -38,6 +38,7 @@ def check(model: ir.Model, path: Path) -> None:
             f"knows opsets up to {known}",
             hint="pip install --upgrade onnx",
         )
+    _check_interface(model.graph)
     try:
         onnx.checker.check_model(str(path))
     except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
@@ -45,6 +46,19 @@ def check(model: ir.Model, path: Path) -> None:
         raise ModelError(f"the graph is not valid: {text}", hint=_checker_hint(text)) from error
     _check_text(model)
     _check_finite(model.graph)
+
+
+def _check_interface(graph: ir.Graph) -> None:
+    """Find inputs and outputs without a shape, which onnx's checker refuses without saying which."""
+    for kind, values in (("input", graph.inputs), ("output", graph.outputs)):
+        for value in values:
+            if isinstance(value.type, ir.TensorType) and value.shape is None:
+                raise ModelError(
+                    "it has no shape, and ONNX wants to know at least how many axes there are",
+                    where=f"{kind} {value.name!r}",
+                    hint="state the shape, with names for axes of any length, or export the model again; "
+                    "onnx.shape_inference.infer_shapes may find those of outputs",
+                )
 
 
 def _check_text(model: ir.Model) -> None:

@@ -22,7 +22,7 @@ from onnxq.report.tables import (
 
 def draw(table: Table) -> RenderableType:
     """Return the table for rich: its title, header and rows, a blank line after it; long text is folded."""
-    drawn = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    drawn = RichTable(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, show_header=any(table.columns))
     for index, column in enumerate(table.columns):
         is_text = index < table.text_columns
         drawn.add_column(

@@ -67,7 +67,7 @@ def top1(outputs: Outputs, batch: Batch) -> Array:
     have shape (N,).
 
     Raises:
-        DataError: There are no labels, or not one for each sample.
+        DataError: There are no labels, or not one for each sample, or they are no numbers.
 
     """
     name, first = next(iter(outputs.items()))
@@ -81,6 +81,12 @@ def top1(outputs: Outputs, batch: Batch) -> Array:
             f"labels of shape {list(labels.shape)} do not fit output {name!r} of shape {list(first.shape)}",
             where="metric 'top1'",
             hint="top1 wants one class number for each sample",
+        )
+    if not np.issubdtype(labels.dtype, np.number):
+        raise DataError(
+            f"labels such as {str(labels[0])!r} are no numbers",
+            where="metric 'top1'",
+            hint="top1 wants the number of the class in the model's output, counted from 0",
         )
     classes: Array = first.reshape(len(first), -1).argmax(axis=1)
     return np.equal(classes, labels.astype(np.int64))

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class KernelNode:
         provider: The execution provider that ran it, by ONNX Runtime's name.
         kind: What it computes in.
         calls: How often it ran in one run of the model: more than 1 only in a loop.
-        microseconds: Its mean time in one run of the model.
+        microseconds: Its mean time in one run of the model, its slowest call left out.
         share: Its part of the time of all nodes, 0 to 1.
         outputs: The values it gives, as named in the optimised graph; empty for a nameless
             node, which the profile does not let us find again.
@@ -115,7 +116,8 @@ def executed_nodes(
             types[args["node_index"]] = tuple(
                 kind for one in args.get("output_type_shape", ()) for kind in one
             )
-    total = sum(map(sum, times.values())) or 1
+    usual = {key: _usual(spent) * len(spent) / runs for key, spent in times.items()}
+    total = sum(usual.values()) or 1
     return tuple(
         KernelNode(
             name=name,
@@ -124,10 +126,16 @@ def executed_nodes(
             provider=provider,
             kind=kind_of(op_type),
             calls=len(spent) / runs,
-            microseconds=sum(spent) / runs,
-            share=sum(spent) / total,
+            microseconds=usual[key],
+            share=usual[key] / total,
             outputs=tuple(named[name].output) if name in named else (),
             types=types[index],
         )
-        for (name, op_type, provider, index), spent in times.items()
+        for key, spent in times.items()
+        for name, op_type, provider, index in (key,)
     )
+
+
+def _usual(spent: Sequence[int]) -> float:
+    """Return the mean of all calls but the slowest, which the machine may have interrupted."""
+    return fmean(sorted(spent)[:-1] or spent)

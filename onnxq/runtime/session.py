@@ -131,8 +131,11 @@ class Session:
         try:
             values = self.inference.run(None, chosen)
         except Exception as error:
+            fed = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in chosen.items())
             raise ModelError(
-                f"ONNX Runtime failed on these feeds: {short_reason(error)}", where=self.source
+                f"ONNX Runtime failed on these feeds: {short_reason(error)}",
+                where=self.source,
+                hint=f"it was fed {fed}; sizes or values may be more than the model takes",
             ) from error
         return dict(zip(self.output_names, values, strict=True))
 

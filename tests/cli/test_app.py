@@ -56,6 +56,19 @@ def test_shell_completion_knows_commands_and_recipes() -> None:
     assert recipes.stdout.split() == ["cpu", "cpu-dynamic", "cpu-size", "cpu-split"]
 
 
+def test_an_interrupt_while_it_starts_is_one_line() -> None:
+    done = run_python(
+        "import sys\n"
+        "class Stop:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'typer': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Stop())\n"
+        "from onnxq.cli import main\n"
+        "main()"
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "error: interrupted\n")
+
+
 def test_usage_errors_exit_with_2(onnxq) -> None:
     for arguments in (["compile"], ["nothing"], ["passes", "--colour"]):
         result = onnxq(*arguments)

@@ -211,6 +211,15 @@ def test_an_invalid_graph_is_an_error(tmp_path: Path, model: onnx.ModelProto, me
     assert error.hint
 
 
+@pytest.mark.parametrize("kind", ["input", "output"])
+def test_an_input_or_output_without_a_shape_is_named(tmp_path: Path, kind: str) -> None:
+    model = matmul()
+    getattr(model.graph, kind)[0].type.tensor_type.ClearField("shape")
+    error = refusal(written(model, tmp_path / "model.onnx"))
+    name = "x" if kind == "input" else "y"
+    assert f"{kind} {name!r}: it has no shape" in str(error)
+
+
 @pytest.mark.parametrize("text", [b"producer", b"someone", b"weight", b"note"])
 def test_text_that_is_not_utf8_is_an_error(tmp_path: Path, text: bytes) -> None:
     model = graph(node("MatMul", ["x", "weight"], "y"), weights=[numpy_helper.from_array(WEIGHT, "weight")])

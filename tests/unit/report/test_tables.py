@@ -235,6 +235,11 @@ def test_the_terminal_shows_no_line_beyond_80_columns() -> None:
     assert "x" * 60 in text  # folded, not cut
 
 
+def test_a_table_without_a_header_has_no_empty_line_for_it() -> None:
+    shown = drawn(draw(Table("Model", ("", ""), (("size", "1 MB"),))))
+    assert [line.split() for line in shown.splitlines()] == [["Model"], ["size", "1", "MB"], []]
+
+
 def test_what_was_tuned_is_told_form_by_form() -> None:
     verdicts = [
         {"name": "int8 for MatMul 8x8", "gain": 1.25, "spread": [1.2, 1.3], "dropped": True},

@@ -4,11 +4,13 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from onnxq.runtime.kernels import KernelNode, KernelReport, Kind, kernel_report, kind_of
+from onnxq.runtime.profile import executed_nodes
 
 Save = Callable[..., Path]
 X = np.random.default_rng(1).normal(size=(2, 3, 4)).astype(np.float32)
@@ -132,6 +134,18 @@ def test_copies_between_devices_are_named() -> None:
     report = KernelReport("cuda", 1, (node("MemcpyToHost", "CUDA", 0.1), node("MatMul", "CUDA", 0.9)))
     assert [one.name for one in report.copies] == ["memcpytohost"]
     assert report.to_dict()["copies"] == ["memcpytohost"]
+
+
+def test_one_interrupted_call_says_nothing_of_a_node() -> None:
+    def event(name: str, microseconds: int) -> dict[str, Any]:
+        args = {"op_name": "Conv", "provider": "CPUExecutionProvider", "node_index": name}
+        return {"name": f"{name}_kernel_time", "dur": microseconds, "args": args}
+
+    times = {"a": [10, 10, 20_000, 10, 10], "b": [30, 30, 30, 30, 30]}
+    events = [event(name, spent) for name, all_spent in times.items() for spent in all_spent]
+    a, b = executed_nodes(events, [], runs=5)
+    assert (a.microseconds, a.share) == (10, 0.25)
+    assert (b.microseconds, b.share) == (30, 0.75)
 
 
 def test_the_profile_tells_what_a_node_computes(save: Save) -> None:

@@ -46,6 +46,12 @@ def test_top1_counts_over_batches() -> None:
     assert accumulator.result() == 3 / 4
 
 
+def test_labels_must_be_numbers() -> None:
+    batch = Sample({}, np.array(["joy", "fear", "joy"]))
+    with pytest.raises(DataError, match="labels such as 'joy' are no numbers"):
+        top1(LOGITS, batch)
+
+
 def test_labels_must_fit_the_output() -> None:
     with pytest.raises(DataError, match=r"labels of shape \[2\] do not fit output 'y' of shape \[3, 2\]"):
         top1(LOGITS, Sample({}, np.array([1, 0])))

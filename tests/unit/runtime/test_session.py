@@ -119,6 +119,7 @@ def test_a_failing_run_gives_one_line(save: Save, capfd: pytest.CaptureFixture[s
     with pytest.raises(ModelError, match=r"failed on these feeds: .*out of data bounds, idx=7") as caught:
         open_session(save(TWO)).run({"x": X, "i": np.array([7])})
     assert "\n" not in str(caught.value)
+    assert (caught.value.hint or "").startswith("it was fed x float32[1, 4], i int64[1]; sizes or values may")
     assert capfd.readouterr().err == ""
 
 
