@@ -16,6 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from onnxq.errors import ModelError
 from onnxq.ir.edit import Edit
 from onnxq.passmanager.base import PassRecord
 from onnxq.recipe import Recipe
@@ -110,6 +111,26 @@ class Manifest(BaseModel):
 def manifest_path(model: Path) -> Path:
     """Return where the manifest of a compiled model lies."""
     return model.with_suffix(".manifest.json")
+
+
+def session_options_beside(model: Path) -> dict[str, str]:
+    """Return the session configuration entries that a manifest beside ``model`` names; none without one.
+
+    Raises:
+        ModelError: The manifest cannot be read.
+
+    """
+    path = manifest_path(model)
+    if not path.is_file():
+        return {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")).get("session_options", {}))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ModelError(
+            "this is no manifest, and it may name what the model beside it wants to be run with",
+            where=str(path),
+            hint="compile the model again, or move the file away",
+        ) from error
 
 
 def report_path(model: Path) -> Path:

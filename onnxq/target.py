@@ -23,6 +23,7 @@ class Target:
         kernel_list: The name of the list of its kernels in ``onnxq.kernels``; None where a session tells.
         block_columns: By width in bits, what the columns of a weight in blocks must be a multiple of for
             the fast kernel; empty where all are run alike.
+        float8_rows: What the rows of a weight in float8 must be a multiple of for its fast kernel.
         session_options: By operator, the session configuration entries that its fast kernel asks for.
 
     """
@@ -34,6 +35,7 @@ class Target:
     source: str
     kernel_list: str | None = None
     block_columns: Mapping[int, int] = field(default_factory=dict)
+    float8_rows: int = 1
     session_options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
@@ -79,18 +81,20 @@ TARGETS = {
             integer_operators=frozenset(),
             source="onnxruntime-gpu 1.31.1: kernels registered in the wheel, and what its messages say of "
             "MatMulNBits (float16 without zero points, blocks of 32); onnxruntime's pull requests "
-            "29585, 29622 and 32324; nothing was timed",
+            "29585, 29622 and 32324, its page on MatMulBlockQuantizedFp8Weight (rows in multiples of 16); "
+            "nothing was timed",
             kernel_list="cuda",
             block_columns={4: 64, 8: 32},
+            float8_rows=16,
             session_options={"MatMulNBits": {"ep.cuda.fpa_intb_gemm": "1"}},
         ),
         Target(
             name="tensorrt",
             provider="tensorrt",
-            summary="explicit QDQ with int8 symmetric around zero, as TensorRT wants it; not run",
+            summary="explicit QDQ, int8 or float8 symmetric around zero, as TensorRT wants it; not run",
             integer_operators=frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"}),
             source="TensorRT 10 developer guide, Working with Quantized Types: explicit quantization, "
-            "symmetric int8, weights per channel; nothing was run",
+            "symmetric int8 and FP8 (E4M3, up to 448), weights per channel; nothing was run",
         ),
     )
 }

@@ -17,7 +17,7 @@ import onnx_ir as ir
 from onnxq.ir.layers import LINEAR, Layer, clamped, keeps_grid, layer_of, linear_layers
 from onnxq.ir.module import GraphModule, is_float, is_standard, name_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
-from onnxq.quant.encoding import Encoding, affine_encoding, symmetric_encoding
+from onnxq.quant.encoding import FLOATS, Encoding, affine_encoding, symmetric_encoding
 from onnxq.quant.facts import Facts, Need
 from onnxq.quant.ranges import range_method
 
@@ -53,8 +53,8 @@ class EncodeActivations(Pass):
         method: How the range is set: a name that ``onnxq.quant.ranges`` knows.
         logits: The method for float outputs of the model, where it is not ``method``.
         images: The method for what a convolution reads, where it is not ``method``.
-        dtype: ``uint8``, ``int8``, ``uint16`` or ``int16``.
-        symmetric: Put the zero point in the middle of a signed grid.
+        dtype: ``uint8``, ``int8``, ``uint16``, ``int16`` or ``float8e4m3fn``.
+        symmetric: Put the zero point in the middle of a signed grid; float8 has no other.
         outputs: Operators whose integer kernel wants a quantized output too, in scope ``gemm-io``.
         residuals: Quantize the sums of such outputs as well: faster, and less accurate.
 
@@ -66,7 +66,7 @@ class EncodeActivations(Pass):
     method: str = "min-max"
     logits: str = ""
     images: str = ""
-    dtype: Literal["uint8", "int8", "uint16", "int16"] = "uint8"
+    dtype: Literal["uint8", "int8", "uint16", "int16", "float8e4m3fn"] = "uint8"
     symmetric: bool = False
     outputs: tuple[str, ...] = ("Conv", "ConvTranspose")
     residuals: bool = False
@@ -74,7 +74,7 @@ class EncodeActivations(Pass):
     def needs(self, module: GraphModule) -> Iterable[Need]:
         """Ask for what the range method needs, for every value in scope."""
         for value, _ in self._sites(module):
-            yield Need(name_of(value), range_method(self._method(value)).stats)
+            yield Need(name_of(value), range_method(self._method(value), self.dtype).stats)
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Encode a value once, for all of its readers in scope, where its range has an encoding."""
@@ -113,10 +113,14 @@ class EncodeActivations(Pass):
         return self.images if self.images and read_by_conv else self.method
 
     def _measured_range(self, facts: Facts, method: str) -> tuple[float, float]:
-        return range_method(method).choose(facts, self.dtype, self.symmetric)
+        return range_method(method, self.dtype).choose(facts, self.dtype, self._is_symmetric)
+
+    @property
+    def _is_symmetric(self) -> bool:
+        return self.symmetric or self.dtype in FLOATS
 
     def _encoding(self, low: float, high: float) -> Encoding:
-        if self.symmetric:
+        if self._is_symmetric:
             return symmetric_encoding(max(-low, high), self.dtype)
         return affine_encoding(low, high, self.dtype)
 

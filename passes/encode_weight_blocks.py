@@ -2,7 +2,8 @@
 
 ONNX Runtime's CPU provider runs ``MatMul(x, DequantizeLinear(w))`` as MatMulNBits, which keeps the integers
 in memory: any number of rows and columns, of 4 or 8 bits. Two of them cannot share what is stored
-(onnxruntime 1.31.1). Where a target's fast kernel takes only some shapes, the others stay in float.
+(onnxruntime 1.31.1). Where a target's fast kernel takes only some shapes, the others stay in float. In blocks
+of float8 the weights are for ``fuse-float8-matmul``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxq.errors import PreconditionError
 from onnxq.ir.layers import Layer, layer_of
 from onnxq.ir.module import GraphModule, array_of, is_standard
 from onnxq.passmanager.base import Effect, Pass, PassContext
@@ -32,7 +34,8 @@ class EncodeWeightBlocks(Pass):
     """Encode each constant matrix that a MatMul reads as its second input.
 
     Options:
-        bits: The width of the stored integers.
+        bits: The width of the stored integers, or of float8.
+        float8: Store numbers of type float8e4m3fn; then ``bits`` has to be 8, and ``symmetric`` set.
         block: How many values of one column share a scale: shorter blocks err less and take more room.
         symmetric: Whether zero is the integer 0; otherwise each block has a zero point of its own.
         exclude: Layers to leave in float: names of nodes, in which * stands for anything.
@@ -46,6 +49,7 @@ class EncodeWeightBlocks(Pass):
     name: ClassVar[str] = "encode-weight-blocks"
     effect: ClassVar[Effect] = Effect.EXACT
     bits: Literal[4, 8] = 4
+    float8: bool = False
     block: Literal[32, 64, 128] = 32
     symmetric: bool = False
     exclude: tuple[str, ...] = ()
@@ -53,6 +57,11 @@ class EncodeWeightBlocks(Pass):
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave a MatMul alone whose weight is no constant matrix, and all of an old operator set."""
+        if self.float8 and not (self.bits == 8 and self.symmetric):
+            raise PreconditionError(
+                "float8 has 8 bits and is symmetric around zero",
+                hint="write encode-weight-blocks{float8=true, bits=8, symmetric=true}",
+            )
         for node in module.graph:
             if not is_standard(node, "MatMul"):
                 continue
@@ -63,9 +72,15 @@ class EncodeWeightBlocks(Pass):
             encoding = self._encoding(array_of(layer.weight))
             ctx.edit.encode(layer.weight, encoding, readers=[node], why=f"blocks of {self.block}")
 
+    @property
+    def _dtype(self) -> str:
+        if self.float8:
+            return "float8e4m3fn"
+        return f"int{self.bits}" if self.symmetric else f"uint{self.bits}"
+
     def _encoding(self, weight: NDArray[Any]) -> Encoding:
-        dtype = f"int{self.bits}" if self.symmetric else f"uint{self.bits}"
-        method = range_method(self.method)
+        dtype = self._dtype
+        method = range_method(self.method, dtype)
         low, high = block_ranges(method, weight, dtype, self.block, symmetric=self.symmetric)
         if self.symmetric:
             return symmetric_encoding(np.maximum(-low, high), dtype, 0, self.block)
@@ -82,7 +97,10 @@ class EncodeWeightBlocks(Pass):
             weight = array_of(layer.weight)
             if weight.ndim != 2:
                 return "its weight is not a matrix"
-            multiple = target.block_columns.get(self.bits)
+            rows = target.float8_rows if self.float8 else 1
+            if weight.shape[0] % rows:
+                return f"the fast kernel wants rows in multiples of {rows}"
+            multiple = None if self.float8 else target.block_columns.get(self.bits)
             if multiple and (weight.shape[1] % multiple or weight.shape[0] % self.block):
                 return f"the fast kernel wants whole blocks, and columns in multiples of {multiple}"
             copies = len(layer.weight.consumers())

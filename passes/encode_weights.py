@@ -1,4 +1,4 @@
-"""Decide int8 encodings for the constant weights of linear layers, symmetric around zero."""
+"""Decide encodings for the constant weights of linear layers, symmetric around zero."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ LARGEST = integer_limits("int8")[1]
 
 @dataclass(frozen=True)
 class EncodeWeights(Pass):
-    """Encode each weight of a layer that the target runs in integers.
+    """Encode each weight of a layer that the target runs on quantized values.
 
     Options:
         granularity: One scale per output ``channel`` or one per ``tensor``.
         exclude: Layers to leave in float: operators, or names of nodes, in which * stands for anything.
         bits: 7 keeps the sum of two products within 16 bits, on processors where it would saturate.
+        dtype: ``int8``, or ``float8e4m3fn``, which has no bits to spare and whose range is ``min-max``.
         method: How ranges are set: ``min-max``, or ``mse``, which clips where that errs less.
 
     Source:
@@ -41,6 +42,7 @@ class EncodeWeights(Pass):
     granularity: Literal["channel", "tensor"] = "channel"
     exclude: tuple[str, ...] = ()
     bits: Literal[7, 8] = 8
+    dtype: Literal["int8", "float8e4m3fn"] = "int8"
     method: Literal["min-max", "mse"] = "min-max"
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
@@ -69,13 +71,14 @@ class EncodeWeights(Pass):
         whole = self.granularity == "tensor" or (weight.ndim > 2 and layer.node.op_type == "MatMul")
         rows = weight.reshape(1, -1) if whole else _by_channel(weight, layer.channel_axis)
         largest = self._largest(rows) * (LARGEST / (2 ** (self.bits - 1) - 1))
-        return (
-            symmetric_encoding(largest[0]) if whole else symmetric_encoding(largest, axis=layer.channel_axis)
-        )
+        if whole:
+            return symmetric_encoding(largest[0], self.dtype)
+        return symmetric_encoding(largest, self.dtype, axis=layer.channel_axis)
 
     def _largest(self, rows: NDArray[Any]) -> NDArray[np.float64]:
         """Return the largest magnitude to represent of each row."""
-        low, high = range_method(self.method).choose_rows(rows, "int8", symmetric=True)
+        method = range_method(self.method, self.dtype)
+        low, high = method.choose_rows(rows, self.dtype, symmetric=True)
         return np.maximum(-low, high)
 
 

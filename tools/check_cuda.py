@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from cuda_cases import FP16, INT8, WEIGHTS_4, WEIGHTS_8, Artifact, Case, Feeds, Source
+from cuda_cases import FP16, INT8, WEIGHTS_4, WEIGHTS_8, WEIGHTS_FP8, Artifact, Case, Feeds, Source
 from measuring import environment, parser, real_tasks, show_tables
 from rich.console import Console
 
@@ -120,7 +120,7 @@ class _Run:
             path,
             recipe=recipe,
             data=data if recipe.needs_data else None,
-            options=CompileOptions(validate=False, bench=False),
+            options=CompileOptions(validate=False, bench=False, choose=False),
         )
         module = load_model(path)
         missing = load_kernels("cuda").missing(module)
@@ -159,7 +159,7 @@ class _Run:
 
     def _timed(self, built: Mapping[str, _Built]) -> Iterator[Row]:
         models = {"fp32": self.case.model, **{name: one.path for name, one in built.items()}}
-        config = {key: value for one in built.values() for key, value in one.session_options.items()}
+        configs = {name: one.session_options for name, one in built.items()}
         allowed = sorted({what.partition(":")[0] for what in built[INT8].lacking})
         for title, feeds in self.case.runs.items():
             self._say(f"time {title}")
@@ -171,7 +171,7 @@ class _Run:
                     rounds=ROUNDS,
                     seconds_budget=SECONDS,
                     allow_fallback=allowed,
-                    config=config,
+                    configs=configs,
                 )
             except OnnxqError as error:
                 yield self._verdict(f"{title}: runs", "yes", str(error), False)
@@ -183,7 +183,7 @@ class _Run:
         least = 1.5 if "batch 32" in title else 1.0
         yield self._at_least(f"{title}: fp16 over fp32", least, _ratio(report, FP16, "fp32"))
         decoding = self.case.name == "decoder step" and title.startswith("batch 1,")
-        for name in (WEIGHTS_8, WEIGHTS_4):
+        for name in (WEIGHTS_8, WEIGHTS_4, WEIGHTS_FP8):
             least = 1.5 if decoding and name == WEIGHTS_4 else 1.0
             if self.case.name == "decoder step":
                 yield self._at_least(f"{title}: {name} over fp16", least, _ratio(report, name, FP16))

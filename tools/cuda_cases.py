@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 Feeds = dict[str, NDArray[Any]]
 LOWER = "lower-precision.io=lower"
 """A decoder's cache goes in and out with every step, and would be cast each time."""
-FP16, WEIGHTS_4, WEIGHTS_8, INT8 = "fp16", "weights 4 bit", "weights 8 bit", "int8 QDQ"
+FP16, WEIGHTS_4, WEIGHTS_8 = "fp16", "weights 4 bit", "weights 8 bit"
+WEIGHTS_FP8, INT8 = "weights float8", "int8 QDQ"
 SENTENCES, PAST = 64, 512
 
 
@@ -62,6 +63,7 @@ def artifacts(*options: str) -> dict[str, Artifact]:
         FP16: Artifact("cuda", options),
         WEIGHTS_8: Artifact("cuda-weights-8", options),
         WEIGHTS_4: Artifact("cuda-weights-4", options),
+        WEIGHTS_FP8: Artifact("cuda-weights-fp8", options),
         INT8: Artifact("portable", for_cuda=False),
     }
 

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onnxq.cli.console import progress, show, show_json
-from onnxq.cli.options import AllowFallback, DataSettings, Json, Provider, SomeData, Threads, provider_of
+from onnxq.cli.options import (
+    AllowFallback,
+    DataSettings,
+    Json,
+    Provider,
+    SessionSettings,
+    SomeData,
+    Threads,
+    provider_of,
+)
 from onnxq.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -45,6 +54,7 @@ def run(
     provider: Provider = "cpu",
     allow_fallback: AllowFallback = None,
     threads: Threads = 1,
+    opening: SessionSettings,
     rounds: Rounds = 30,
     seconds: Seconds = 20.0,
     no_memory: NoMemory = False,
@@ -58,12 +68,15 @@ def run(
     """
     from onnxq.runtime.bench import bench
 
+    opening.require(provider_of(provider))
+    named = _named(models)
+    configs = {name: opening.config(model) for name, model in named.items()}
     single = replace(reading, batch_size=reading.batch_size or 1)
     dataset = _dataset(models[0], data, shape or (), single)
     feeds = [batch.feeds for batch in islice(dataset.batches(), rounds)]
     with progress() as on_progress:
         report = bench(
-            _named(models),
+            named,
             feeds,
             provider_of(provider),
             threads,
@@ -71,6 +84,8 @@ def run(
             seconds_budget=seconds,
             memory=not no_memory,
             allow_fallback=allow_fallback or (),
+            configs=configs,
+            cuda_graph=opening.cuda_graph,
             on_progress=lambda done, total: on_progress("timing", done, total),
         )
     _present(report.to_dict(), as_json=as_json)

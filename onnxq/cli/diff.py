@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onnxq.cli.console import remark, show, show_json
-from onnxq.cli.options import DataSettings, Json, Provider, SomeData, Threads, provider_of
+from onnxq.cli.options import AllowFallback, DataSettings, Json, Provider, SomeData, Threads, provider_of
 from onnxq.cli.overwriting import PAGE_STAMP, refuse_overwriting
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ def run(
     everything: AsMany = False,
     data: SomeData = None,
     provider: Provider = "cpu",
+    allow_fallback: AllowFallback = None,
     threads: Threads = 1,
     reading: DataSettings,
     as_json: Json = False,
@@ -64,7 +65,12 @@ def run(
         refuse_overwriting(html, PAGE_STAMP)
     rules = [parse_rule(text) for text in fail_on or ()]
     found = align_models(
-        before, after, _batches(data, before, reading), provider=provider_of(provider), threads=threads
+        before,
+        after,
+        _batches(data, before, reading),
+        provider=provider_of(provider),
+        threads=threads,
+        allow_fallback=allow_fallback or (),
     )
     diff = found.diff
     hit = [str(rule) for rule in rules if rule.hits(diff)]

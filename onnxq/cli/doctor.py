@@ -112,5 +112,6 @@ def _gpu_lines(found: dict[str, Any]) -> Iterator[str]:
         yield f"missing: {name}; {remedy} brings it"
     if not found["missing"]:
         yield "CUDA and cuDNN libraries: all found"
+    yield f"TensorRT's libraries, for --provider tensorrt: {'found' if found['tensorrt'] else 'missing'}"
     counts = ", ".join(f"{name} {count}" for name, count in found["kernels"].items())
     yield f"operators with a CUDA kernel, by type: {counts} ({found['kernels_source'].partition(',')[0]})"

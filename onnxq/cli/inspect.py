@@ -68,6 +68,7 @@ def run(
     """
     from onnxq.ir.store import load_model
     from onnxq.ir.text import render
+    from onnxq.manifest import session_options_beside
     from onnxq.runtime.kernels import kernel_report
 
     if source is not None and not kernels:
@@ -83,7 +84,8 @@ def run(
         content["text"] = render(module, elide_above=ELIDE_ABOVE)
     if kernels:
         feeds = _feeds(model, data, reading)
-        report = kernel_report(model, feeds, provider_of(provider), threads, source=source)
+        config = session_options_beside(model)
+        report = kernel_report(model, feeds, provider_of(provider), threads, source=source, config=config)
         content["kernels"] = report.to_dict()
     if html is not None:
         _write(html, module, content)

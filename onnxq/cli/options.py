@@ -50,7 +50,9 @@ Threads = Annotated[
         help="Threads within an operator; ONNX Runtime chooses if not given.",
     ),
 ]
-Provider = Annotated[str, typer.Option("--provider", help="Where to run: cpu or cuda.", rich_help_panel=_RUN)]
+Provider = Annotated[
+    str, typer.Option("--provider", help="Where to run: cpu, cuda or tensorrt.", rich_help_panel=_RUN)
+]
 AllowFallback = Annotated[
     list[str] | None,
     typer.Option(
@@ -218,6 +220,67 @@ class GateSettings:
         return replace(base, **{name: value for name, value in given.items() if value is not None})
 
 
+@dataclass(frozen=True)
+class SessionSettings:
+    """How sessions are opened, besides where."""
+
+    session_option: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="A session configuration entry of ONNX Runtime; may be repeated. "
+            "What the manifest beside a model names is set anyway.",
+            rich_help_panel=_RUN,
+            show_default=False,
+        ),
+    ] = None
+    cuda_graph: Annotated[
+        bool,
+        typer.Option(
+            "--cuda-graph",
+            help="Record a run as a CUDA graph and replay it; needs --provider cuda and data of one shape.",
+            rich_help_panel=_RUN,
+        ),
+    ] = False
+
+    def config(self, model: Path) -> dict[str, str]:
+        """Return the entries for ``model``: those of its manifest, and then those that were given.
+
+        Raises:
+            RecipeError: One is not written like KEY=VALUE.
+            ModelError: The manifest cannot be read.
+
+        """
+        from onnxq.manifest import session_options_beside
+
+        return {**session_options_beside(model), **dict(map(_entry, self.session_option or ()))}
+
+    def require(self, provider: str) -> None:
+        """Refuse CUDA graphs where there are none.
+
+        Raises:
+            RecipeError: They are asked for on another provider.
+
+        """
+        if self.cuda_graph and provider != "cuda":
+            raise RecipeError(
+                f"there are no CUDA graphs on provider {provider!r}",
+                where="--cuda-graph",
+                hint="give --provider cuda too",
+            )
+
+
+def _entry(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (key.strip() and equals):
+        raise RecipeError(
+            f"{text!r} is no entry",
+            where="--session-option",
+            hint="write it like --session-option ep.cuda.fpa_intb_gemm=1",
+        )
+    return key.strip(), value.strip()
+
+
 def provider_of(name: str) -> ProviderName:
     """Return the name of a provider that onnxq knows.
 
@@ -225,10 +288,13 @@ def provider_of(name: str) -> ProviderName:
         RecipeError: There is none of this name.
 
     """
-    known: dict[str, ProviderName] = {"cpu": "cpu", "cuda": "cuda"}
-    if name not in known:
-        raise RecipeError(f"unknown provider {name!r}", where="--provider", hint=did_you_mean(name, known))
-    return known[name]
+    from onnxq.runtime.session import PROVIDERS, known_provider
+
+    provider = known_provider(name)
+    if provider is None:
+        hint = did_you_mean(name, PROVIDERS)
+        raise RecipeError(f"unknown provider {name!r}", where="--provider", hint=hint)
+    return provider
 
 
 def metric_of(name: str | None) -> Metric | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +19,7 @@ from onnxq.cli.options import (
     NeededData,
     Provider,
     Reference,
+    SessionSettings,
     Threads,
     metric_of,
     provider_of,
@@ -48,6 +49,7 @@ def run(
     provider: Provider = "cpu",
     allow_fallback: AllowFallback = None,
     threads: Threads = None,
+    opening: SessionSettings,
     reading: DataSettings,
     as_json: Json = False,
 ) -> None:
@@ -59,11 +61,13 @@ def run(
     from onnxq.runtime.invariance import check_invariance, require_invariance
     from onnxq.runtime.validate import validate
 
+    opening.require(provider_of(provider))
+    configs = opening.config(reference), opening.config(candidate)
     wanted, judge = gates.over(Gates()), metric_of(metric)
     require_measurable(wanted, compared=True, has_metric=judge is not None)
     dataset = reading.open(data, reference)
-    for model in (reference, candidate):
-        _require_provider(model, dataset, provider_of(provider), threads, allow_fallback or ())
+    for model, config in zip((reference, candidate), configs, strict=True):
+        _require_provider(model, dataset, provider_of(provider), threads, allow_fallback or (), config)
     with progress() as on_progress:
         report = validate(
             reference,
@@ -72,6 +76,8 @@ def run(
             judge,
             provider=provider_of(provider),
             threads=threads,
+            configs=configs,
+            cuda_graph=opening.cuda_graph,
             on_progress=lambda done, total: on_progress("validating", done, total),
         )
     for note in dataset.notes:
@@ -79,7 +85,9 @@ def run(
     found = None
     if invariance:
         feeds = next(dataset.batches()).feeds
-        found = check_invariance(candidate, feeds, provider=provider_of(provider), threads=threads)
+        found = check_invariance(
+            candidate, feeds, provider=provider_of(provider), threads=threads, config=configs[1]
+        )
     _present(report.to_dict(), found, as_json=as_json)
     enforce(report, wanted)
     if found:
@@ -87,7 +95,12 @@ def run(
 
 
 def _require_provider(
-    model: Path, data: Dataset, provider: ProviderName, threads: int | None, allowed: Sequence[str]
+    model: Path,
+    data: Dataset,
+    provider: ProviderName,
+    threads: int | None,
+    allowed: Sequence[str],
+    config: Mapping[str, str],
 ) -> None:
     """Refuse a model that runs elsewhere than asked for; on the CPU there is nowhere else."""
     from onnxq.runtime.fallback import refuse_fallback
@@ -95,7 +108,8 @@ def _require_provider(
 
     batch = next(iter(data.batches()), None) if provider != "cpu" else None
     if batch is not None:
-        refuse_fallback(model.name, kernel_report(model, batch.feeds, provider, threads, runs=1), allowed)
+        report = kernel_report(model, batch.feeds, provider, threads, config=config, runs=1)
+        refuse_fallback(model.name, report, allowed)
 
 
 def _present(accuracy: dict[str, Any], invariance: InvarianceReport | None, *, as_json: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from onnxq.errors import DataError
 from onnxq.ir.module import name_of
 from onnxq.runtime.batch import Array, Batch, Feeds, batch_size
 from onnxq.runtime.compare import FloatComparison, OutputAccuracy
+from onnxq.runtime.fallback import refuse_fallback
 from onnxq.runtime.kernels import KernelReport, kernel_report
 from onnxq.runtime.session import Provider, Session, open_session
 from onnxq.runtime.validate import MASK
@@ -37,6 +38,7 @@ class Running:
         after: That of the second.
         provider: Where.
         threads: Threads within an operator; None leaves it to ONNX Runtime.
+        allow_fallback: Names of nodes, or operators, that may run elsewhere.
 
     """
 
@@ -44,6 +46,7 @@ class Running:
     after: Path
     provider: Provider = "cpu"
     threads: int | None = None
+    allow_fallback: Collection[str] = ()
 
 
 def measure_errors(
@@ -81,12 +84,20 @@ def measure_errors(
 def measure_times(
     found: Alignment, changes: Sequence[Change], running: Running, feeds: Feeds
 ) -> tuple[dict[int, float], dict[int, float], tuple[float, float]]:
-    """Return the microseconds of each change in both models, and the shares of time that belong to none."""
+    """Return the microseconds of each change in both models, and the shares of time that belong to none.
+
+    Raises:
+        TargetError: The provider is missing, or nodes ran on another.
+        ModelError: A model does not load or run.
+
+    """
     times, untraced = [], []
     for side, (flat, path) in enumerate(((found.before, running.before), (found.after, running.after))):
         owners = _owners(changes, side)
         session_feeds = _by_position(feeds, [name_of(value) for value in flat.inputs])
-        spent, lost = _spent(kernel_report(path, session_feeds, running.provider, running.threads), owners)
+        report = kernel_report(path, session_feeds, running.provider, running.threads)
+        refuse_fallback(path.name, report, running.allow_fallback)
+        spent, lost = _spent(report, owners)
         times.append(spent)
         untraced.append(lost)
     return times[0], times[1], (untraced[0], untraced[1])

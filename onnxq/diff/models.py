@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -42,6 +42,7 @@ def diff_models(
     *,
     provider: Provider = "cpu",
     threads: int | None = None,
+    allow_fallback: Collection[str] = (),
 ) -> ModelDiff:
     """Return what changed from one model to another, whoever made them.
 
@@ -51,13 +52,23 @@ def diff_models(
         batches: Data; with it, both are run, and errors and times are measured too.
         provider: Where to run them.
         threads: Threads within an operator; None leaves it to ONNX Runtime.
+        allow_fallback: Names of nodes, or operators, that may run on another provider.
 
     Raises:
         ModelError: One of them cannot be read or run.
         DataError: The data does not fit.
+        TargetError: The provider is missing, or nodes ran on another.
 
     """
-    return align_models(Path(before), Path(after), batches, provider=provider, threads=threads).diff
+    found = align_models(
+        Path(before),
+        Path(after),
+        batches,
+        provider=provider,
+        threads=threads,
+        allow_fallback=allow_fallback,
+    )
+    return found.diff
 
 
 def align_models(
@@ -67,13 +78,15 @@ def align_models(
     *,
     provider: Provider = "cpu",
     threads: int | None = None,
+    allow_fallback: Collection[str] = (),
 ) -> Aligned:
     """Do what ``diff_models`` does, and return the graphs too."""
     found = align(*(Flat.of(read_graph(path).model) for path in (before, after)))
     changes = tuple(find_changes(found))
     diff = _summary(found, changes, before, after)
     if batches is not None:
-        diff = _measured(diff, found, changes, Running(before, after, provider, threads), batches)
+        running = Running(before, after, provider, threads, allow_fallback)
+        diff = _measured(diff, found, changes, running, batches)
     return Aligned(diff, found, changes)
 
 

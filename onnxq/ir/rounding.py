@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx_ir as ir
 
-from onnxq.ir.module import is_standard, name_of
+from onnxq.ir.module import attribute, is_standard, name_of
+from onnxq.ir.schema import CONTRIB, FLOAT8_PRODUCT
 
 NARROW = {ir.DataType.FLOAT16: "float16", ir.DataType.BFLOAT16: "bfloat16"}
 
@@ -16,12 +19,68 @@ def spell_out_rounding(model: ir.Model) -> ir.Model:
     nothing is rounded and nothing overflows (onnxruntime 1.32.0). Casts of the model's own it keeps. Values
     keep their names and types; subgraphs are left as they are.
     """
-    copy = model.clone()
+    copy = spell_out_float8(model)
     for node in list(copy.graph):
         if not is_standard(node, "Cast") and any(_is_narrow(value) for value in node.inputs):
             _widen_inputs(node)
             _round_outputs(node)
     return copy
+
+
+def spell_out_float8(model: ir.Model) -> ir.Model:
+    """Return a copy with standard operators in the place of products with weights in float8.
+
+    ONNX Runtime's CPU provider has no kernel for them. As its kernel on CUDA does for large batches, weights
+    are dequantized and rounded to the type of the product.
+    """
+    copy = model.clone()
+    for node in list(copy.graph):
+        if node.domain == CONTRIB and node.op_type == FLOAT8_PRODUCT:
+            _replace_product(node)
+    return copy
+
+
+def _replace_product(node: ir.Node) -> None:
+    values, scale, output = node.inputs[1], node.inputs[2], node.outputs[0]
+    assert output.dtype is not None
+    axis = {"axis": 1, "block_size": attribute(node, "block_size", 128)}
+    restored = _node_before(node, "DequantizeLinear", [values, scale], axis, "restored", ir.DataType.FLOAT)
+    turned = _node_before(node, "Transpose", [restored], {"perm": [1, 0]}, "turned", ir.DataType.FLOAT)
+    weight = _node_before(node, "Cast", [turned], {"to": int(output.dtype)}, "weight", output.dtype)
+    product = ir.Node("", "MatMul", [node.inputs[0], weight], outputs=[_like(output)], name=node.name)
+    graph = _graph_of(node)
+    graph.insert_before(node, product)
+    name, (new,) = output.name, product.outputs
+    for use in list(output.uses()):
+        use.node.replace_input_with(use.idx, new)
+    graph.outputs[:] = [new if value is output else value for value in graph.outputs]
+    graph.remove(node, safe=True)
+    new.name = name
+
+
+def _like(value: ir.Value) -> ir.Value:
+    return ir.Value(name=f"{value.name}_plain", type=value.type, shape=value.shape)
+
+
+def _node_before(
+    node: ir.Node,
+    op_type: str,
+    inputs: list[ir.Value | None],
+    attributes: dict[str, Any],
+    part: str,
+    dtype: ir.DataType,
+) -> ir.Value:
+    result = ir.Value(name=f"{node.outputs[0].name}_{part}", type=ir.TensorType(dtype))
+    made = ir.Node(
+        "",
+        op_type,
+        inputs,
+        ir.convenience.convert_attributes(attributes),
+        outputs=[result],
+        name=f"{result.name}_node",
+    )
+    _graph_of(node).insert_before(node, made)
+    return result
 
 
 def _is_narrow(value: ir.Value | None) -> bool:

@@ -9,11 +9,14 @@ import onnx
 import onnx_ir as ir
 
 CONTRIB = "com.microsoft"
+FLOAT8_PRODUCT = "MatMulBlockQuantizedFp8Weight"
 BLOCK_OPERATORS = {
     "GatherBlockQuantized": (("T1", "Tind", "T2", "T1"), ("T2",)),
+    FLOAT8_PRODUCT: (("T", "T1", "float", "float", "T"), ("T",)),
     "MatMulNBits": (("T1", "T2", "T1", "T3", "T4", "T1"), ("T1",)),
 }
-"""The type parameters of inputs and outputs of ONNX Runtime's operators on weights in blocks."""
+"""The type parameters of inputs and outputs of ONNX Runtime's operators on weights in blocks; ``float`` is
+float32 and nothing else."""
 _FLOATS = frozenset({"tensor(float)", "tensor(float16)", "tensor(bfloat16)"})
 
 
@@ -58,7 +61,8 @@ def signature_of(node: ir.Node, opset: int) -> Signature | None:
 
 
 def _blocks(parameters: tuple[str, ...]) -> tuple[Formal, ...]:
-    return tuple(Formal(parameter, parameter, _FLOATS) for parameter in parameters)
+    only = {"float": frozenset({"tensor(float)"})}
+    return tuple(Formal(parameter, parameter, only.get(parameter, _FLOATS)) for parameter in parameters)
 
 
 def _formals(

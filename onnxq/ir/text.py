@@ -27,6 +27,7 @@ _PRINTED_AS = {
     ir.DataType.UINT2: ir.DataType.UINT8,
     ir.DataType.INT4: ir.DataType.INT8,
     ir.DataType.UINT4: ir.DataType.UINT8,
+    ir.DataType.FLOAT8E4M3FN: ir.DataType.FLOAT,
 }
 """Types whose numbers ONNX text shows as bits or not at all, and the wider type we print instead."""
 

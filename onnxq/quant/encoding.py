@@ -1,4 +1,4 @@
-"""Encodings: how the real values of one tensor become integers, and back."""
+"""Encodings: how the real values of one tensor become integers or float8, and back."""
 
 from __future__ import annotations
 
@@ -23,14 +23,29 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "int16": np.dtype(np.int16),
     "uint16": np.dtype(np.uint16),
     "int32": np.dtype(np.int32),
+    "float8e4m3fn": np.dtype(ml_dtypes.float8_e4m3fn),
 }
-"""The integer types of QuantizeLinear and DequantizeLinear, by name."""
+"""Types of QuantizeLinear and DequantizeLinear, by ONNX's names."""
+FLOATS = frozenset({"float8e4m3fn"})
+"""Those that are no integers: their grids are finer near zero, and symmetric."""
 
 
 def integer_limits(dtype: str) -> tuple[int, int]:
-    """Return the smallest and the largest integer of ``dtype``, a key of ``DTYPES``."""
+    """Return the smallest and the largest integer of ``dtype``, a key of ``DTYPES`` outside ``FLOATS``."""
     info: Any = ml_dtypes.iinfo(DTYPES[dtype])  # type: ignore[no-untyped-call]
     return int(info.min), int(info.max)
+
+
+def limits(dtype: str) -> tuple[int, int]:
+    """Return the smallest and the largest number of ``dtype``, a key of ``DTYPES``."""
+    if dtype not in FLOATS:
+        return integer_limits(dtype)
+    info = _float_info(dtype)
+    return int(info.min), int(info.max)
+
+
+def _float_info(dtype: str) -> Any:
+    return ml_dtypes.finfo(DTYPES[dtype])  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,12 +53,13 @@ class Encoding:
     """Scale, zero point, dtype, axis and block size of one quantized tensor.
 
     ``q = clamp(round_half_even(x / scale) + zero_point)`` and ``x ≈ scale * (q - zero_point)``, as
-    ONNX's QuantizeLinear and DequantizeLinear define them.
+    ONNX's QuantizeLinear and DequantizeLinear define them. In float8 ``q`` is ``x / scale``, clamped and
+    rounded to the type, ties to even.
 
     Args:
         scale: Shape () per tensor or (C,) per channel; per block the tensor's own, with the length n of
             ``axis`` divided into ceil(n / block_size) blocks; float32, > 0; real units per integer step.
-        zero_point: The shape of ``scale``; int32; within the limits of ``dtype``.
+        zero_point: The shape of ``scale``; int32; within the limits of ``dtype``, and 0 in float8.
         dtype: A key of ``DTYPES``.
         axis: The channel axis for scales of shape (C,), or the axis that is cut into blocks; None per
             tensor.
@@ -74,7 +90,7 @@ class Encoding:
             raise ValueError(f"axis {self.axis} does not fit a scale of shape {self.scale.shape}")
         if not (np.isfinite(self.scale).all() and (self.scale > 0).all()):
             raise ValueError("every scale must be finite and positive")
-        low, high = integer_limits(self.dtype)
+        low, high = (0, 0) if self.dtype in FLOATS else integer_limits(self.dtype)
         if (self.zero_point < low).any() or (self.zero_point > high).any():
             raise ValueError(f"a zero point lies outside {self.dtype}'s {low}..{high}")
 
@@ -113,23 +129,25 @@ class Encoding:
     @property
     def low(self) -> NDArray[np.float32]:
         """The smallest real value on the grid; the shape of ``scale``."""
-        return ((integer_limits(self.dtype)[0] - self.zero_point) * self.scale).astype(np.float32)
+        return ((limits(self.dtype)[0] - self.zero_point) * self.scale).astype(np.float32)
 
     @property
     def high(self) -> NDArray[np.float32]:
         """The largest real value on the grid; the shape of ``scale``."""
-        return ((integer_limits(self.dtype)[1] - self.zero_point) * self.scale).astype(np.float32)
+        return ((limits(self.dtype)[1] - self.zero_point) * self.scale).astype(np.float32)
 
     def quantize(self, values: FloatArray) -> IntArray:
-        """Return the integers of ``values``, any shape that has ``axis``."""
-        low, high = integer_limits(self.dtype)
-        steps = np.rint(values / self._spread(self.scale, values.shape))
-        steps = steps + self._spread(self._counted_zero, values.shape)
+        """Return the integers of ``values``, any shape that has ``axis``; or their numbers in float8."""
+        low, high = limits(self.dtype)
+        steps = values / self._spread(self.scale, values.shape)
+        if self.dtype not in FLOATS:
+            steps = np.rint(steps)
+            steps = steps + self._spread(self._counted_zero, values.shape)
         integers: IntArray = np.clip(steps, low, high).astype(DTYPES[self.dtype])
         return integers
 
     def dequantize(self, integers: IntArray) -> NDArray[np.float32]:
-        """Return the real values of ``integers``, float32."""
+        """Return the real values of ``integers``, or of numbers in float8, as float32."""
         zero = self._spread(self._counted_zero, integers.shape)
         steps = integers.astype(zero.dtype) - zero
         values: NDArray[np.float32] = (steps * self._spread(self.scale, integers.shape)).astype(np.float32)
@@ -146,8 +164,14 @@ class Encoding:
         return np.broadcast_to(scale, shape), np.broadcast_to(zero_point, shape)
 
     def error_bound(self, values: FloatArray) -> NDArray[np.float32]:
-        """Bound ``|dequantize(quantize(x)) - x|`` for each value: half a step plus what is cut off."""
+        """Bound ``|dequantize(quantize(x)) - x|`` for each value: half a step plus what is cut off.
+
+        A step of float8 is its eps of the value, and among the smallest values the smallest of them.
+        """
         scale = self._spread(self.scale, values.shape)
+        if self.dtype in FLOATS:
+            info = _float_info(self.dtype)
+            scale = np.maximum(float(info.eps) * np.abs(values), float(info.smallest_subnormal) * scale)
         below = self._spread(self.low, values.shape) - values
         above = values - self._spread(self.high, values.shape)
         bound: NDArray[np.float32] = (scale / 2 + np.maximum(np.maximum(below, above), 0)).astype(np.float32)
@@ -184,7 +208,7 @@ def affine_encoding(
         low: Smallest value, shape () or (C,), or one for each block; raised to at most 0 so that zero is
             on the grid.
         high: Largest value, the same shape; at least 0 for the same reason.
-        dtype: A key of ``DTYPES``.
+        dtype: A key of ``DTYPES``, but none of ``FLOATS``.
         axis: The channel axis if ``low`` has shape (C,), or the axis that is cut into blocks.
         block_size: The length of a block.
 
@@ -206,7 +230,8 @@ def symmetric_encoding(
     """Return the symmetric encoding that covers ``-largest``..``largest``.
 
     The most negative integer stays unused, so that the grid is the same on both sides of zero. An
-    unsigned dtype gets its zero point at 0 and covers 0..``largest``.
+    unsigned dtype gets its zero point at 0 and covers 0..``largest``. In float8e4m3fn the scale is
+    ``largest / 448``.
 
     Args:
         largest: The largest magnitude, shape () or (C,), or one for each block.
@@ -215,7 +240,7 @@ def symmetric_encoding(
         block_size: The length of a block.
 
     """
-    scale = _usable_scale(np.asarray(largest, np.float64) / integer_limits(dtype)[1])
+    scale = _usable_scale(np.asarray(largest, np.float64) / limits(dtype)[1])
     return Encoding(scale, np.zeros(scale.shape, np.int32), dtype, axis, block_size)
 
 

@@ -24,6 +24,7 @@ from onnxq.quant.clipping import (
     softmax_cross_entropy,
     squared_error,
 )
+from onnxq.quant.encoding import FLOATS
 from onnxq.quant.facts import Facts, Stat
 from onnxq.quant.histogram import Histogram
 
@@ -226,15 +227,22 @@ METHODS: Mapping[str, Method] = {
 """Every method by name, with its default options."""
 
 
-def range_method(name: str) -> Method:
+FOR_FLOATS = ("min-max", "moving-average", "percentile")
+"""Those that do not look at the grid. The others compare grids of integers."""
+
+
+def range_method(name: str, dtype: str = "uint8") -> Method:
     """Return the method of this name.
 
     Raises:
-        RecipeError: There is none.
+        RecipeError: There is none, or it is not for ``dtype``.
 
     """
     if name not in METHODS:
         raise RecipeError(f"there is no range method {name!r}", hint=did_you_mean(name, METHODS))
+    if dtype in FLOATS and name not in FOR_FLOATS:
+        hint = f"choose from: {', '.join(FOR_FLOATS)}"
+        raise RecipeError(f"range method {name!r} is for integers and not for {dtype}", hint=hint)
     return METHODS[name]
 
 

@@ -12,12 +12,12 @@ import numpy as np
 
 from onnxq.errors import DataError
 from onnxq.runtime.batch import Feeds, batch_size
-from onnxq.runtime.bound import repeatable
+from onnxq.runtime.bound import Once, prepared
 from onnxq.runtime.compare import plain
 from onnxq.runtime.fallback import refuse_fallback
 from onnxq.runtime.footprint import Footprint, footprint, size_on_disk
 from onnxq.runtime.kernels import KernelReport, kernel_report
-from onnxq.runtime.session import Provider, Session, open_session
+from onnxq.runtime.session import Provider, open_session
 
 BLOCK_SECONDS = 0.03
 """How long one model runs in one round, so that its weights are back in the caches."""
@@ -27,6 +27,8 @@ SHORTEST_BLOCK, LONGEST_BLOCK = 3, 200
 Progress = Callable[[int, int], None]
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 T = TypeVar("T")
+Prepared = Mapping[str, Callable[[Feeds], Once]]
+"""By model, what makes of feeds a function that runs the model once on them."""
 
 
 @dataclass(frozen=True)
@@ -141,12 +143,14 @@ def bench(
     source: Path | None = None,
     allow_fallback: Collection[str] = (),
     config: Mapping[str, str] | None = None,
+    configs: Mapping[str, Mapping[str, str]] | None = None,
+    cuda_graph: bool = False,
     on_progress: Progress | None = None,
 ) -> LatencyReport:
     """Time ``models`` side by side on the same feeds.
 
     In a round each model runs a block of times in a row and keeps the median; the models' order turns
-    from round to round. On ``cuda`` all stays on the device, and a run ends when the device has ended it.
+    from round to round. On a GPU all stays on the device, and a run ends when the device has ended it.
 
     Args:
         models: Files by name; the first is what the others are compared with.
@@ -160,22 +164,34 @@ def bench(
         source: What all models were made from, for their kernels to be told by its layers.
         allow_fallback: Names of nodes, or operators, that may run elsewhere.
         config: Session configuration entries for all models.
+        configs: More of them for single models, by name.
+        cuda_graph: Record each model's run and replay it; all feeds are of one shape then.
         on_progress: Called with (rounds done, rounds in all).
 
     Raises:
         DataError: There are no feeds or no models, or the feeds do not fit a model.
         ModelError: A model does not load or run.
-        TargetError: The provider is missing, or nodes ran on another.
+        TargetError: The provider is missing, nodes ran on another, or it knows no CUDA graphs.
 
     """
     if not feeds or not models:
         raise DataError("there is nothing to time", hint="give at least one model and one batch of data")
-    kernels = _kernels(models, feeds[0], provider, threads, source, allow_fallback, config)
-    sessions = {name: _session(path, provider, threads, config or {}) for name, path in models.items()}
+    entries = {name: {**(config or {}), **(configs or {}).get(name, {})} for name in models}
+    kernels = _kernels(models, feeds[0], provider, threads, source, allow_fallback, entries)
+    sessions = {
+        name: prepared(
+            open_session(path, provider, threads, config=_still(entries[name]), cuda_graph=cuda_graph)
+        )
+        for name, path in models.items()
+    }
     runs = {name: _block(session, feeds[0], warmup) for name, session in sessions.items()}
     count = _affordable(sessions, feeds[0], runs, rounds, seconds_budget)
     times = _rounds(sessions, feeds, runs, count, on_progress)
-    prints = {name: footprint(path, feeds[0], provider, threads) for name, path in models.items() if memory}
+    prints = {
+        name: footprint(path, feeds[0], provider, threads, _still(entries[name]))
+        for name, path in models.items()
+        if memory
+    }
     latencies = [_latency(name, models[name], times, prints.get(name), kernels[name]) for name in models]
     return _report(provider, threads, runs, feeds, latencies)
 
@@ -187,19 +203,19 @@ def _kernels(
     threads: int | None,
     source: Path | None,
     allowed: Collection[str],
-    config: Mapping[str, str] | None,
+    entries: Mapping[str, Mapping[str, str]],
 ) -> dict[str, KernelReport]:
     """Return what runs, and where; a model that runs elsewhere than asked for is refused."""
     found = {}
     for name, path in models.items():
-        found[name] = kernel_report(path, feeds, provider, threads, source=source, config=config)
+        found[name] = kernel_report(path, feeds, provider, threads, source=source, config=entries[name])
         refuse_fallback(name, found[name], allowed)
     return found
 
 
-def _session(path: Path, provider: Provider, threads: int | None, config: Mapping[str, str]) -> Session:
-    """Open a session whose idle threads do not spin while another one is timed."""
-    return open_session(path, provider, threads, config={"session.force_spinning_stop": "1", **config})
+def _still(config: Mapping[str, str]) -> dict[str, str]:
+    """Return the entries with one more: a session's idle threads do not spin while another one is timed."""
+    return {"session.force_spinning_stop": "1", **config}
 
 
 def _report(
@@ -224,7 +240,7 @@ def _report(
 
 
 def _rounds(
-    sessions: Mapping[str, Session],
+    sessions: Prepared,
     feeds: Sequence[Feeds],
     runs: Mapping[str, int],
     count: int,
@@ -246,7 +262,7 @@ def schedule(names: Sequence[str], rounds: int) -> Iterator[Sequence[str]]:
         yield names if number % 2 == 0 else names[::-1]
 
 
-def _block(session: Session, feeds: Feeds, warmup: int) -> int:
+def _block(session: Callable[[Feeds], Once], feeds: Feeds, warmup: int) -> int:
     """Warm up and return how many runs fill a block."""
     for _ in range(max(warmup, 1)):
         one_ms = _block_ms(session, feeds, 1)
@@ -254,7 +270,7 @@ def _block(session: Session, feeds: Feeds, warmup: int) -> int:
 
 
 def _affordable(
-    sessions: Mapping[str, Session], feeds: Feeds, runs: Mapping[str, int], rounds: int, seconds: float
+    sessions: Prepared, feeds: Feeds, runs: Mapping[str, int], rounds: int, seconds: float
 ) -> int:
     """Return how many rounds fit the budget, from one round that is not counted."""
     start = time.perf_counter()
@@ -264,9 +280,9 @@ def _affordable(
     return min(rounds, max(FEWEST_ROUNDS, int(seconds / one)))
 
 
-def _block_ms(session: Session, feeds: Feeds, runs: int) -> float:
+def _block_ms(session: Callable[[Feeds], Once], feeds: Feeds, runs: int) -> float:
     """Return the median milliseconds of some runs in a row."""
-    run = repeatable(session, feeds)
+    run = session(feeds)
     times = []
     for _ in range(runs):
         start = time.perf_counter()

@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -39,7 +39,7 @@ class Footprint:
         peak_bytes: The largest resident memory of the whole process.
         session_bytes: How much of it came with opening and running the model; the rest is
             Python, NumPy and ONNX Runtime.
-        device_bytes: On ``cuda``, how much more of the device's memory is in use than before; what other
+        device_bytes: On a GPU, how much more of the device's memory is in use than before; what other
             processes take meanwhile counts too.
 
     """
@@ -62,8 +62,21 @@ def size_on_disk(model: Path) -> int:
     return model.stat().st_size + sum(file.stat().st_size for file in files)
 
 
-def footprint(model: Path, feeds: Feeds, provider: Provider = "cpu", threads: int | None = None) -> Footprint:
+def footprint(
+    model: Path,
+    feeds: Feeds,
+    provider: Provider = "cpu",
+    threads: int | None = None,
+    config: Mapping[str, str] | None = None,
+) -> Footprint:
     """Open and run ``model`` in a process of its own and return what that took.
+
+    Args:
+        model: Its file.
+        feeds: One batch.
+        provider: Where to run it.
+        threads: Threads within an operator; None leaves it to ONNX Runtime.
+        config: Session configuration entries.
 
     Raises:
         TargetError: The process failed; its last line is the message.
@@ -72,8 +85,9 @@ def footprint(model: Path, feeds: Feeds, provider: Provider = "cpu", threads: in
     with TemporaryDirectory(prefix="onnxq-") as folder:
         file = Path(folder) / "feeds.npz"
         np.savez(file, **{name: _storable(array) for name, array in feeds.items()})  # type: ignore[arg-type]
+        asked = {"provider": provider, "threads": threads, "config": dict(config or {})}
         done = subprocess.run(
-            [sys.executable, "-P", "-m", __spec__.name, str(model), str(file), provider, str(threads or 0)],
+            [sys.executable, "-P", "-m", __spec__.name, str(model), str(file), json.dumps(asked)],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             capture_output=True,
             text=True,
@@ -126,12 +140,14 @@ def _storable(array: Array) -> Array:
     return array.astype(str) if array.dtype.kind == "O" else array
 
 
-def _main(model: str, feeds: str, provider: str, threads: str) -> None:
+def _main(model: str, feeds: str, asked: str) -> None:
+    """Print the footprint; ``asked`` holds the arguments of ``open_session`` as JSON."""
     with np.load(feeds) as stored:
         arrays = dict(stored)
     import_onnxruntime()
-    before, on_device = peak_memory(), memory_in_use() if provider == "cuda" else None
-    session = open_session(Path(model), "cuda" if provider == "cuda" else "cpu", int(threads) or None)
+    wanted = json.loads(asked)
+    before, on_device = peak_memory(), memory_in_use() if wanted["provider"] != "cpu" else None
+    session = open_session(Path(model), **wanted)
     for _ in range(2):
         session.run(arrays)
     peak, now = peak_memory(), None if on_device is None else memory_in_use()

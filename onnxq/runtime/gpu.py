@@ -11,11 +11,13 @@ import shutil
 import subprocess
 import sysconfig
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 TOOL = "nvidia-smi"
+ON_PATH = "on the loader's path"
 _FIELDS = ("name", "driver_version", "compute_cap", "memory.total")
 LIBRARIES = {
     "libcuda.so.1": "the driver of the GPU",
@@ -27,6 +29,8 @@ LIBRARIES = {
     "libcudnn.so.9": 'pip install "onnxq[cuda]"',
 }
 """What onnxruntime-gpu 1.31.1 loads, built for CUDA 13, and what brings it."""
+TENSORRT = ("libnvinfer.so.10", "libnvonnxparser.so.10")
+"""What its TensorRT provider loads besides. No extra of onnxq brings them; NVIDIA's package tensorrt does."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,13 @@ class Gpu:
     Args:
         devices: The GPUs; empty where there is none, or no driver.
         libraries: By name, where each library was found; None if it was not.
+        tensorrt: Whether TensorRT's libraries were found.
 
     """
 
     devices: tuple[Device, ...]
     libraries: dict[str, str | None]
+    tensorrt: bool
 
     @property
     def missing(self) -> dict[str, str]:
@@ -67,7 +73,21 @@ class Gpu:
 
 def gpu() -> Gpu:
     """Look for GPUs and for libraries."""
-    return Gpu(tuple(_devices()), {name: _place(name) for name in LIBRARIES})
+    return Gpu(tuple(_devices()), {name: _place(name) for name in LIBRARIES}, has_tensorrt())
+
+
+def has_tensorrt() -> bool:
+    """Tell whether TensorRT's libraries are found."""
+    return all(_place(name) is not None for name in TENSORRT)
+
+
+def load_tensorrt() -> None:
+    """Load TensorRT's libraries from where its package put them, if they are there."""
+    for name in TENSORRT:
+        place = _place(name)
+        if place is not None and place != ON_PATH:
+            with suppress(OSError):  # the session will tell
+                ctypes.CDLL(place, ctypes.RTLD_GLOBAL)
 
 
 def has_device() -> bool:
@@ -108,6 +128,7 @@ def _place(library: str) -> str | None:
     try:
         ctypes.CDLL(library)
     except OSError:
-        packages = Path(sysconfig.get_path("purelib"), "nvidia")
-        return next((str(file) for file in sorted(packages.glob(f"*/lib/{library}"))), None)
-    return "on the loader's path"
+        packages = Path(sysconfig.get_path("purelib"))
+        places = (f"nvidia/*/lib/{library}", f"tensorrt*_libs/{library}")
+        return next((str(file) for place in places for file in sorted(packages.glob(place))), None)
+    return ON_PATH

@@ -93,7 +93,12 @@ class InvarianceReport:
 
 
 def check_invariance(
-    model: Session | Path, feeds: Feeds, *, provider: Provider = "cpu", threads: int | None = None
+    model: Session | Path,
+    feeds: Feeds,
+    *,
+    provider: Provider = "cpu",
+    threads: int | None = None,
+    config: Mapping[str, str] | None = None,
 ) -> InvarianceReport:
     """Run the samples of ``feeds`` together, one by one, and one by one without their padding.
 
@@ -105,13 +110,14 @@ def check_invariance(
         feeds: One batch of at least two samples.
         provider: For a model given as file.
         threads: For the same; None leaves it to ONNX Runtime.
+        config: For the same: session configuration entries.
 
     Raises:
         DataError: There are fewer than two samples, or the model's batch size is fixed.
         ModelError: The model does not load or run.
 
     """
-    session = open_session(model, provider, threads) if isinstance(model, Path) else model
+    session = open_session(model, provider, threads, config=config) if isinstance(model, Path) else model
     chosen = session.select(feeds)
     samples = batch_size(chosen)
     _need_a_batch(session, samples)

@@ -136,7 +136,8 @@ def kernel_report(
     """Run ``model`` on ``feeds`` under ONNX Runtime's profiler and tell which kernels ran.
 
     The profiler costs time itself and counts whole microseconds: take shares from it, and
-    latencies from ``bench``. On ``cuda`` a time is that of launching the kernel.
+    latencies from ``bench``. On ``cuda`` a time is that of launching the kernel. TensorRT compiles parts of
+    the graph, which ONNX Runtime runs as one node each and does not write down: its layers are not traced.
 
     Args:
         model: What to run.
@@ -155,7 +156,7 @@ def kernel_report(
 
     """
     where = str(model) if isinstance(model, Path) else "the model"
-    named = _with_names(model, where)
+    named, is_written = _with_names(model, where), provider != "tensorrt"
     with TemporaryDirectory(prefix="onnxq-") as scratch:
         file = Path(scratch, "optimised.onnx")
         session = open_session(
@@ -163,13 +164,15 @@ def kernel_report(
             provider,
             threads,
             profile=Path(scratch, "profile"),
-            optimized_model_path=file,
+            optimized_model_path=file if is_written else None,
             optimization=optimization,
             external_data_folder=model.parent if isinstance(model, Path) else None,
             config=config,
         )
-        events, optimised = _events(session, feeds, runs), read_proto(file, where)
+        events, optimised = _events(session, feeds, runs), read_proto(file, where) if is_written else named
     nodes = executed_nodes(events, list(walk(optimised.graph)), runs)
+    if not is_written:
+        return KernelReport(provider, runs, nodes)
     models = _stages(source, named, optimised, optimization)
     return KernelReport(provider, runs, nodes, trace(models, nodes, PROVIDERS[provider]))
 

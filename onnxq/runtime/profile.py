@@ -33,7 +33,8 @@ class Kind(StrEnum):
 _KINDS: dict[Kind, str] = {
     Kind.INTEGER: "ConvInteger DynamicQuantizeLSTM DynamicQuantizeMatMul MatMulInteger MatMulInteger16 "
     "MatMulIntegerToFloat QAttention QEmbedLayerNormalization QGemm",
-    Kind.WEIGHT_ONLY: "GatherBlockQuantized MatMulBnb4 MatMulFpQ4 MatMulNBits QMoE",
+    Kind.WEIGHT_ONLY: "GatherBlockQuantized MatMulBlockQuantizedFp8Weight MatMulBnb4 MatMulFpQ4 "
+    "MatMulNBits QMoE",
     Kind.FLOAT: "Attention Conv ConvTranspose FusedConv FusedGemm FusedMatMul FusedMatMulActivation GRU Gemm "
     "GroupQueryAttention LSTM MatMul MoE MultiHeadAttention NhwcFusedConv RNN",
     Kind.QUANTIZE: "DynamicQuantizeLinear QuantizeLinear",

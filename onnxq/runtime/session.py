@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,15 +16,26 @@ import numpy as np
 from onnxq.errors import DataError, ModelError, TargetError
 from onnxq.runtime.batch import Array, Feeds
 from onnxq.runtime.environment import import_onnxruntime
-from onnxq.runtime.gpu import has_device
+from onnxq.runtime.gpu import has_device, has_tensorrt, load_tensorrt
 
 if TYPE_CHECKING:
     import onnx
 
-Provider = Literal["cpu", "cuda"]
+Provider = Literal["cpu", "cuda", "tensorrt"]
 Optimization = Literal["none", "basic", "extended", "all"]
 
-PROVIDERS: Mapping[str, str] = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+PROVIDERS: Mapping[Provider, str] = {
+    "cpu": "CPUExecutionProvider",
+    "cuda": "CUDAExecutionProvider",
+    "tensorrt": "TensorrtExecutionProvider",
+}
+_SECOND_CHOICES: Mapping[Provider, tuple[Provider, ...]] = {
+    "cpu": (),
+    "cuda": ("cpu",),
+    "tensorrt": ("cuda", "cpu"),
+}
+_PROVIDER_OPTIONS: Mapping[Provider, Mapping[str, str]] = {"tensorrt": {"trt_int8_enable": "1"}}
+"""TensorRT 10 refuses int8 in a graph where it is not told of it beforehand."""
 _LEVELS: Mapping[str, str] = {
     "none": "ORT_DISABLE_ALL",
     "basic": "ORT_ENABLE_BASIC",
@@ -76,6 +87,7 @@ class Session:
         inputs: What must be fed; initializers listed as inputs are not among them.
         outputs: What a run gives back, in order.
         create_ms: Milliseconds that opening took.
+        cuda_graph: Whether the first run is recorded and replayed.
 
     """
 
@@ -85,6 +97,7 @@ class Session:
     inputs: tuple[ValueSpec, ...]
     outputs: tuple[ValueSpec, ...]
     create_ms: float
+    cuda_graph: bool = False
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -158,8 +171,8 @@ def open_session(
 
     Args:
         model: A file (needed above 2 GB, with external data beside it), or the model itself.
-        provider: ``cpu`` or ``cuda``. On ``cuda`` the CPU is second choice for single nodes;
-            ``kernel_report`` tells where each node ran.
+        provider: ``cpu``, ``cuda`` or ``tensorrt``. On ``cuda`` the CPU is second choice for single nodes,
+            on ``tensorrt`` CUDA is, and then the CPU; ``kernel_report`` tells where each node ran.
         threads: Threads within an operator; None leaves the choice to ONNX Runtime.
         extra_outputs: Names of inner values to return too, behind the model's own outputs.
         profile: Prefix of the profile's file; ``inference.end_profiling()`` returns its name.
@@ -173,11 +186,13 @@ def open_session(
             they were, with their shapes (``onnxq.runtime.bound``), and every node has to run there.
 
     Raises:
-        TargetError: ONNX Runtime, the provider or a GPU is missing, or it fell back to another provider.
+        TargetError: ONNX Runtime, the provider or a GPU is missing, or it fell back to another provider, or
+            there are no CUDA graphs on this one.
         ModelError: ONNX Runtime cannot load the model; its reason on one line.
 
     """
     ort = import_onnxruntime()
+    _need_graphs(provider, cuda_graph)
     _need_provider(ort, provider)
     source = str(model) if isinstance(model, Path) else "the model"
     if isinstance(model, Path) and extra_outputs:
@@ -186,17 +201,24 @@ def open_session(
     options.enable_cpu_mem_arena = arena
     for key, value in {**_folder_entry(external_data_folder), **(config or {})}.items():
         options.add_session_config_entry(key, value)
-    wanted = {"enable_cuda_graph": "1"} if cuda_graph and provider == "cuda" else {}
+    wanted = {**_PROVIDER_OPTIONS.get(provider, {}), **({"enable_cuda_graph": "1"} if cuda_graph else {})}
     session = _create(ort, _loadable(model, extra_outputs, source), options, provider, source, wanted)
     _refuse_another_provider(session)
-    return session
+    return replace(session, cuda_graph=cuda_graph)
 
 
 def usable_provider(name: str) -> Provider | None:
     """Return the provider of this name if sessions can be opened on it here; None if not."""
-    known: dict[str, Provider] = {"cpu": "cpu", "cuda": "cuda"}
-    built = name in known and PROVIDERS[name] in import_onnxruntime().get_available_providers()
-    return known[name] if built and (name != "cuda" or has_device()) else None
+    provider = known_provider(name)
+    if provider is None or PROVIDERS[provider] not in import_onnxruntime().get_available_providers():
+        return None
+    here = provider == "cpu" or (has_device() and (provider != "tensorrt" or has_tensorrt()))
+    return provider if here else None
+
+
+def known_provider(name: str) -> Provider | None:
+    """Return the provider of this name, be it here or not; None if onnxq knows none."""
+    return next((provider for provider in PROVIDERS if provider == name), None)
 
 
 def _create(
@@ -207,13 +229,13 @@ def _create(
     source: str,
     provider_options: Mapping[str, str],
 ) -> Session:
-    rest = [PROVIDERS["cpu"]] if provider != "cpu" else []
+    rest = [PROVIDERS[one] for one in _SECOND_CHOICES[provider]]
     providers = [(PROVIDERS[provider], dict(provider_options)), *rest]
     start = time.perf_counter()
     try:
         inference = ort.InferenceSession(loadable, options, providers=providers, enable_fallback=0)
     except Exception as error:
-        if provider == "cuda" and not has_device():
+        if provider != "cpu" and not has_device():
             raise TargetError(
                 "there is no NVIDIA GPU, or no driver for it", where=source, hint="see: onnxq doctor"
             ) from error
@@ -239,11 +261,25 @@ def _need_provider(ort: Any, provider: Provider) -> None:
         raise TargetError(
             f"the installed ONNX Runtime has no provider {provider!r}",
             hint=f"it has: {', '.join(known)}"
-            + ('; pip install "onnxq[cuda]" for an NVIDIA GPU' if provider == "cuda" else ""),
+            + ('; pip install "onnxq[cuda]" for an NVIDIA GPU' if provider in PROVIDERS else ""),
         )
-    if provider == "cuda":
+    if provider == "tensorrt" and not has_tensorrt():
+        raise TargetError(
+            "TensorRT's libraries are missing",
+            hint="install NVIDIA's package tensorrt in version 10; see: onnxq doctor",
+        )
+    if provider != "cpu":
         with redirect_stdout(sys.stderr):  # it prints what it does not find
             ort.preload_dlls()  # finds CUDA and cuDNN where pip put them
+    if provider == "tensorrt":
+        load_tensorrt()
+
+
+def _need_graphs(provider: Provider, cuda_graph: bool) -> None:
+    if cuda_graph and provider != "cuda":
+        raise TargetError(
+            f"there are no CUDA graphs on provider {provider!r}", hint="ask for them with --provider cuda"
+        )
 
 
 def _refuse_another_provider(session: Session) -> None:
@@ -251,7 +287,7 @@ def _refuse_another_provider(session: Session) -> None:
         raise TargetError(
             f"asked for {session.provider!r}, but ONNX Runtime fell back to {session.providers[0]}",
             where=session.source,
-            hint='check the GPU\'s driver and that CUDA and cuDNN are installed: pip install "onnxq[cuda]"',
+            hint="check the GPU's driver and that its libraries are installed; see: onnxq doctor",
         )
 
 

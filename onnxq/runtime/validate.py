@@ -11,6 +11,7 @@ import numpy as np
 
 from onnxq.errors import DataError, ModelError
 from onnxq.runtime.batch import Array, Batch, batch_size
+from onnxq.runtime.bound import Replay
 from onnxq.runtime.compare import EqualityComparison, FloatComparison, OutputAccuracy, plain
 from onnxq.runtime.metrics import Metric
 from onnxq.runtime.session import Provider, Session, ValueSpec, open_session
@@ -92,6 +93,8 @@ def validate(
     *,
     provider: Provider = "cpu",
     threads: int | None = None,
+    configs: Sequence[Mapping[str, str]] = ({}, {}),
+    cuda_graph: bool = False,
     on_progress: Progress | None = None,
 ) -> AccuracyReport:
     """Run both models on every batch and compare their outputs, in a stream.
@@ -108,6 +111,8 @@ def validate(
         metric: A task metric, computed for both models.
         provider: For models given as files.
         threads: For the same; None leaves it to ONNX Runtime.
+        configs: For the same: session configuration entries of the reference and of the candidate.
+        cuda_graph: For the same: record a run and replay it; all batches are of one shape then.
         on_progress: Called with (batches done, batches in all, or None if unknown).
 
     Raises:
@@ -116,15 +121,20 @@ def validate(
 
     """
     first, second = (
-        open_session(model, provider, threads) if isinstance(model, Path) else model
-        for model in (reference, candidate)
+        open_session(model, provider, threads, config=config, cuda_graph=cuda_graph)
+        if isinstance(model, Path)
+        else model
+        for model, config in zip((reference, candidate), configs, strict=True)
+    )
+    run_first, run_second = (
+        Replay(session, "cuda").run if session.cuda_graph else session.run for session in (first, second)
     )
     comparisons = _comparisons(first, second)
     scores = [metric.start(), metric.start()] if metric else []
     total = len(batches) if isinstance(batches, Sized) else None
     samples = done = 0
     for done, batch in enumerate(batches, start=1):
-        results = first.run(batch.feeds), second.run(batch.feeds)
+        results = run_first(batch.feeds), run_second(batch.feeds)
         samples += _compare(first, second, batch, results, comparisons)
         for score, result in zip(scores, results, strict=bool(scores)):
             score.update(result, batch)

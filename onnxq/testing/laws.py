@@ -242,12 +242,14 @@ def _quantized_from(dequantize: ir.Node) -> ir.Value | None:
 
 def _encoding_of(dequantize: ir.Node, seen: Mapping[str, Array]) -> Encoding:
     """Return the encoding that a DequantizeLinear undoes, as seen at run time."""
-    integers, scale = (seen[name_of(value)] for value in dequantize.inputs[:2])
-    zero = input_of(dequantize, 2)
+    integers, zero = dequantize.inputs[0], input_of(dequantize, 2)
+    scale = seen[name_of(dequantize.inputs[1])]
+    assert integers is not None
+    assert integers.dtype is not None, f"{name_of(integers)!r} has no type"
     zero_point = np.zeros(scale.shape, np.int32) if zero is None else seen[name_of(zero)].astype(np.int32)
     axis = dequantize.attributes.get_int("axis", 1) if scale.ndim else None
     block_size = dequantize.attributes.get_int("block_size", 0) or None
-    return Encoding(scale, zero_point, integers.dtype.name, axis, block_size)
+    return Encoding(scale, zero_point, integers.dtype.name.lower(), axis, block_size)
 
 
 def _assert_layer_within_steps(

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
 from onnxq.ir.module import GraphModule, name_of
+from onnxq.ir.rounding import spell_out_float8
 from onnxq.runtime.session import open_session
 
 Array = NDArray[Any]
@@ -21,10 +22,11 @@ Feeds = Mapping[str, Array]
 def run_model(module: GraphModule, feeds: Feeds, *, inner: bool = False) -> dict[str, Array]:
     """Return the outputs by name, and with ``inner`` all values of the main graph's nodes.
 
-    ONNX Runtime runs the graph as it stands, with none of its optimisations.
+    ONNX Runtime runs the graph as it stands, with none of its optimisations; products with weights in float8
+    by standard operators.
     """
     names = [name_of(v) for node in module.graph for v in node.outputs if v.name] if inner else []
-    proto = ir.to_proto(module.model)
+    proto = ir.to_proto(spell_out_float8(module.model))
     session = open_session(proto, threads=1, extra_outputs=names, optimization="none")
     return session.run(feeds)
 

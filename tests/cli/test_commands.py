@@ -227,6 +227,22 @@ def test_bench_times_side_by_side(onnxq, model: Path, compiled: Path) -> None:
         (["--shape", "z=1x5x4"], "error: --shape: the model has no input 'z'\n  hint: choose from: x"),
         (["--shape", "x=1x5x4", "--data", "random"], "error: both --data and --shape are given"),
         (["--data", "random", "--provider", "gpu"], "error: --provider: unknown provider 'gpu'"),
+        (
+            ["--data", "random", "--session-option", "=1"],
+            "error: --session-option: '=1' is no entry\n  hint: w",
+        ),
+        (
+            ["--data", "random", "--session-option", "x"],
+            "error: --session-option: 'x' is no entry\n  hint: w",
+        ),
+        (
+            ["--data", "random", "--cuda-graph"],
+            "error: --cuda-graph: there are no CUDA graphs on provider 'cpu'\n  hint: give --provider cuda",
+        ),
+        (
+            ["--data", "random", "--session-option", "optimization.minimal_build_optimizations=X"],
+            "Invalid value for optimization",
+        ),
     ],
 )
 def test_bench_tells_wrong_options_in_one_line(
@@ -237,16 +253,50 @@ def test_bench_tells_wrong_options_in_one_line(
     assert message in result.stderr
 
 
-@pytest.mark.skipif(usable_provider("cuda") is not None, reason="there is a GPU")
+@pytest.mark.parametrize("command", ["bench", "validate"])
+def test_sessions_are_opened_as_the_manifest_beside_a_model_says(
+    onnxq, model: Path, tmp_path: Path, command: str
+) -> None:
+    wanting = tmp_path / "wanting.onnx"
+    wanting.write_bytes(model.read_bytes())
+    manifest = tmp_path / "wanting.manifest.json"
+    for text, message in (
+        (
+            '{"session_options": {"optimization.minimal_build_optimizations": "X"}}',
+            "Invalid value for optimization",
+        ),
+        ("[]", f"error: {manifest}: this is no manifest"),
+    ):
+        manifest.write_text(text)
+        result = onnxq(command, model, wanting, "--data", "random", "--limit", 2)
+        assert result.exit_code == 2
+        assert message in result.stderr
+    manifest.write_text('{"session_options": {"session.load_model_format": "ONNX"}}')
+    assert onnxq(command, model, wanting, "--data", "random", "--limit", 2).exit_code == 0
+
+
+@pytest.mark.parametrize("provider", ["cuda", "tensorrt"])
 @pytest.mark.parametrize("command", ["bench", "validate", "diff", "inspect"])
 def test_a_provider_that_is_not_there_is_told_in_one_line(
-    onnxq, model: Path, compiled: Path, command: str
+    onnxq, model: Path, compiled: Path, command: str, provider: str
 ) -> None:
+    if usable_provider(provider) is not None:
+        pytest.skip(f"{provider} is here")
     models = [compiled, "--kernels"] if command == "inspect" else [model, compiled]
-    result = onnxq(command, *models, "--data", "random", "--limit", 2, "--provider", "cuda")
+    result = onnxq(command, *models, "--data", "random", "--limit", 2, "--provider", provider)
     assert (result.exit_code, result.stdout) == (2, "")
     assert "error: " in result.stderr
-    assert "the installed ONNX Runtime has no provider 'cuda'" in result.stderr or "GPU" in result.stderr
+    absent = (f"the installed ONNX Runtime has no provider '{provider}'", "GPU", "libraries are missing")
+    assert any(message in result.stderr for message in absent)
+
+
+@pytest.mark.cuda
+def test_a_cuda_graph_gives_what_plain_runs_give(onnxq, cuda: None, model: Path) -> None:
+    on_gpu = ["--data", "random", "--limit", 2, "--provider", "cuda", "--cuda-graph"]
+    result = onnxq("validate", model, model, *on_gpu, "--max-abs", 0)
+    assert result.exit_code == 0, result.stderr
+    result = onnxq("bench", model, *on_gpu, "--rounds", 5)
+    assert result.exit_code == 0, result.stderr
 
 
 def test_inspect_shows_operators_and_encodings(onnxq, compiled: Path) -> None:

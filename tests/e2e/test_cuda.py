@@ -3,14 +3,18 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import onnx_ir as ir
 import pytest
 
 from onnxq import CompileOptions, Dataset, compile_model, load_model, load_recipe, open_feeds
 from onnxq.calibration.data import input_specs
 from onnxq.digits import DIGITS_MODEL, load_digits_split
+from onnxq.ir.rounding import spell_out_rounding
 from onnxq.kernels import load_kernels
 from onnxq.manifest import manifest_path, report_path
+from onnxq.runtime.fallback import refuse_fallback
+from onnxq.runtime.kernels import kernel_report
 from onnxq.runtime.session import open_session, usable_provider
 
 pytest.importorskip("onnxruntime", reason="compares the models")
@@ -27,7 +31,8 @@ def data() -> Dataset:
 
 @needs_no_gpu
 @pytest.mark.parametrize(
-    ("name", "least"), [("cuda", 0.99999), ("cuda-measured", 0.99999), ("cuda-weights-8", 0.999)]
+    ("name", "least"),
+    [("cuda", 0.99999), ("cuda-measured", 0.99999), ("cuda-weights-8", 0.999), ("cuda-weights-fp8", 0.999)],
 )
 def test_a_compilation_is_compared_but_not_timed(
     name: str, least: float, data: Dataset, tmp_path: Path
@@ -71,6 +76,54 @@ def test_for_tensorrt_every_grid_is_symmetric(data: Dataset, tmp_path: Path) -> 
     assert {tensor.dtype for tensor in zero_points if tensor is not None} == {ir.DataType.INT8}
     assert not any(tensor.numpy().any() for tensor in zero_points if tensor is not None)
     assert result.manifest.session_options == {}
+
+
+def test_float8_weights_are_stored_as_the_operator_wants_them(data: Dataset, tmp_path: Path) -> None:
+    options = CompileOptions(validate=False, bench=False)
+    recipe = load_recipe("cuda-weights-fp8")
+    result = compile_model(DIGITS_MODEL, tmp_path / "out.onnx", recipe=recipe, options=options)
+    module = load_model(result.output)
+    products = [node for node in module.graph if node.op_type == "MatMulBlockQuantizedFp8Weight"]
+    assert len(products) > 8
+    for node in products:
+        weight, scale = (node.inputs[index].const_value for index in (1, 2))  # type: ignore[union-attr]
+        assert (weight.dtype, scale.dtype) == (ir.DataType.FLOAT8E4M3FN, ir.DataType.FLOAT)
+        rows, columns = weight.shape
+        assert columns % 16 == 0
+        assert list(scale.shape) == [rows, -(-columns // 128)]
+    assert not any(node.op_type == "DequantizeLinear" for node in module.graph)
+
+
+def test_for_tensorrt_there_is_float8(data: Dataset, tmp_path: Path) -> None:
+    recipe = load_recipe("tensorrt-fp8")
+    result = compile_model(DIGITS_MODEL, tmp_path / "out.onnx", recipe=recipe, data=data)
+    module = load_model(result.output)
+    assert module.opset >= 19
+    pairs = [node for node in module.graph if node.op_type in ("QuantizeLinear", "DequantizeLinear")]
+    zero_points = [node.inputs[2].const_value for node in pairs if node.inputs[2] is not None]
+    assert pairs
+    assert {tensor.dtype for tensor in zero_points if tensor is not None} == {ir.DataType.FLOAT8E4M3FN}
+    assert not any(tensor.numpy().any() for tensor in zero_points if tensor is not None)
+    assert result.accuracy is not None
+    # eps of float8 is 1/8: at most 1/16 of each value is lost, in directions that do not add up.
+    assert (result.accuracy.outputs[0].cosine or 0) >= 0.998
+    assert result.latency is None
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", ["cuda-weights-8", "cuda-weights-4", "cuda-weights-fp8"])
+def test_weights_in_blocks_give_on_the_gpu_what_is_compared_without_one(
+    cuda: None, name: str, data: Dataset, tmp_path: Path
+) -> None:
+    options = CompileOptions(validate=False, bench=False)
+    result = compile_model(DIGITS_MODEL, tmp_path / "out.onnx", recipe=load_recipe(name), options=options)
+    feeds = next(data.batches()).feeds
+    wanted = result.manifest.session_options
+    refuse_fallback(name, kernel_report(result.output, feeds, "cuda", config=wanted))
+    found = open_session(result.output, "cuda", config=wanted).run(feeds)["logits"]
+    plain = open_session(ir.to_proto(spell_out_rounding(load_model(result.output).model)))
+    # Both round to float16 after each node; sums are in other orders, so last digits differ.
+    np.testing.assert_allclose(found, plain.run(feeds)["logits"], atol=0.02 * np.abs(found).max())
 
 
 @pytest.mark.cuda

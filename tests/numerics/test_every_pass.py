@@ -58,6 +58,11 @@ PIPELINES = {
     "encode-weight-blocks{symmetric=true},"
     "encode-embeddings{block=32, minimum=1},insert-qdq,fuse-block-matmul,infer-shapes,lower-precision,"
     "remove-dead",
+    "half with float8": f"{TIDY},convert-opset{{minimum=21}},unfuse-gemm,"
+    "encode-weight-blocks{float8=true, bits=8, block=32, symmetric=true},insert-qdq,remove-dead,infer-shapes,"
+    "lower-precision,fuse-float8-matmul,remove-dead",
+    "float8": f"{TIDY},convert-opset{{minimum=19}},encode-weights{{dtype=float8e4m3fn}},"
+    "encode-activations{dtype=float8e4m3fn},insert-qdq,remove-dead",
 }
 
 

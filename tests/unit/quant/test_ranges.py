@@ -176,6 +176,13 @@ def test_a_method_needs_no_more_than_it_says(name: str) -> None:
         assert low.shape == high.shape == (64,)
 
 
+@pytest.mark.parametrize("name", ["mse", "entropy", "cross-entropy"])
+def test_methods_that_compare_grids_are_not_for_float8(name: str) -> None:
+    with pytest.raises(RecipeError, match=f"range method '{name}' is for integers and not for float8e4m3fn"):
+        range_method(name, "float8e4m3fn")
+    assert range_method("min-max", "float8e4m3fn") is range_method("min-max")
+
+
 def test_an_unknown_method_has_a_suggestion() -> None:
     with pytest.raises(RecipeError, match="there is no range method 'min_max'") as caught:
         range_method("min_max")

@@ -107,6 +107,18 @@ def test_a_footprint_is_taken_in_a_process_of_its_own(fp32: Path, save: Save) ->
     assert other.session_bytes - small.session_bytes > 0.9 * weight.nbytes
 
 
+def test_a_footprint_is_taken_with_the_sessions_entries(fp32: Path) -> None:
+    with pytest.raises(TargetError, match=r"measuring its memory failed: .*Invalid value for optimization"):
+        footprint(fp32, feeds(3)[0], config={"optimization.minimal_build_optimizations": "X"})
+
+
+def test_entries_of_one_model_are_not_those_of_another(fp32: Path) -> None:
+    models = {"a": fp32, "b": fp32}
+    bench(models, feeds(3), rounds=5, configs={"a": {"session.load_model_format": "ONNX"}})
+    with pytest.raises(ModelError, match="Invalid value for optimization"):
+        bench(models, feeds(3), configs={"b": {"optimization.minimal_build_optimizations": "X"}})
+
+
 def test_the_childs_memory_does_not_hold_the_parents(fp32: Path) -> None:
     ballast = np.ones(2**24)  # 128 MiB, touched; a child with ONNX Runtime needs half
     assert footprint(fp32, feeds(3)[0]).peak_bytes < ballast.nbytes < peak_memory()

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxq.runtime.bound import bound_to, repeatable
+from onnxq.errors import DataError
+from onnxq.runtime.bound import Replay, bound_to, repeatable
 from onnxq.runtime.session import open_session
 
 ort = pytest.importorskip("onnxruntime", reason="runs models")
@@ -30,12 +31,11 @@ class Watched:
         self.inference.run_with_iobinding(binding)  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("fixed", [False, True])
-def test_bound_runs_compute_the_same(fixed: bool, save: Save) -> None:
+def test_bound_runs_compute_the_same(save: Save) -> None:
     session = open_session(save(BODY), threads=1)
     watched = Watched(session.inference)
     object.__setattr__(session, "inference", watched)
-    run = bound_to(session, {"x": X, "other": X}, "cpu", fixed=fixed)
+    run = bound_to(session, {"x": X, "other": X}, "cpu")
     for _ in range(2):
         run()
     y, z = watched.binding.copy_outputs_to_cpu()  # type: ignore[attr-defined]
@@ -47,12 +47,24 @@ def test_outputs_may_keep_their_places(save: Save) -> None:
     session = open_session(save(BODY), threads=1)
     watched = Watched(session.inference)
     object.__setattr__(session, "inference", watched)
-    run = bound_to(session, {"x": X}, "cpu", fixed=True)
+    replay = Replay(session, "cpu")
     places = []
-    for _ in range(3):
-        run()
+    for factor in (1, 2, 3):
+        found = replay.run({"x": factor * X, "other": X})
+        np.testing.assert_array_equal(found["y"], -factor * X)
+        np.testing.assert_array_equal(found["z"], np.maximum(-factor * X, 0))
         places.append([value.data_ptr() for value in watched.binding.get_outputs()])  # type: ignore[attr-defined]
     assert places[0] == places[1] == places[2]
+
+
+def test_a_replay_takes_one_shape_and_leaves_its_feeds_alone(save: Save) -> None:
+    replay, x = Replay(open_session(save(BODY), threads=1), "cpu"), X.copy()
+    replay.run({"x": x})
+    replay.run({"x": 2 * x})
+    np.testing.assert_array_equal(x, X)
+    with pytest.raises(DataError, match="a CUDA graph is recorded for one shape") as caught:
+        replay({"x": X[:1]})
+    assert "--cuda-graph" in str(caught.value.hint)
 
 
 def test_a_plain_run_needs_no_binding(save: Save) -> None:
@@ -63,4 +75,10 @@ def test_a_plain_run_needs_no_binding(save: Save) -> None:
 def test_a_cuda_session_is_bound_to_its_device(save: Save, cuda: None) -> None:
     session = open_session(save(BODY), "cuda")
     repeatable(session, {"x": X})()
-    bound_to(session, {"x": X}, "cuda", fixed=True)()
+
+
+@pytest.mark.cuda
+def test_a_cuda_graph_is_replayed_on_new_feeds(save: Save, cuda: None) -> None:
+    replay = Replay(open_session(save(BODY), "cuda", cuda_graph=True), "cuda")
+    for factor in (1, 2, 3):
+        np.testing.assert_array_equal(replay.run({"x": factor * X})["y"], -factor * X)

@@ -11,7 +11,9 @@ import pytest
 
 from onnxq.errors import DataError, ModelError, TargetError
 from onnxq.runtime.environment import import_onnxruntime
-from onnxq.runtime.session import ValueSpec, open_session, short_reason, usable_provider
+from onnxq.runtime.fallback import refuse_fallback
+from onnxq.runtime.kernels import kernel_report
+from onnxq.runtime.session import Provider, ValueSpec, open_session, short_reason, usable_provider
 
 Save = Callable[..., Path]
 HAS_CUDA = "CUDAExecutionProvider" in import_onnxruntime().get_available_providers()
@@ -128,6 +130,24 @@ def test_a_missing_provider_names_those_there_are(save: Save) -> None:
     with pytest.raises(TargetError, match="has no provider 'cuda'") as caught:
         open_session(save(RELU), "cuda")
     assert caught.value.hint == 'it has: cpu; pip install "onnxq[cuda]" for an NVIDIA GPU'
+
+
+@pytest.mark.parametrize("provider", ["cpu", "tensorrt"])
+def test_cuda_graphs_are_refused_where_there_are_none(provider: Provider, save: Save) -> None:
+    with pytest.raises(TargetError, match=f"there are no CUDA graphs on provider '{provider}'"):
+        open_session(save(RELU), provider, cuda_graph=True)
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(usable_provider("tensorrt") is None, reason="needs TensorRT and an NVIDIA GPU")
+def test_tensorrt_runs_when_it_is_there(save: Save) -> None:
+    path = save("main (float[4,4] x) => (float[4,4] y) { a = MatMul(x, x) y = Softmax(a) }")
+    session = open_session(path, "tensorrt")
+    assert session.providers[0] == "TensorrtExecutionProvider"
+    x = np.eye(4, dtype=np.float32)
+    # 1e-3: TensorRT may multiply in TF32, which has 10 bits of precision.
+    np.testing.assert_allclose(session.run({"x": x})["y"], open_session(path).run({"x": x})["y"], atol=1e-3)
+    refuse_fallback("compiled", kernel_report(path, {"x": x}, "tensorrt"))
 
 
 @pytest.mark.cuda
