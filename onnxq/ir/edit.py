@@ -268,7 +268,9 @@ class Editor:
         Nodes that the library left without a name get one. Inputs and outputs keep the shapes that the
         model states, even where a library finds that some of them can never be fed.
         """
-        stated = {name_of(value): value.shape.copy() for value in self._interface() if value.shape is not None}
+        stated = {
+            name_of(value): value.shape.copy() for value in self._interface() if value.shape is not None
+        }
         self.module.model = NameFixPass()(change(self.module.model)).model
         for value in self._interface():
             value.shape = stated.get(name_of(value), value.shape)
