@@ -33,7 +33,7 @@ from onnxq.runtime.environment import cpu_name, runtime_versions
 OPTIONAL_PASSES = ("fuse-attention", "fuse-gelu", "fuse-integer-matmul", "fuse-layer-norm", "sum-residuals")
 """Exact rewrites whose only purpose is speed."""
 
-VALUES_ONLY = ("round-weights",)
+VALUES_ONLY = ("equalize-activations", "round-weights")
 """Passes that change no more than numbers: what is built to be timed goes without them."""
 
 CLEAR_GAIN = 1.01

@@ -2,7 +2,9 @@
 
 Before: ``y = MatMul(x, w)``, ``encode w``. After: ``y = MatMul(x, w')`` under the same encoding, where each
 value of ``w'`` lies on its grid already, so that quantizing it later changes nothing. Most values are those
-of rounding to nearest; some go to the other neighbour, or further, and make up for the errors of others.
+of rounding to nearest; some go to the other neighbour, or further, and make up for the errors of others. A
+Conv is a product as well, of the patches of its input. The mean of a layer's output is kept with all else,
+so that ``correct-bias`` finds nothing to correct behind this pass.
 
 Source: Frantar et al., 2022, arXiv:2210.17323 (GPTQ); inputs are those of the float model.
 """
@@ -10,15 +12,17 @@ Source: Frantar et al., 2022, arXiv:2210.17323 (GPTQ); inputs are those of the f
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxq.ir.layers import Layer, linear_layers
-from onnxq.ir.module import GraphModule, array_of, name_of
+from onnxq.ir.module import GraphModule, array_of, attribute, is_standard, name_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
+from onnxq.passmanager.patches import patch_grams, patch_size
 from onnxq.quant.facts import Need, Stat
 from onnxq.quant.rounding import output_error, round_to_outputs
 
@@ -28,7 +32,7 @@ MOST_INPUTS = 4096
 
 @dataclass(frozen=True)
 class RoundWeights(Pass):
-    """Round the encoded weight of each MatMul; run it right after the weights are encoded.
+    """Round the encoded weight of each MatMul and Conv; run it right after the weights are encoded.
 
     Options:
         layers: Names of nodes, in which * stands for anything.
@@ -40,45 +44,70 @@ class RoundWeights(Pass):
     layers: tuple[str, ...] = ("*",)
 
     def needs(self, module: GraphModule) -> Iterable[Need]:
-        """Ask for the products of each layer's input channels."""
+        """Ask for the products of what each MatMul reads; what Convs read is measured while it runs."""
         for layer in self._products(module):
             yield Need(name_of(layer.activation), frozenset({Stat.GRAM}))
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave a weight to rounding to nearest where that errs no more, or where it has several readers."""
         for layer in self._products(module):
-            gram = module.facts[name_of(layer.activation)].gram
-            if gram is None:
-                ctx.skip(layer.node, "its input never had an element")
-                continue
-            if not np.isfinite(gram).all():
-                ctx.skip(layer.node, "its input is infinite somewhere")
-                continue
-            if len(layer.weight.consumers()) > 1:
-                ctx.skip(layer.node, "others read its weight")
-                continue
-            weight, encoding = array_of(layer.weight), module.decisions[name_of(layer.weight)].encoding
-            rounded = round_to_outputs(weight, gram, encoding)
-            nearest = output_error(weight, encoding.dequantize(encoding.quantize(weight)), gram)
-            found = output_error(weight, rounded, gram)
-            if found >= nearest:
-                ctx.skip(layer.node, "rounding to nearest errs no more")
-                continue
-            why = f"squared error of its output: {found / nearest:.2f} of what rounding to nearest causes"
-            constant = ctx.edit.constant(f"{layer.weight.name}_rounded", rounded, why=why)
-            ctx.edit.forget(layer.weight, why=why)
-            ctx.edit.rewire(layer.node, 1, constant, why=why)
-            ctx.edit.encode(constant, encoding, readers=[layer.node], why=why)
+            _round(layer, module.facts[name_of(layer.activation)].gram, module, ctx)
+        convs = list(self._convolutions(module, ctx))
+        for layer, gram in zip(convs, patch_grams(convs, module, ctx), strict=True):
+            _round(layer, gram, module, ctx)
 
     def _products(self, module: GraphModule) -> Iterator[Layer]:
-        for layer in linear_layers(module):
-            named = any(fnmatchcase(layer.node.name or "", pattern) for pattern in self.layers)
-            if (
-                layer.node.op_type != "MatMul"
-                or not named
-                or not module.reads_encoded(layer.node, layer.weight)
-            ):
-                continue
+        for layer in self._encoded(module, "MatMul"):
             weight = array_of(layer.weight)
             if weight.ndim == 2 and len(weight) <= MOST_INPUTS:
                 yield layer
+
+    def _convolutions(self, module: GraphModule, ctx: PassContext) -> Iterator[Layer]:
+        for layer in self._encoded(module, "Conv"):
+            if attribute(layer.node, "group", 1) > 1:
+                ctx.skip(layer.node, "its channels are in groups")
+            elif patch_size(layer) > MOST_INPUTS:
+                ctx.skip(layer.node, f"each of its outputs reads more than {MOST_INPUTS} numbers")
+            else:
+                yield layer
+
+    def _encoded(self, module: GraphModule, op_type: str) -> Iterator[Layer]:
+        for layer in linear_layers(module):
+            named = any(fnmatchcase(layer.node.name or "", pattern) for pattern in self.layers)
+            if named and is_standard(layer.node, op_type) and module.reads_encoded(layer.node, layer.weight):
+                yield layer
+
+
+def _round(layer: Layer, gram: NDArray[np.float32] | None, module: GraphModule, ctx: PassContext) -> None:
+    reason = _reason(layer, gram)
+    if reason is not None or gram is None:
+        ctx.skip(layer.node, reason or "its input never had an element")
+        return
+    weight, encoding = array_of(layer.weight), module.decisions[name_of(layer.weight)].encoding
+    matrix, grid = weight, encoding
+    if is_standard(layer.node, "Conv"):
+        matrix = weight.reshape(len(weight), -1).T
+        grid = encoding if encoding.axis is None else replace(encoding, axis=1)
+    rounded = round_to_outputs(matrix, gram, grid)
+    nearest = output_error(matrix, grid.dequantize(grid.quantize(matrix)), gram)
+    found = output_error(matrix, rounded, gram)
+    if found >= nearest:
+        ctx.skip(layer.node, "rounding to nearest errs no more")
+        return
+    why = f"squared error of its output: {found / nearest:.2f} of what rounding to nearest causes"
+    shaped = rounded.T.reshape(weight.shape) if is_standard(layer.node, "Conv") else rounded
+    constant = ctx.edit.constant(f"{layer.weight.name}_rounded", shaped, why=why)
+    ctx.edit.forget(layer.weight, why=why)
+    ctx.edit.rewire(layer.node, 1, constant, why=why)
+    ctx.edit.encode(constant, encoding, readers=[layer.node], why=why)
+
+
+def _reason(layer: Layer, gram: NDArray[np.float32] | None) -> str | None:
+    """Return why the weight is left alone, or None."""
+    if gram is None:
+        return "its input never had an element"
+    if not np.isfinite(gram).all():
+        return "its input is infinite somewhere"
+    if len(layer.weight.consumers()) > 1:
+        return "others read its weight"
+    return None

@@ -185,12 +185,15 @@ class _Folder:
         )
 
     def _rewrite(self, operand: Operand, array: NDArray[Any]) -> None:
-        old = input_of(operand.node, operand.index)
-        name = name_of(old) or f"{operand.node.name}_offset"
-        new = self.edit.constant(
-            f"{name.removesuffix('_folded')}_folded", array.astype(np.float32), why=self.why
-        )
-        self.edit.rewire(operand.node, operand.index, new, why=self.why)
+        rewrite(operand, array, self.edit, why=self.why)
+
+
+def rewrite(operand: Operand, array: NDArray[Any], edit: Editor, *, why: str) -> None:
+    """Let the node of ``operand`` read ``array`` instead; other readers of the constant keep theirs."""
+    old = input_of(operand.node, operand.index)
+    name = name_of(old) or f"{operand.node.name}_offset"
+    new = edit.constant(f"{name.removesuffix('_folded')}_folded", array.astype(np.float32), why=why)
+    edit.rewire(operand.node, operand.index, new, why=why)
 
 
 def _array(operand: Operand) -> Doubles:

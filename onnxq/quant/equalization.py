@@ -1,4 +1,4 @@
-"""Cross-layer equalization: scales that give two layers in a row channels of equal weight.
+"""Equalization: scales that give two layers in a row channels of equal weight, or activations even channels.
 
 Source: Nagel et al., 2019, arXiv:1906.04721, section 4.1; Nagel et al., 2021, arXiv:2106.08295, section 3.1.
 """
@@ -11,6 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+
+
+LEAST_REACH = 0.01
+"""Channels that reach less far than this part of the widest count as if they did: on other data, they may."""
 
 
 def largest_by_channel(weight: NDArray[np.floating[Any]], axis: int, groups: int = 1) -> Array:
@@ -42,4 +46,22 @@ def equalizing_scale(first: Array, second: Array) -> Array:
     usable = (first > 0) & (second > 0)
     ratio = np.divide(first, second, out=np.ones_like(first), where=usable)
     scale: Array = np.sqrt(ratio)
+    return scale
+
+
+def evening_scale(largest: Array, alpha: float) -> Array:
+    """Return ``largest^alpha``: divided by it, a channel reaches ``largest^(1 - alpha)``; shape (C,).
+
+    Args:
+        largest: Shape (C,), >= 0, finite; the largest magnitude of each channel.
+        alpha: From 0, which changes nothing, to 1, which makes all channels reach equally far.
+
+    Returns:
+        Scales > 0; all 1 where all channels are zero.
+
+    """
+    widest = largest.max(initial=0)
+    if widest == 0:
+        return np.ones(largest.shape)
+    scale: Array = np.maximum(largest, LEAST_REACH * widest) ** alpha
     return scale

@@ -34,6 +34,9 @@ PIPELINES = {
     "folded": f"{TIDY},sum-residuals,shift-and-scale{{steps=3}},smooth{{steps=3}},"
     f"group-embeddings{{shift=true}},{WEIGHTS},sum-biases,encode-activations,encode-biases,tie-encodings,"
     "insert-qdq,remove-dead",
+    "equalized and rounded": f"{TIDY},unfuse-gemm,sum-residuals,equalize-activations,encode-weights,"
+    "round-weights,encode-embeddings,sum-biases,encode-activations,encode-biases,tie-encodings,"
+    "insert-qdq,remove-dead",
     "grouped": f"{TIDY},{WEIGHTS},encode-activations{{scope=all-tensors}},"
     "group-embeddings{mode=axis, groups=2},encode-biases,tie-encodings,insert-qdq,remove-dead",
     "split by groups": f"{TIDY},group-embeddings{{mode=split, groups=2, kinds=norm+value+relu}},{WEIGHTS},"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnxq.quant.equalization import equalizing_scale, largest_by_channel
+from onnxq.quant.equalization import LEAST_REACH, equalizing_scale, evening_scale, largest_by_channel
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -39,3 +39,15 @@ def test_a_group_has_input_channels_of_its_own(groups: int) -> None:
         for c in range(3)
     ]
     np.testing.assert_array_equal(largest_by_channel(weight, 1, groups), expected)
+
+
+@pytest.mark.parametrize("alpha", [0, 0.25, 0.5, 1])
+@pytest.mark.parametrize("seed", range(3))
+def test_even_channels_reach_the_rest_of_the_power(seed: int, alpha: float) -> None:
+    largest = np.random.default_rng(seed).uniform(1, 1 / LEAST_REACH, 9)
+    np.testing.assert_allclose(largest / evening_scale(largest, alpha), largest ** (1 - alpha), rtol=1e-12)
+
+
+def test_a_channel_that_was_hardly_seen_is_widened_by_a_bounded_factor() -> None:
+    np.testing.assert_allclose(evening_scale(np.array([0.0, 100.0, 1e-9]), 0.5), [1, 10, 1])
+    np.testing.assert_array_equal(evening_scale(np.zeros(3), 0.5), np.ones(3))
