@@ -90,6 +90,10 @@ CONV_ROWS = {
 """Table B: CLE is cross-layer equalization with bias absorption, BC empirical bias correction."""
 
 
+DATA_FREE = (
+    "relax-clips{always=true}, assume-batch-norms{reach=3}, fold-batch-norm, equalize-layers,"
+    f"absorb-bias{{method=assumed}}, {TENSOR}"
+)
 WEIGHT_ROWS = {
     FP32: "",
     **{
@@ -101,8 +105,13 @@ WEIGHT_ROWS = {
             (", BC measured", "", "correct-bias,"),
         )
     },
+    **{
+        f"per tensor, CLE{how}": f"{DATA_FREE}, {correct} insert-qdq, remove-dead"
+        for how, correct in (("", ""), (", BC assumed", "correct-bias{method=assumed},"))
+    },
 }
-"""Table C: BC is analytic bias correction, by statistics of the BatchNormalizations or by data."""
+"""Table C: BC is analytic bias correction, by statistics of the BatchNormalizations or by data; CLE is
+cross-layer equalization with bias absorption, both without data."""
 
 
 @dataclass(frozen=True)

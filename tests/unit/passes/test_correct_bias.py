@@ -13,6 +13,7 @@ from onnxq.ir.text import parse
 from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.quant.facts import Facts, Need
+from onnxq.recipe import load_recipe
 from onnxq.target import find_target
 from onnxq.testing.laws import FeedsData, run_model
 
@@ -192,4 +193,55 @@ def test_assumed_means_need_no_data(act: str) -> None:
     )
     step = 60 / 127
     tolerance = 5 * 1.2 * 2 * np.sqrt(8) * step / 2 / np.sqrt(4000 * 16)
+    assert corrected < tolerance < plain / 2
+
+
+FOLDED = """<ir_version: 10, opset_import: ["" : 21]>
+main (float[N,4,4,4] x) => (float[N,3,4,4] y)
+<float[8,4,1,1] w1 = {SIGNS}, float[8] gamma = {GAMMA}, float[8] beta = {BETA},
+ float[8] mean = {0, 0, 0, 0, 0, 0, 0, 0}, float[8] variance = {4, 4, 4, 4, 4, 4, 4, 4},
+ float[3,8,1,1] w2 = {WEIGHTS}>
+{
+    [first] h = Conv(x, w1)
+    [norm] n = BatchNormalization<epsilon = 0.0>(h, gamma, beta, mean, variance)
+    [act] r = Relu(n)
+    [second] y = Conv(r, w2)
+}
+"""
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_recipe_for_weights_corrects_behind_folded_norms(seed: int) -> None:
+    """Weights of one magnitude for each output of the first layer lie on its grid: the second errs alone.
+
+    Sums of four standard normal inputs with signs have the mean 0 and the variance 4 that the norm states.
+    The channels behind it depend on each other, so their errors may add up: each is at most half a step times
+    a value whose deviation is below 2. A mean over n positions deviates by that over sqrt(n); 5 times that is
+    not reached by chance.
+    """
+    rng = np.random.default_rng(seed)
+    text = FOLDED
+    for name, numbers in (
+        ("SIGNS", rng.choice([-1, 1], 32)),
+        ("GAMMA", rng.uniform(0.5, 2, 8)),
+        ("BETA", rng.normal(size=8)),
+        ("WEIGHTS", np.insert(rng.normal(size=(3, 7)), 7, 60, axis=1).reshape(-1)),
+    ):
+        text = text.replace(name, ", ".join(str(number) for number in numbers.astype(np.float32)))
+    feeds = {"x": rng.normal(size=(4000, 4, 4, 4)).astype(np.float32)}
+
+    def mean(pipeline: str) -> np.ndarray:
+        module = parse(text)
+        PassManager(parse_pipeline(pipeline), find_target("portable")).run(module)
+        result: np.ndarray = run_model(module, feeds)["y"].mean(axis=(0, 2, 3))
+        return result
+
+    recipe = load_recipe("weight-only").pipeline
+    correction = "correct-bias{method=assumed},"
+    assert correction in recipe
+    original = mean("infer-shapes")
+    plain, corrected = (
+        np.abs(mean(pipeline) - original).max() for pipeline in (recipe.replace(correction, ""), recipe)
+    )
+    tolerance = 5 * 2 * 8 * (60 / 127) / 2 / np.sqrt(4000 * 16)
     assert corrected < tolerance < plain / 2
