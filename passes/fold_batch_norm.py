@@ -73,7 +73,8 @@ def _fold(layer: Layer, norm: ir.Node, ctx: PassContext) -> None:
     new_bias = ctx.edit.constant(f"{layer.output.name}_bias", _float(beta + (bias - mean) * factor), why=why)
     ctx.edit.rewire(layer.node, 1, new_weight, why=why)
     ctx.edit.rewire(layer.node, 2, new_bias, why=why)
-    ctx.edit.reroute(norm.outputs[0], layer.output, why=why)
+    ctx.edit.forget(layer.output, why=why)
+    ctx.edit.replace(norm.outputs[0], layer.output, why=why)
     ctx.edit.remove(norm, why=why)
 
 
