@@ -57,8 +57,8 @@ def _factor(gram: Array) -> Array:
     """Return the upper Cholesky factor of the inverse of the damped Gram matrix."""
     squares = np.diagonal(gram)
     damped = gram + np.diag(np.where(squares > 0, DAMPING * squares.mean(), 1.0))
-    half = np.linalg.inv(np.linalg.cholesky(damped))
-    return np.asarray(np.linalg.cholesky(half.T @ half).T, np.float64)
+    root = np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]  # upper, and root @ root.T is the damped matrix
+    return np.asarray(np.linalg.inv(root), np.float64)
 
 
 def output_error(weight: FloatArray, rounded: FloatArray, gram: FloatArray) -> float:
