@@ -49,8 +49,9 @@ class Editor:
     remarks: list[Remark] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Remember every name in use."""
+        """Remember every name in use, and up to which number names alike are taken."""
         self._names = _names_in(self.module.graph)
+        self._taken: dict[str, int] = {}
 
     def constant(
         self, name: str, array: NDArray[Any], *, why: str, dtype: ir.DataType | None = None
@@ -113,11 +114,11 @@ class Editor:
         ``to`` must stand for the same real values: it inherits the facts, and the name if
         ``value`` is an output.
         """
-        chosen = None if readers is None else set(readers)
-        for use in list(value.uses()):
-            if use.node is not to.producer() and (chosen is None or use.node in chosen):
-                use.node.replace_input_with(use.idx, to)
-        if chosen is None and value.is_graph_output():
+        for node in dict.fromkeys(value.consumers() if readers is None else readers):
+            for index, read in enumerate(node.inputs):
+                if read is value and node is not to.producer():
+                    node.replace_input_with(index, to)
+        if readers is None and value.is_graph_output():
             self._take_over_output(value, to)
         if name_of(value) in self.module.facts:
             self.module.facts.setdefault(name_of(to), self.module.facts[name_of(value)])
@@ -274,7 +275,7 @@ class Editor:
         self.module.model = NameFixPass()(change(self.module.model)).model
         for value in self._interface():
             value.shape = stated.get(name_of(value), value.shape)
-        self._names = _names_in(self.module.graph)
+        self._names, self._taken = _names_in(self.module.graph), {}
         self._record("rewrite", "model", why)
 
     def _interface(self) -> list[ir.Value]:
@@ -307,10 +308,11 @@ class Editor:
         self.edits.append(Edit(action, subject, why))
 
     def _unique(self, name: str) -> str:
-        candidate, count = name, 0
+        candidate, count = name, self._taken.get(name, 0)
         while candidate in self._names:
             count += 1
             candidate = f"{name}_{count}"
+        self._taken[name] = count
         self._names.add(candidate)
         return candidate
 
@@ -338,6 +340,7 @@ class Editor:
         if name in self.module.facts:
             self.module.facts[name_of(value)] = self.module.facts[name]
         self._names.discard(old)
+        self._taken.clear()
 
 
 def _attributes(plain: Mapping[str, Any] | None) -> Sequence[ir.Attr]:

@@ -5,6 +5,7 @@ import onnx_ir as ir
 import pytest
 
 from onnxq.errors import PreconditionError
+from onnxq.ir.edit import Editor
 from onnxq.ir.module import (
     Decision,
     GraphModule,
@@ -103,3 +104,27 @@ def test_a_decision_is_for_all_readers_or_for_some(module: GraphModule) -> None:
     assert module.reads_encoded(second, module.value("a"))
     assert not module.reads_encoded(second, module.value("fed"))
     assert not module.reads_encoded(second, None)
+
+
+def test_names_alike_are_numbered_from_the_first_that_is_free() -> None:
+    module = parse(
+        '<ir_version: 10, opset_import: ["" : 21]> main (float[2] x) => (float[2] y) { y = Relu(x) }'
+    )
+    edit, node = Editor(module), next(iter(module.graph))
+    made = [edit.constant("c", np.ones(2, np.float32), why="test").name for _ in range(3)]
+    fused = edit.insert("Abs", [module.graph.inputs[0]], "c", before=node, why="test")
+    assert [*made, fused.name] == ["c", "c_1", "c_2", "c_3"]
+    edit.replace(node.outputs[0], fused, why="test")
+    assert edit.constant("c", np.ones(2, np.float32), why="test").name == "c_3"
+
+
+def test_a_node_that_reads_a_value_twice_is_rerouted_as_a_whole() -> None:
+    module = parse(
+        '<ir_version: 10, opset_import: ["" : 21]> main (float[2] x) => (float[2] y) '
+        "{ h = Abs(x) y = Mul(h, h) }"
+    )
+    edit, (first, second) = Editor(module), list(module.graph)
+    other = edit.constant("k", np.ones(2, np.float32), why="test")
+    edit.reroute(first.outputs[0], other, readers=[second, second], why="test")
+    assert list(second.inputs) == [other, other]
+    assert not first.outputs[0].uses()
