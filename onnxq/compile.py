@@ -123,8 +123,7 @@ def compile_model(
 
     """
     options, progress = options or CompileOptions(), on_progress or _quiet
-    for gates in (recipe.gates, options.gates):
-        require_measurable(gates, compared=options.validate, has_metric=options.metric is not None)
+    require_measurable(options.gates, compared=options.validate, has_metric=options.metric is not None)
     compilation = _Compilation(Path(source), recipe, data, options, progress)
     if table is not None:
         compilation.accept(table)
@@ -321,7 +320,7 @@ class _Compilation:
         for gates in (self.recipe.gates, self.options.gates):
             if comparison.accuracy is not None:
                 enforce(comparison.accuracy, gates)
-            elif gates != Gates():
+            elif gates != Gates() and self.options.validate:
                 raise ToleranceError(
                     "no gate could be measured, as the models were not compared", where=str(output)
                 )
@@ -330,7 +329,9 @@ class _Compilation:
     def _warnings(self) -> tuple[str, ...]:
         of_data = (self.data.warning,) if self.data is not None and self.data.warning else ()
         of_tuning = self.tuning.warnings if self.tuning is not None else ()
-        return of_data + self._face.warnings + of_tuning + self._warnings_of_target()
+        unmeasured = self.recipe.gates != Gates() and not self.options.validate
+        of_gates = ("the recipe's gates were not measured, as asked",) if unmeasured else ()
+        return of_data + self._face.warnings + of_tuning + self._warnings_of_target() + of_gates
 
     def _warnings_of_target(self) -> tuple[str, ...]:
         """Say where the result was not run."""

@@ -151,11 +151,14 @@ def run(
     `--data`, where a pass needs more of it than ranges.
     """
     from onnxq.compile import compile_model
+    from onnxq.runtime.gates import Gates, require_measurable
 
     refuse_overwriting(
         output, MODEL_STAMP, force=force, hint="give another name to -o, or --force to replace it"
     )
     measured = choose_table(table, None if data else wanted.recipe)
+    options = work.options(tunes=wanted.is_shipped)
+    require_measurable(gates.over(Gates()), compared=options.validate, has_metric=options.metric is not None)
     recipe = gates.into(wanted.choose(has_data=bool(data or measured)))
     watching = list(watch.instruments(recipe))
     dataset = reading.open(data, model) if data else None
@@ -170,7 +173,7 @@ def run(
                 data=dataset,
                 table=measured,
                 instruments=[_reproducer(output, recipe.target), *watching],
-                options=work.options(tunes=wanted.is_shipped),
+                options=options,
                 on_progress=on_progress,
             ).manifest
     except ToleranceError:
