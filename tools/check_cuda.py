@@ -23,6 +23,7 @@ import onnx_ir as ir
 from cuda_cases import FP16, INT8, WEIGHTS_4, WEIGHTS_8, WEIGHTS_FP8, Artifact, Case, Feeds, Source
 from measuring import environment, parser, real_tasks, show_tables
 from rich.console import Console
+from torch_cases import NAMES, missing, torch_rows
 
 from onnxq.calibration.data import input_specs, open_feeds
 from onnxq.comparison import CompileOptions
@@ -37,6 +38,7 @@ from onnxq.runtime.gpu import gpu
 from onnxq.runtime.session import Session, open_session, usable_provider
 
 NOT_TIMED = "Nothing was timed: this is a dry run."
+OWN_ROUNDS = "PyTorch, with random weights, was timed in rounds of its own, after the others."
 LEAST_COSINE = {FP16: 0.9999, WEIGHTS_8: 0.999}
 """What sentence embeddings must keep."""
 ROUNDS, SECONDS = 30, 20.0
@@ -58,7 +60,7 @@ def main() -> int:
                 wanted += one.verdicts()
                 tables |= one.tables
     tables["Wanted"] = wanted
-    notes = [NOT_TIMED] if args.dry_run else [_devices()]
+    notes = [NOT_TIMED] if args.dry_run else [_devices(), missing("cuda") or OWN_ROUNDS]
     show_tables("CUDA", tables, [*notes, load_kernels("cuda").source], as_json=args.json)
     if args.output:
         content = {"environment": environment(), "tables": tables, "notes": notes}
@@ -176,8 +178,17 @@ class _Run:
             except OnnxqError as error:
                 yield self._verdict(f"{title}: runs", "yes", str(error), False)
                 continue
-            self.tables[f"{self.case.name}: {title}"] = [_timed_row(report, name) for name in models]
+            rows = [_timed_row(report, name) for name in models]
+            self.tables[f"{self.case.name}: {title}"] = [*rows, *self._torch(feeds[0], rows[0])]
             yield from self._speed_verdicts(title, report)
+
+    def _torch(self, feeds: Feeds, fp32: Row) -> Iterator[Row]:
+        """Yield PyTorch's rows, where it is there and knows the architecture; ratios are of medians."""
+        if self.case.name not in NAMES or missing("cuda") is not None:
+            return
+        for row in torch_rows(self.case.name, feeds, device="cuda", quick=self.args.quick):
+            ratio = None if row["ms"] is None else f"{fp32['ms'] / row['ms']:.2f}"
+            yield {**dict.fromkeys(fp32), **row, "over fp32": ratio}
 
     def _speed_verdicts(self, title: str, report: LatencyReport) -> Iterator[Row]:
         least = 1.5 if "batch 32" in title else 1.0
