@@ -1,7 +1,7 @@
 """Give groups of embedding dimensions ranges of their own, so that outliers in a few leave the others alone.
 
-The channels are sorted by their range and cut into groups of equal size. Sorting only says which channel
-belongs to which group: no data moves, but in ``split``.
+The channels are sorted by their range and cut into groups, of equal size or where it costs least. Sorting
+only says which channel belongs to which group: no data moves, but in ``split``.
 
 ``fold``: before ``x = LayerNormalization(r, gamma, beta); y = MatMul(x, w)``, after ``x' =
 LayerNormalization(r, gamma / s, beta / s); y = MatMul(x', w * s)`` with the size of its group as the scale
@@ -34,19 +34,29 @@ from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.passmanager.sites import FoldKind, fold_best, needs_of, sites_of
 from onnxq.quant.equalize import Candidate, Sample, joint_range
 from onnxq.quant.facts import Need, Stat
-from onnxq.quant.grouping import Floats, Groups, Order, group_channels, group_encoding, group_scales
+from onnxq.quant.grouping import (
+    Floats,
+    Groups,
+    Order,
+    Sizes,
+    group_channels,
+    group_encoding,
+    group_scales,
+)
 
 SUMS = ("Add", "Sum")
 
 
 @dataclass(frozen=True)
 class GroupEmbeddings(Pass):
-    """Cut the channels into groups of equal size.
+    """Cut the channels into groups.
 
     Options:
         mode: ``fold``, ``axis`` or ``split``: see ``onnxq passes group-embeddings``.
         groups: How many groups.
         order: ``range`` sorts the channels by range before they are cut, ``index`` leaves them as they lie.
+        sizes: ``equal``, or ``fitted``: cut where the expected rounding error is smallest, so that a single
+            channel far beyond all others gets a group of its own.
         kinds: The kinds of fold sites for ``fold`` and ``split``.
         shift: With ``fold``: centre each group too, where a site allows it.
         paid: With ``fold``: whether to use sites that cost a node at run time.
@@ -59,6 +69,7 @@ class GroupEmbeddings(Pass):
     mode: Literal["fold", "axis", "split"] = "fold"
     groups: int = 6
     order: Order = "range"
+    sizes: Sizes = "equal"
     kinds: tuple[FoldKind, ...] = ("norm",)
     shift: bool = False
     paid: bool = True
@@ -82,7 +93,7 @@ class GroupEmbeddings(Pass):
             self._split(module, ctx)
 
     def _groups(self, low: Floats, high: Floats) -> Groups:
-        return group_channels(low, high, self.groups, self.order)
+        return group_channels(low, high, self.groups, self.order, self.sizes)
 
     def _candidates(self, samples: list[Sample], shift: bool) -> Iterable[Candidate]:
         low, high = joint_range(samples)

@@ -63,9 +63,13 @@ TEXT_ROWS = {
     "W8A8, mixed precision": f"{WEIGHTS}, {ALL}, {MIXED}, {REALISE}",
     **{
         f"W8A8, PEG, K = {count}{said}": f"{WEIGHTS}, {ALL},"
-        f"group-embeddings{{mode=axis, groups={count}, order={order}}}, {REALISE}"
+        f"group-embeddings{{mode=axis, groups={count}, {how}}}, {REALISE}"
         for count in (3, 6, 12)
-        for said, order in (("", "index"), (", permuted", "range"))
+        for said, how in (
+            ("", "order=index"),
+            (", permuted", "order=range"),
+            (", permuted, fitted", "order=range, sizes=fitted"),
+        )
     },
     **{
         f"W8A8, {CHANNELWISE}{place}{said}": f"{passes} {BY_CHANNEL}, {scope}, {REALISE}"
@@ -74,7 +78,8 @@ TEXT_ROWS = {
     },
 }
 """Table A: each behind TIDY. SmoothQuant and OS+ weigh outliers against weights with a scale for each
-channel; at layers, only what linear layers read is quantized, as on CPUs."""
+channel; at layers, only what linear layers read is quantized, as on CPUs. Fitted groups, which are ours, are
+of unequal size."""
 
 CONV = "encode-activations{method=min-max, images=mse, residuals=true}, tie-encodings"
 PLAIN = f"{CONV}, encode-biases, insert-qdq, remove-dead"
