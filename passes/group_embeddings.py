@@ -1,7 +1,7 @@
 """Give groups of embedding dimensions ranges of their own, so that outliers in a few leave the others alone.
 
-The channels are sorted by their range and cut into groups of equal size. Sorting only says which channel
-belongs to which group: no data moves, but in ``split``.
+The channels are sorted by their range and cut into groups, of equal size or where it costs least. Sorting
+only says which channel belongs to which group: no data moves, but in ``split``.
 
 ``fold``: before ``x = LayerNormalization(r, gamma, beta); y = MatMul(x, w)``, after ``x' =
 LayerNormalization(r, gamma / s, beta / s); y = MatMul(x', w * s)`` with the size of its group as the scale
@@ -9,8 +9,8 @@ LayerNormalization(r, gamma / s, beta / s); y = MatMul(x', w * s)`` with the siz
 that encode.
 
 ``axis``: ``encode x: scale`` becomes ``encode x: axis=-1 scale``, with a distinct scale and zero point for
-each group, on what enters and leaves each normalization, and on what is summed before it. It stands behind
-``encode-activations{scope=all-tensors}``.
+each group, on what enters and leaves each normalization, and on what is summed before it, with its bias and
+without. It stands behind ``encode-activations{scope=all-tensors}``.
 
 ``split``: before ``y = MatMul(x, w)``, after ``x_g = Gather(x, g); y_g = MatMul(x_g, w[g]); y = Sum(y_1, y_2,
 ...)``, for integer hardware with one scale for a tensor: each part gets an encoding of its own. It stands in
@@ -29,11 +29,19 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxq.ir.endpoints import NORMS, Consumer
-from onnxq.ir.module import GraphModule, array_of, is_standard, name_of, rank_of
+from onnxq.ir.module import GraphModule, array_of, constant_of, is_float, is_standard, name_of, rank_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.passmanager.sites import FoldKind, fold_best, needs_of, sites_of
 from onnxq.quant.facts import Need, Stat
-from onnxq.quant.grouping import Floats, Groups, Order, group_channels, group_encoding, group_scales
+from onnxq.quant.grouping import (
+    Floats,
+    Groups,
+    Order,
+    Sizes,
+    group_channels,
+    group_encoding,
+    group_scales,
+)
 from onnxq.quant.migration import Candidate, Sample, joint_range
 
 SUMS = ("Add", "Sum")
@@ -41,12 +49,14 @@ SUMS = ("Add", "Sum")
 
 @dataclass(frozen=True)
 class GroupEmbeddings(Pass):
-    """Cut the channels into groups of equal size.
+    """Cut the channels into groups.
 
     Options:
         mode: ``fold``, ``axis`` or ``split``: see ``onnxq passes group-embeddings``.
         groups: How many groups.
         order: ``range`` sorts the channels by range before they are cut, ``index`` leaves them as they lie.
+        sizes: ``equal``, or ``fitted``: cut where the expected rounding error is smallest, so that a single
+            channel far beyond all others gets a group of its own.
         kinds: The kinds of fold sites for ``fold`` and ``split``.
         shift: With ``fold``: centre each group too, where a site allows it.
         paid: With ``fold``: whether to use sites that cost a node at run time.
@@ -59,6 +69,7 @@ class GroupEmbeddings(Pass):
     mode: Literal["fold", "axis", "split"] = "fold"
     groups: int = 6
     order: Order = "range"
+    sizes: Sizes = "equal"
     kinds: tuple[FoldKind, ...] = ("norm",)
     shift: bool = False
     paid: bool = True
@@ -82,7 +93,7 @@ class GroupEmbeddings(Pass):
             self._split(module, ctx)
 
     def _groups(self, low: Floats, high: Floats) -> Groups:
-        return group_channels(low, high, self.groups, self.order)
+        return group_channels(low, high, self.groups, self.order, self.sizes)
 
     def _candidates(self, samples: list[Sample], shift: bool) -> Iterable[Candidate]:
         low, high = joint_range(samples)
@@ -92,7 +103,9 @@ class GroupEmbeddings(Pass):
     def _encode(self, module: GraphModule, ctx: PassContext) -> None:
         """Replace the one scale of each encoded value around a normalization."""
         for value in _around_norms(module):
-            decision, facts = module.decisions[name_of(value)], module.facts[name_of(value)]
+            decision, facts = module.decisions.get(name_of(value)), module.facts[name_of(value)]
+            if decision is None or decision.encoding.axis is not None:
+                continue
             if facts.channel_low is None or facts.channel_high is None:
                 continue
             groups, axis = self._groups(facts.channel_low, facts.channel_high), (rank_of(value) or 1) - 1
@@ -118,19 +131,29 @@ class GroupEmbeddings(Pass):
 
 
 def _around_norms(module: GraphModule) -> Iterator[ir.Value]:
-    """Yield the encoded values whose last axis is normalized: before, after, and summed before."""
+    """Yield the values whose last axis is normalized: before, after, and summed before, without bias too."""
     found: dict[ir.Value, None] = {}
     for node in module.graph:
         if not (is_standard(node, *NORMS) and NORMS[node.op_type] == -1) or node.inputs[0] is None:
             continue
         producer = node.inputs[0].producer()
         summed = producer.inputs if producer is not None and is_standard(producer, *SUMS) else ()
-        found |= dict.fromkeys(value for value in (*summed, node.inputs[0], node.outputs[0]) if value)
+        around = [value for value in (*summed, node.inputs[0], node.outputs[0]) if value]
+        found |= dict.fromkeys([*around, *filter(None, map(_before_bias, around))])
     for value in found:
-        decision = module.decisions.get(name_of(value))
         length = value.shape[-1] if value.shape else None
-        if decision is not None and decision.encoding.axis is None and isinstance(length, int) and length > 1:
+        computed = is_float(value) and constant_of(value) is None and not value.is_initializer()
+        if computed and isinstance(length, int) and length > 1:
             yield value
+
+
+def _before_bias(value: ir.Value) -> ir.Value | None:
+    """Return what ``value`` is but for a constant that was added, which leaves outliers where they are."""
+    producer = value.producer()
+    if producer is None or not is_standard(producer, *SUMS):
+        return None
+    computed = [term for term in producer.inputs if constant_of(term) is None]
+    return computed[0] if len(computed) == 1 < len(producer.inputs) else None
 
 
 def _gather(value: ir.Value, groups: Groups, ctx: PassContext) -> list[ir.Value]:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from onnxq.quant.encoding import affine_encoding
-from onnxq.quant.grouping import Order, group_channels, group_encoding, group_ranges, group_scales
+from onnxq.quant.grouping import (
+    Order,
+    expected_error,
+    group_channels,
+    group_encoding,
+    group_ranges,
+    group_scales,
+)
 
 SEEDS = range(10)
 
@@ -32,6 +41,26 @@ def test_groups_are_equal_and_in_order(order: Order, channels: int, count: int, 
     for group in range(len(sizes) - 1):
         width = high.astype(np.float64) - low
         assert order == "index" or width[groups == group].max() <= width[groups == group + 1].min()
+
+
+@given(channels=st.integers(1, 12), count=st.integers(1, 4), seed=st.integers(0, 99))
+@pytest.mark.parametrize("order", ["range", "index"])
+def test_no_other_cuts_err_less_than_fitted_ones(order: Order, channels: int, count: int, seed: int) -> None:
+    low, high = ranges(seed, channels)
+    found = expected_error(low, high, group_channels(low, high, count, order, "fitted"))
+    places = np.argsort(
+        high.astype(np.float64) - low if order == "range" else np.zeros(channels), kind="stable"
+    )
+    for cuts in combinations(range(1, channels), min(count, channels) - 1):
+        groups = np.empty(channels, np.intp)
+        groups[places] = np.searchsorted(cuts, np.arange(channels), side="right")
+        assert found <= expected_error(low, high, groups) * (1 + 1e-12)  # both are sums in float64
+
+
+def test_a_fitted_group_may_hold_one_channel() -> None:
+    low, high = np.full(64, -1.0), np.full(64, 1.0)
+    high[17] = 200
+    assert np.flatnonzero(group_channels(low, high, 2, "range", "fitted")).tolist() == [17]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
