@@ -70,12 +70,12 @@ class AbsorbBias(Pass):
 
 
 def _sites(module: GraphModule) -> Iterator[Site]:
-    """Yield the sites with one Relu and nothing else between their layers."""
+    """Yield the sites with nothing but a Relu between their layers, on every way."""
     for site in find_sites(module):
-        relu = site.places[-1].value.producer()
-        if site.kind != "relu" or relu is None or not is_standard(relu, "Relu"):
-            continue
-        if relu.inputs[0] is site.source.value:
+        moved = [place.value for place in site.places if place.shifted]
+        behind = [value.producer() for value in moved if value is not site.source.value]
+        relus = [node for node in behind if node is not None and is_standard(node, "Relu")]
+        if site.kind == "relu" and len(relus) == len(behind):
             yield site
 
 
