@@ -14,6 +14,7 @@ from typing import ClassVar, Literal
 
 import onnx_ir as ir
 
+from onnxq.errors import RecipeError
 from onnxq.ir.layers import LINEAR, Layer, clamped, keeps_grid, layer_of, linear_layers
 from onnxq.ir.module import GraphModule, is_float, is_standard, name_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
@@ -72,7 +73,18 @@ class EncodeActivations(Pass):
     residuals: bool = False
 
     def needs(self, module: GraphModule) -> Iterable[Need]:
-        """Ask for what the range method needs, for every value in scope."""
+        """Ask for what the range method needs, for every value in scope.
+
+        Raises:
+            RecipeError: A grid without negative numbers shall be symmetric.
+
+        """
+        if self.symmetric and self.dtype.startswith("u"):
+            raise RecipeError(
+                f"{self.dtype} has no negative numbers, and cannot be symmetric around zero",
+                where=self.name,
+                hint=f"give dtype={self.dtype[1:]}",
+            )
         for value, _ in self._sites(module):
             yield Need(name_of(value), range_method(self._method(value), self.dtype).stats)
 
