@@ -386,6 +386,7 @@ WANTED_TEXT = (
     (FP32, "W8A8, mixed precision", -np.inf, 1.0),
     (FP32, "W8A8, PEG, K = 6, permuted", -np.inf, 1.0),
     ("W8A8, PEG, K = 6, permuted", "W8A8, PEG, K = 6", 0.0, np.inf),
+    (FP32, "W8A8, PEG, K = 6, permuted, fitted", -np.inf, 1.0),
     (FP32, f"W8A8, {CHANNELWISE}, at layers, OS+", -np.inf, 1.0),
 )
 """From one row to another, at least and at most so many points are lost."""
