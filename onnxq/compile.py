@@ -43,9 +43,9 @@ from onnxq.manifest import (
 )
 from onnxq.passmanager.base import PassRecord
 from onnxq.passmanager.instruments import Instrument, VerifyEach
-from onnxq.passmanager.manager import PassManager, unmet
+from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
-from onnxq.quant.facts import Facts, Need, Stat, joined
+from onnxq.quant.facts import Facts, Need, Stat, joined, meets
 from onnxq.recipe import Recipe
 from onnxq.report.markdown import render_report
 from onnxq.runtime.bench import LatencyReport
@@ -260,7 +260,7 @@ class _Compilation:
 
     def _measure(self, module: GraphModule, needs: Sequence[Need]) -> Mapping[str, Facts]:
         """Look facts up in the table, or measure them and begin one."""
-        missing = list(unmet(needs, self.table.facts if self.table is not None else {}, module))
+        missing = [need for need in needs if self.table is None or not meets(self.table.facts, need)]
         if self.table is not None and not missing:
             return self.table.facts
         if self.data is None:
