@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 
 from onnxq.calibration.collect import collect
 from onnxq.calibration.data import Dataset, InputSpec, input_specs
-from onnxq.calibration.table import CalibrationTable
+from onnxq.calibration.table import LEFT_OUT, CalibrationTable
 from onnxq.choosing import Choice, choose
 from onnxq.comparison import (
     Comparison,
@@ -45,7 +45,7 @@ from onnxq.passmanager.base import PassRecord
 from onnxq.passmanager.instruments import Instrument, VerifyEach
 from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
-from onnxq.quant.facts import Facts, Need, Stat, joined, meets
+from onnxq.quant.facts import Facts, Need, joined, meets
 from onnxq.recipe import Recipe
 from onnxq.report.markdown import render_report
 from onnxq.runtime.bench import LatencyReport
@@ -264,7 +264,7 @@ class _Compilation:
         if self.table is not None and not missing:
             return self.table.facts
         if self.data is None:
-            in_no_table = any(Stat.GRAM in need.stats for need in missing)
+            in_no_table = any(need.stats & LEFT_OUT for need in missing)
             again = "" if in_no_table else "calibrate again with the same recipe, or "
             raise CalibrationError(
                 "the table says nothing about it, or too little",

@@ -16,11 +16,14 @@ from numpy.typing import NDArray
 
 from onnxq.errors import CalibrationError
 from onnxq.files import write_whole
-from onnxq.quant.facts import ChannelFacts, Facts
+from onnxq.quant.facts import ChannelFacts, Facts, Stat
 from onnxq.quant.histogram import BIN_COUNT, Histogram
 
 SCHEMA = 2
 """The version of the table's layout; a table of another one is refused."""
+
+LEFT_OUT = frozenset({Stat.GRAM})
+"""Statistics that no table holds: they are large."""
 
 _AGAIN = "collect it again: onnxq calibrate MODEL --data DATA -o TABLE"
 
@@ -162,7 +165,7 @@ def _facts_in(entry: Mapping[str, Any]) -> Facts:
 
 
 CHANNEL_PARTS = ("low", "high", "mean", "rows")
-"""What a table holds along a channel axis; Gram matrices are too large."""
+"""What a table holds along a channel axis."""
 
 
 def _along_out(along: ChannelFacts) -> dict[str, Any]:
