@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,6 +23,7 @@ from onnxq.comparison import (
 )
 from onnxq.errors import CalibrationError, InputError, ToleranceError, called
 from onnxq.files import replacing
+from onnxq.ir.digest import graph_digest
 from onnxq.ir.module import GraphModule, name_of
 from onnxq.ir.store import (
     foreign_operators,
@@ -178,7 +179,10 @@ class _Face:
 
 @dataclass
 class _Compilation:
-    """The state of one compilation, from the source to the report."""
+    """The state of one compilation, from the source to the report.
+
+    What was measured on one graph is kept, as choosing and tuning build forms that begin alike.
+    """
 
     source: Path
     recipe: Recipe
@@ -188,6 +192,7 @@ class _Compilation:
     table: CalibrationTable | None = None
     choice: Choice | None = None
     tuning: Tuning | None = None
+    seen: dict[str, Mapping[str, Facts]] = field(default_factory=dict)
 
     def accept(self, table: CalibrationTable) -> None:
         """Take facts from ``table``, which has to be the source's."""
@@ -258,12 +263,19 @@ class _Compilation:
     def _face(self) -> _Face:
         return _Face.of(load_model(self.source))
 
-    def _measure(self, module: GraphModule, needs: Sequence[Need]) -> Mapping[str, Facts]:
-        """Look facts up in the table, or measure them and begin one."""
-        missing = [need for need in needs if self.table is None or not meets(self.table.facts, need)]
-        if self.table is not None and not missing:
-            return self.table.facts
+    @cached_property
+    def _calibration_data(self) -> Dataset | None:
         if self.data is None:
+            return None
+        limit = self.recipe.calibration.samples
+        return with_options(self.data, limit=min(limit, self.data.options.limit or limit))
+
+    def _measure(self, module: GraphModule, needs: Sequence[Need]) -> Mapping[str, Facts]:
+        """Look facts up among those of the same graph and in the table, and measure what is missing."""
+        graph, data = graph_digest(GraphModule(module.model)), self._calibration_data
+        known = joined({} if self.table is None else self.table.facts, self.seen.get(graph, {}))
+        missing = [need for need in needs if not meets(known, need)]
+        if missing and data is None:
             in_no_table = any(need.stats & LEFT_OUT for need in missing)
             again = "" if in_no_table else "calibrate again with the same recipe, or "
             raise CalibrationError(
@@ -271,13 +283,16 @@ class _Compilation:
                 where=f"value {missing[0].value!r}",
                 hint=f"{again}give --data",
             )
-        return self._collect(module, needs, self.data)
+        if missing and data is not None:
+            found = self._collect(module, missing, data)
+            self.seen[graph] = joined(self.seen.get(graph, {}), found)
+            known = joined(known, found)
+        self.table = self.table and replace(self.table, facts=known)
+        return known
 
     def _collect(self, module: GraphModule, needs: Sequence[Need], data: Dataset) -> Mapping[str, Facts]:
-        limit = self.recipe.calibration.samples
-        chosen = with_options(data, limit=min(limit, data.options.limit or limit))
-        known = {} if self.table is None else self.table.facts
-        if self.table is not None and self.table.data != chosen.digest():
+        """Measure, and begin a table where there is none."""
+        if self.table is not None and self.table.data != data.digest():
             raise CalibrationError(
                 "the table lacks some ranges, and this is not the data that it was collected on",
                 where=f"data {data.name}",
@@ -286,12 +301,12 @@ class _Compilation:
         found = collect(
             module.model,
             needs,
-            chosen,
+            data,
             threads=self.options.threads,
-            on_progress=lambda done: self.progress("calibrating", done, chosen.samples),
+            on_progress=lambda done: self.progress("calibrating", done, data.samples),
         )
-        facts, digest = joined(known, found.facts), model_digest(self.source)
-        self.table = CalibrationTable(digest, chosen.digest(), found.samples, facts)
+        if self.table is None:
+            self.table = CalibrationTable(model_digest(self.source), data.digest(), found.samples, {})
         return found.facts
 
     def finish(

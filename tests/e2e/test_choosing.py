@@ -103,6 +103,42 @@ def test_choices_are_written_and_read_as_toml() -> None:
     assert again.to_toml() == text
 
 
+NORM = """<ir_version: 10, opset_import: ["" : 21]>
+main (float[N,5,8] x) => (float[N,5,8] y)
+<float[8] gamma = {30, 1, 1, 1, 1, 1, 1, 1}, float[8] beta = {9, 0, 0, 0, 0, 0, 0, 0},
+ float[8,8] w = {WEIGHT}, float[8] b = {1, 2, 3, 4, 5, 6, 7, 8}>
+{
+    [norm] n = LayerNormalization(x, gamma, beta)
+    [product] p = MatMul(n, w)
+    [sum] y = Add(p, b)
+}
+"""
+
+
+def test_forms_that_begin_alike_are_measured_once(tmp_path: Path) -> None:
+    """Rows for folding on the source, then means of the folded graph: no value tried changes either graph."""
+    rng = np.random.default_rng(2)
+    weight = ", ".join(f"{number:.4f}" for number in rng.normal(size=64))
+    save_model(parse(NORM.replace("WEIGHT", weight)), source := tmp_path / "norm.onnx")
+    x = rng.normal(size=(16, 5, 8)).astype(np.float32)
+    data = open_feeds("x", lambda: [{"x": x}], specs(source))
+    pipeline = PIPELINE.replace("encode-weights,", "shift-and-scale, encode-weights, correct-bias,")
+    mine = recipe(**TWO).model_copy(update={"pipeline": pipeline})
+    measured = []
+
+    def on_progress(stage: str, done: int, total: int | None) -> None:
+        if stage == "calibrating" and done == len(x):
+            measured.append(done)
+
+    output, again = tmp_path / "out.onnx", tmp_path / "again.onnx"
+    result = compile_model(source, output, recipe=mine, data=data, options=QUIET, on_progress=on_progress)
+    assert len(result.manifest.choices or ()) == 3
+    assert any("folded" in edit.subject for record in result.records for edit in record.edits)
+    assert measured == [16] * 3  # the third: a histogram for method=mse
+    compile_model(source, again, recipe=result.manifest.recipe, data=data, options=QUIET)
+    assert output.read_bytes() == again.read_bytes()
+
+
 NUMBERS = """<ir_version: 10, opset_import: ["" : 21]>
 main (float[N,4] x) => (float[N,4] y, float[N,4] z)
 <float f = {FACTOR}>
