@@ -179,10 +179,7 @@ class _Face:
 
 @dataclass
 class _Compilation:
-    """The state of one compilation, from the source to the report.
-
-    What was measured on one graph is kept, as choosing and tuning build forms that begin alike.
-    """
+    """The state of one compilation, from the source to the report."""
 
     source: Path
     recipe: Recipe
@@ -193,6 +190,7 @@ class _Compilation:
     choice: Choice | None = None
     tuning: Tuning | None = None
     seen: dict[str, Mapping[str, Facts]] = field(default_factory=dict)
+    """What was measured, by the graph that ran: forms that are chosen from begin alike."""
 
     def accept(self, table: CalibrationTable) -> None:
         """Take facts from ``table``, which has to be the source's."""

@@ -2,6 +2,7 @@
 
 Every encoded value gets a switch: its readers read either the value itself or what its encoding makes of it.
 So one model, opened once, runs in any mixture: nothing quantized, everything, one tensor alone, all but one.
+The choices of the recipe stay undecided: its pipeline is measured as it stands.
 
 Source: Nagel et al., 2021, arXiv:2106.08295, section 3.7: the debugging flow.
 """
