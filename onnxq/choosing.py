@@ -7,6 +7,7 @@ to the source's on calibration data.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,9 @@ class Trial:
 
     Args:
         setting: ``pass.option=value``; for the recipe as it stands, its name.
-        noise: Power of the outputs' error, as a part of the power of the source's outputs.
+        noise: Power of the outputs' error, as a part of the power of the source's outputs; infinite where
+            they are no numbers but the source's are. Such a value is never taken, and after such a start
+            any other is.
         taken: Whether the recipe has the value from here on.
 
     """
@@ -99,9 +102,11 @@ def _settings(recipe: Recipe) -> Iterator[str]:
 def _noise(output: OutputAccuracy) -> float:
     """Return the error of one output; where there are no floats, the share of other values.
 
-    Each number that was lost to NaN or infinity counts as much as the whole output.
+    What is NaN or infinite in the source counts for nothing; where it is a number there and none here, the
+    error is infinite.
     """
-    if output.equal is not None:
-        return 1 - output.equal
-    power = 0.0 if output.sqnr_db is None else float(10 ** (-output.sqnr_db / 10))
-    return power + output.new_non_finite
+    if output.new_non_finite:
+        return math.inf
+    if output.sqnr_db is not None:
+        return float(10 ** (-output.sqnr_db / 10))
+    return 0.0 if output.equal is None else 1 - output.equal

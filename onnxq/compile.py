@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from onnxq.calibration.collect import collect
 from onnxq.calibration.data import Dataset, InputSpec, input_specs
-from onnxq.calibration.table import CalibrationTable
+from onnxq.calibration.table import LEFT_OUT, CalibrationTable
 from onnxq.choosing import Choice, choose
 from onnxq.comparison import (
     Comparison,
@@ -23,6 +23,7 @@ from onnxq.comparison import (
 )
 from onnxq.errors import CalibrationError, InputError, ToleranceError, called
 from onnxq.files import replacing
+from onnxq.ir.digest import graph_digest
 from onnxq.ir.module import GraphModule, name_of
 from onnxq.ir.store import (
     foreign_operators,
@@ -43,9 +44,9 @@ from onnxq.manifest import (
 )
 from onnxq.passmanager.base import PassRecord
 from onnxq.passmanager.instruments import Instrument, VerifyEach
-from onnxq.passmanager.manager import PassManager, unmet
+from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
-from onnxq.quant.facts import Facts, Need, Stat, joined
+from onnxq.quant.facts import Facts, Need, joined, meets
 from onnxq.recipe import Recipe
 from onnxq.report.markdown import render_report
 from onnxq.runtime.bench import LatencyReport
@@ -188,6 +189,8 @@ class _Compilation:
     table: CalibrationTable | None = None
     choice: Choice | None = None
     tuning: Tuning | None = None
+    seen: dict[str, Mapping[str, Facts]] = field(default_factory=dict)
+    """What was measured, by the graph that ran: forms that are chosen from begin alike."""
 
     def accept(self, table: CalibrationTable) -> None:
         """Take facts from ``table``, which has to be the source's."""
@@ -258,26 +261,36 @@ class _Compilation:
     def _face(self) -> _Face:
         return _Face.of(load_model(self.source))
 
-    def _measure(self, module: GraphModule, needs: Sequence[Need]) -> Mapping[str, Facts]:
-        """Look facts up in the table, or measure them and begin one."""
-        missing = list(unmet(needs, self.table.facts if self.table is not None else {}, module))
-        if self.table is not None and not missing:
-            return self.table.facts
+    @cached_property
+    def _calibration_data(self) -> Dataset | None:
         if self.data is None:
-            in_no_table = any(Stat.GRAM in need.stats for need in missing)
+            return None
+        limit = self.recipe.calibration.samples
+        return with_options(self.data, limit=min(limit, self.data.options.limit or limit))
+
+    def _measure(self, module: GraphModule, needs: Sequence[Need]) -> Mapping[str, Facts]:
+        """Look facts up among those of the same graph and in the table, and measure what is missing."""
+        graph, data = graph_digest(GraphModule(module.model)), self._calibration_data
+        known = joined({} if self.table is None else self.table.facts, self.seen.get(graph, {}))
+        missing = [need for need in needs if not meets(known, need)]
+        if missing and data is None:
+            in_no_table = any(need.stats & LEFT_OUT for need in missing)
             again = "" if in_no_table else "calibrate again with the same recipe, or "
             raise CalibrationError(
                 "the table says nothing about it, or too little",
                 where=f"value {missing[0].value!r}",
                 hint=f"{again}give --data",
             )
-        return self._collect(module, needs, self.data)
+        if missing and data is not None:
+            found = self._collect(module, missing, data)
+            self.seen[graph] = joined(self.seen.get(graph, {}), found)
+            known = joined(known, found)
+        self.table = self.table and replace(self.table, facts=known)
+        return known
 
     def _collect(self, module: GraphModule, needs: Sequence[Need], data: Dataset) -> Mapping[str, Facts]:
-        limit = self.recipe.calibration.samples
-        chosen = with_options(data, limit=min(limit, data.options.limit or limit))
-        known = {} if self.table is None else self.table.facts
-        if self.table is not None and self.table.data != chosen.digest():
+        """Measure, and begin a table where there is none."""
+        if self.table is not None and self.table.data != data.digest():
             raise CalibrationError(
                 "the table lacks some ranges, and this is not the data that it was collected on",
                 where=f"data {data.name}",
@@ -286,12 +299,12 @@ class _Compilation:
         found = collect(
             module.model,
             needs,
-            chosen,
+            data,
             threads=self.options.threads,
-            on_progress=lambda done: self.progress("calibrating", done, chosen.samples),
+            on_progress=lambda done: self.progress("calibrating", done, data.samples),
         )
-        facts, digest = joined(known, found.facts), model_digest(self.source)
-        self.table = CalibrationTable(digest, chosen.digest(), found.samples, facts)
+        if self.table is None:
+            self.table = CalibrationTable(model_digest(self.source), data.digest(), found.samples, {})
         return found.facts
 
     def finish(

@@ -2,6 +2,7 @@
 
 Every encoded value gets a switch: its readers read either the value itself or what its encoding makes of it.
 So one model, opened once, runs in any mixture: nothing quantized, everything, one tensor alone, all but one.
+The choices of the recipe stay undecided: its pipeline is measured as it stands.
 
 Source: Nagel et al., 2021, arXiv:2106.08295, section 3.7: the debugging flow.
 """
@@ -29,7 +30,7 @@ from onnxq.ir.switches import SWITCHES, Edge, insert_switches
 from onnxq.passmanager.instruments import VerifyEach
 from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
-from onnxq.quant.facts import Facts, Need, Stat
+from onnxq.quant.facts import ChannelFacts, Facts, Need, Stat
 from onnxq.recipe import Recipe
 from onnxq.runtime.batch import Array, Batch, Feeds, batch_size
 from onnxq.runtime.compare import plain
@@ -305,19 +306,19 @@ def _outlier_channels(
         and (axis := _channel_axis(value)) is not None
     ]
     facts = collect(module.model, needs, samples, threads=threads).facts
-    return {name: _furthest(one) for name, one in facts.items()}
+    return {need.value: _furthest(facts[need.value].along(need.axis)) for need in needs}
 
 
 def _channel_axis(value: ir.Value) -> int | None:
     """Return the last axis of two or three, or the second of images, where its length is known."""
-    axis = {2: -1, 3: -1, 4: 1}.get(rank_of(value) or 0)
+    axis = {2: -1, 3: -1, 4: -3}.get(rank_of(value) or 0)
     if axis is None or value.shape is None or not isinstance(value.shape[axis], int):
         return None
     return axis
 
 
-def _furthest(facts: Facts) -> tuple[OutlierChannel, ...]:
-    low, high = facts.channel_low, facts.channel_high
+def _furthest(along: ChannelFacts) -> tuple[OutlierChannel, ...]:
+    low, high = along.low, along.high
     if low is None or high is None:
         return ()
     reach = np.maximum(-low, high)

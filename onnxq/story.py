@@ -172,9 +172,10 @@ def _seen(name: str, facts: Facts, encoding: Encoding) -> SeenTensor:
 
 
 def _outliers(facts: Facts) -> tuple[tuple[int, float], ...]:
-    if facts.channel_low is None or facts.channel_high is None:
+    along = facts.along(-1)
+    if along.low is None or along.high is None:
         return ()
-    ratios = outlier_ratio(facts.channel_low, facts.channel_high)
+    ratios = outlier_ratio(along.low, along.high)
     worst = np.argsort(-ratios, kind="stable")[:OUTLIERS]
     return tuple((int(channel), round(float(ratios[channel]), 3)) for channel in worst)
 

@@ -61,7 +61,7 @@ class AbsorbBias(Pass):
             if facts is None:
                 ctx.skip(site.scaled[0].node, "how far its channels reach is not known")
                 continue
-            low = facts.channel_low
+            low = facts.along(site.source.channels.axes[0]).low
             shift = np.maximum(np.zeros(site.count) if low is None else low, 0.0)
             if shift.any():
                 _absorb(site, shift, ctx)

@@ -60,8 +60,16 @@ class AssumeBatchNorms(Pass):
                 known = _following(node, normal, expected, self.reach)
             if known is not None:
                 expected[node.outputs[0]] = known
-                why = "it follows from the statistics of a BatchNormalization"
-                ctx.edit.assume(node.outputs[0], known.facts(CHANNELS), why=why)
+                _assume(node, known, ctx)
+
+
+def _assume(node: ir.Node, known: Expected, ctx: PassContext) -> None:
+    rank = rank_of(node.outputs[0])
+    if rank is None:
+        ctx.skip(node, "how many axes its output has is not known")
+        return
+    why = "it follows from the statistics of a BatchNormalization"
+    ctx.edit.assume(node.outputs[0], known.facts(CHANNELS - rank), why=why)
 
 
 @dataclass(frozen=True, eq=False)

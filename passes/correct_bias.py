@@ -30,7 +30,7 @@ from onnxq.ir.digest import graph_digest
 from onnxq.ir.edit import Editor
 from onnxq.ir.endpoints import bias_place
 from onnxq.ir.layers import Layer, linear_layers
-from onnxq.ir.module import GraphModule, array_of, name_of, rank_of
+from onnxq.ir.module import GraphModule, array_of, name_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.quant.bias_correction import mean_output, rounding_error
@@ -109,7 +109,7 @@ def _correct_by_weight(layer: Layer, bias: Operand, module: GraphModule, ctx: Pa
 def _mean_of(value: ir.Value, axis: int, module: GraphModule) -> NDArray[np.float32] | None:
     """Return the mean of each channel along ``axis``; None if there was no element, or it is not known."""
     facts = module.facts.get(name_of(value))
-    return facts.mean if facts is not None and facts.lies_along(axis, rank_of(value)) else None
+    return None if facts is None else facts.along(axis).mean
 
 
 def _correct_by_output(level: list[tuple[Layer, Operand]], module: GraphModule, ctx: PassContext) -> None:
@@ -147,7 +147,7 @@ def _quantized_means(
     _run(CUT, copy, inner)
     needs = [Need(name_of(p), MEAN, layer.output_axis) for p, layer in zip(probes, layers, strict=True)]
     found = ctx.measure(copy, needs)
-    return [found[need.value].mean for need in needs]
+    return [found[need.value].along(need.axis).mean for need in needs]
 
 
 def _run(pipeline: str, module: GraphModule, ctx: PassContext) -> None:

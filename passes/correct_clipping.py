@@ -85,20 +85,20 @@ class CorrectClipping(Pass):
 
     def _site(self, value: ir.Value, layers: list[Layer], module: GraphModule) -> Site | str:
         """Return what to correct, or the reason why the value keeps its range."""
-        facts = module.facts[name_of(value)]
-        if facts.rows is None or facts.channel_low is None or facts.channel_high is None:
+        along = module.facts[name_of(value)].along(-1)
+        if along.rows is None or along.low is None or along.high is None:
             return "it never had an element"
         reason = _reason(value, layers, module)
         if reason is not None:
             return reason
-        if len(facts.channel_low) <= self.channels:
+        if len(along.low) <= self.channels:
             return f"it has no more than {self.channels} channels"
-        found = narrowest_range(facts.channel_low, facts.channel_high, self.channels)
+        found = narrowest_range(along.low, along.high, self.channels)
         encoding = affine_encoding(found.low, found.high)
-        above = bool((facts.channel_high[found.channels] > encoding.high).any())
-        below = bool((facts.channel_low[found.channels] < encoding.low).any())
+        above = bool((along.high[found.channels] > encoding.high).any())
+        below = bool((along.low[found.channels] < encoding.low).any())
         site = Site(value, layers, encoding, found.channels, below, above)
-        gain = site.gain(facts.rows, module.decisions[name_of(value)].encoding)
+        gain = site.gain(along.rows, module.decisions[name_of(value)].encoding)
         return site if gain >= self.gain else f"the error would shrink by a factor of {gain:.2f} only"
 
 

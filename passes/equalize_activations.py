@@ -26,7 +26,7 @@ from onnxq.ir.module import GraphModule, name_of
 from onnxq.ir.numbering import Numbering
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.quant.equalization import evening_scale
-from onnxq.quant.facts import Need, Stat
+from onnxq.quant.facts import ChannelFacts, Need, Stat
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ def _largest(found: Numbering, module: GraphModule) -> NDArray[np.float64]:
     largest = np.zeros(found.count)
     for value in found.read:
         facts = module.facts.get(name_of(value))
-        if facts is not None and facts.channel_low is not None and facts.channel_high is not None:
-            reach = np.maximum(-facts.channel_low, facts.channel_high)
+        along = ChannelFacts() if facts is None else facts.along(found.axes[value].axes[0])
+        if along.low is not None and along.high is not None:
+            reach = np.maximum(-along.low, along.high)
             np.maximum.at(largest, found.numbers[value], reach.astype(np.float64))
     return largest

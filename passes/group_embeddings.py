@@ -103,14 +103,13 @@ class GroupEmbeddings(Pass):
     def _encode(self, module: GraphModule, ctx: PassContext) -> None:
         """Replace the one scale of each encoded value around a normalization."""
         for value in _around_norms(module):
-            decision, facts = module.decisions.get(name_of(value)), module.facts[name_of(value)]
+            decision, along = module.decisions.get(name_of(value)), module.facts[name_of(value)].along(-1)
             if decision is None or decision.encoding.axis is not None:
                 continue
-            if facts.channel_low is None or facts.channel_high is None:
+            if along.low is None or along.high is None:
                 continue
-            groups, axis = self._groups(facts.channel_low, facts.channel_high), (rank_of(value) or 1) - 1
-            dtype = decision.encoding.dtype
-            encoding = group_encoding(facts.channel_low, facts.channel_high, groups, dtype, axis)
+            groups, axis = self._groups(along.low, along.high), (rank_of(value) or 1) - 1
+            encoding = group_encoding(along.low, along.high, groups, decision.encoding.dtype, axis)
             readers = [node for node in value.consumers() if decision.read_by(node)]
             wanted = None if decision.readers is None else readers
             ctx.edit.encode(value, encoding, readers=wanted, why=f"{self.groups} groups of channels")
@@ -119,12 +118,12 @@ class GroupEmbeddings(Pass):
         """Cut the layers of each site into one part for each group."""
         for site in sites_of(module, self.kinds, paid=True):
             for name, place in site.inputs.items():
-                facts = module.facts[name]
+                along = module.facts[name].along(place.channels.axes[-1])
                 readers = [one for one in site.consumers if one.layer.activation is place.value]
-                if facts.channel_low is None or facts.channel_high is None:
+                if along.low is None or along.high is None:
                     ctx.skip(readers[0].layer.node, "its input never had an element")
                     continue
-                groups = self._groups(facts.channel_low, facts.channel_high)
+                groups = self._groups(along.low, along.high)
                 parts = _gather(place.value, groups, ctx)
                 for reader in readers:
                     _split_layer(reader, groups, parts, ctx)

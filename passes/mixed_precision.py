@@ -83,9 +83,10 @@ class MixedPrecision(Pass):
             return "chosen by its name"
         if not self.levels or not _has_channels(value) or facts is None:
             return None
-        if facts.channel_low is None or facts.channel_high is None:
+        along = facts.along(-1)
+        if along.low is None or along.high is None:
             return None
-        width = float(np.median(facts.channel_high - facts.channel_low))
+        width = float(np.median(along.high - along.low))
         levels = width / float(encoding.scale)
         return f"its median channel spans {levels:.1f} levels of 8 bits" if levels < self.levels else None
 

@@ -46,12 +46,13 @@ class RoundWeights(Pass):
     def needs(self, module: GraphModule) -> Iterable[Need]:
         """Ask for the products of what each MatMul reads; what Convs read is measured while it runs."""
         for layer in self._products(module):
-            yield Need(name_of(layer.activation), frozenset({Stat.GRAM}))
+            yield Need(name_of(layer.activation), frozenset({Stat.GRAM}), layer.input_axis)
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave a weight to rounding to nearest where that errs no more, or where it has several readers."""
         for layer in self._products(module):
-            _round(layer, module.facts[name_of(layer.activation)].gram, module, ctx)
+            gram = module.facts[name_of(layer.activation)].along(layer.input_axis).gram
+            _round(layer, gram, module, ctx)
         convs = list(self._convolutions(module, ctx))
         for layer, gram in zip(convs, patch_grams(convs, module, ctx), strict=True):
             _round(layer, gram, module, ctx)

@@ -157,14 +157,14 @@ class _Watch:
 def _update(observer: ValueObserver, values: NDArray[Any], rank: int, place: str) -> None:
     if values.size == 0:
         return
-    block = observer.block(values.astype(np.float32, copy=False), rank)
-    if np.isnan(block.low).any():
+    blocks = observer.blocks(values.astype(np.float32, copy=False), rank)
+    if np.isnan(next(iter(blocks.values())).low).any():
         raise CalibrationError(
             f"it is NaN in {place}",
             where=f"value {observer.name!r}",
             hint="look at these samples; a float16 model overflows beyond 65504: calibrate its float32 form",
         )
-    observer.update(block)
+    observer.update(blocks)
 
 
 def _by_sample(values: NDArray[Any], rows: int) -> NDArray[Any]:

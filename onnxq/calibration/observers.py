@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.errors import PreconditionError
-from onnxq.quant.facts import BY_CHANNEL, Facts, Need, Stat
+from onnxq.quant.facts import BY_CHANNEL, ChannelFacts, Facts, Need, Stat
 from onnxq.quant.histogram import Histogram
 
 MOMENTUM = 0.9
@@ -70,7 +70,7 @@ class Observer(Protocol):
         """Take in the next samples."""
 
     def result(self) -> dict[str, Any]:
-        """Return the fields of ``Facts`` that this statistic fills."""
+        """Return the fields of ``Facts`` or ``ChannelFacts`` that this statistic fills."""
 
 
 class RangeObserver:
@@ -116,17 +116,19 @@ class ChannelRangeObserver:
     """Smallest and largest value of each channel."""
 
     def __init__(self) -> None:
-        """Start with empty ranges that take any number of channels."""
-        self.low, self.high = np.full(1, np.inf, np.float32), np.full(1, -np.inf, np.float32)
+        """Start without ranges: the first block sets them."""
+        self.low: Float32 | None = None
+        self.high: Float32 | None = None
 
     def update(self, block: Block) -> None:
         """Widen the ranges."""
-        self.low = np.minimum(self.low, block.low.min(axis=0))
-        self.high = np.maximum(self.high, block.high.max(axis=0))
+        low, high = block.low.min(axis=0), block.high.max(axis=0)
+        self.low = low if self.low is None else np.minimum(self.low, low)
+        self.high = high if self.high is None else np.maximum(self.high, high)
 
     def result(self) -> dict[str, Any]:
         """Return both ends, each of shape (C,)."""
-        return {"channel_low": self.low, "channel_high": self.high}
+        return {"low": self.low, "high": self.high}
 
 
 class MeanObserver:
@@ -261,76 +263,69 @@ OBSERVERS: Mapping[Stat, type[Observer]] = {
 
 
 class ValueObserver:
-    """All statistics that are wanted of one value.
+    """All statistics that are wanted of one value, its channels along one axis or several.
 
     Args:
         needs: The wishes for this value, all of the same ``value``; the range is always measured.
 
-    Raises:
-        PreconditionError: Two of them name different channel axes.
-
     """
 
     def __init__(self, needs: Iterable[Need]) -> None:
-        """Make one observer for each statistic."""
+        """Make one observer for each statistic, and for those by channel one for each axis."""
         needs = tuple(needs)
         self.name = needs[0].value
-        self.stats = frozenset({Stat.RANGE}).union(*(need.stats for need in needs))
-        self.axis = self._common_axis(needs)
-        self._observers = [OBSERVERS[stat]() for stat in sorted(self.stats, key=lambda stat: stat.value)]
-        self._channels: int | None = None
+        wanted = {Stat.RANGE}.union(*(need.stats for need in needs))
+        self._whole = _observers(wanted - BY_CHANNEL)
+        by_axis: dict[int, frozenset[Stat]] = {}
+        for need in needs:
+            by_axis[need.axis] = by_axis.get(need.axis, frozenset()) | need.stats & BY_CHANNEL
+        self._along = {axis: _observers(stats) for axis, stats in sorted(by_axis.items()) if stats}
+        self._channels: dict[int, int] = {}
 
-    def block(self, values: Float32, rank: int) -> Block:
-        """Wrap samples for ``update``.
+    def blocks(self, values: Float32, rank: int) -> dict[int, Block]:
+        """Wrap samples for ``update``, by channel axis; where no channels are wanted, along the last axis.
 
         Args:
             values: Shape (N, ...); the leading axes may have been split since the model returned them.
-            rank: The number of axes that the value has in the model, to which ``axis`` refers.
+            rank: The number of axes that the value has in the model.
 
         Raises:
-            PreconditionError: Channels are wanted, and ``axis`` is no axis behind the samples.
+            PreconditionError: Channels are wanted, and their axis is no axis behind the samples.
 
         """
         if rank < 2:
-            return Block(values[..., np.newaxis], -1)
-        axis = self.axis - rank if self.axis >= 0 else self.axis
-        if not -rank < axis < 0:
-            raise PreconditionError(
-                f"axis {self.axis} of {rank} axes cannot hold its channels", where=f"value {self.name!r}"
-            )
-        return Block(values, axis)
+            return dict.fromkeys(self._along or [-1], Block(values[..., np.newaxis], -1))
+        for axis in self._along:
+            if axis <= -rank:
+                raise PreconditionError(
+                    f"axis {axis} of {rank} axes cannot hold its channels", where=f"value {self.name!r}"
+                )
+        return {axis: Block(values, axis) for axis in self._along or [-1]}
 
-    def update(self, block: Block) -> None:
+    def update(self, blocks: Mapping[int, Block]) -> None:
         """Take in the next samples.
 
         Raises:
             PreconditionError: The number of channels differs from that of earlier samples.
 
         """
-        channels = block.values.shape[block.axis]
-        if self.stats & BY_CHANNEL and channels != (self._channels or channels):
-            raise PreconditionError(
-                f"its axis {self.axis} has {self._channels} channels in one sample and {channels} in another",
-                where=f"value {self.name!r}",
-            )
-        self._channels = channels
-        for observer in self._observers:
-            observer.update(block)
+        for whole in self._whole:
+            whole.update(next(iter(blocks.values())))
+        for axis, observers in self._along.items():
+            block = blocks[axis]
+            found = block.values.shape[block.axis]
+            if found != (known := self._channels.setdefault(axis, found)):
+                raise PreconditionError(
+                    f"its axis {axis} has {known} channels in one sample and {found} in another",
+                    where=f"value {self.name!r}",
+                )
+            for observer in observers:
+                observer.update(block)
 
     def facts(self) -> Facts:
         """Return what was measured so far."""
-        fields: dict[str, Any] = {}
-        for observer in self._observers:
-            fields |= observer.result()
-        return Facts(axis=self.axis, **fields)
-
-    def _common_axis(self, needs: tuple[Need, ...]) -> int:
-        axes = {need.axis for need in needs if need.stats & BY_CHANNEL}
-        if len(axes) > 1:
-            raise PreconditionError(
-                f"its channels are wanted along different axes: {sorted(axes)}", where=f"value {self.name!r}"
-            )
-        return axes.pop() if axes else -1
+        along = {axis: ChannelFacts(**_results(observers)) for axis, observers in self._along.items()}
+        return Facts(channels=along, **_results(self._whole))
 
 
 def observe_array(array: NDArray[Any], stats: Iterable[Stat], axis: int = -1) -> Facts:
@@ -339,14 +334,21 @@ def observe_array(array: NDArray[Any], stats: Iterable[Stat], axis: int = -1) ->
     Args:
         array: Any shape; floating point. It counts as one sample.
         stats: What to measure.
-        axis: The channel axis of ``array``.
+        axis: The channel axis of ``array``, counted from the end.
 
     """
     observer = ValueObserver([Need("array", frozenset(stats), axis)])
     values = np.asarray(array, np.float32)[np.newaxis]
-    axis = axis if axis < 0 else axis - array.ndim
-    observer.update(Block(values if values.ndim > 1 else values.reshape(1, 1), axis))
+    observer.update(observer.blocks(values if values.ndim > 1 else values.reshape(1, 1), array.ndim + 1))
     return observer.facts()
+
+
+def _observers(stats: Iterable[Stat]) -> list[Observer]:
+    return [OBSERVERS[stat]() for stat in sorted(stats, key=lambda stat: stat.value)]
+
+
+def _results(observers: Iterable[Observer]) -> dict[str, Any]:
+    return {name: part for observer in observers for name, part in observer.result().items()}
 
 
 def _row_limit(channels: int) -> int:

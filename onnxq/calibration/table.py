@@ -16,11 +16,14 @@ from numpy.typing import NDArray
 
 from onnxq.errors import CalibrationError
 from onnxq.files import write_whole
-from onnxq.quant.facts import Facts
+from onnxq.quant.facts import ChannelFacts, Facts, Stat
 from onnxq.quant.histogram import BIN_COUNT, Histogram
 
-SCHEMA = 1
+SCHEMA = 2
 """The version of the table's layout; a table of another one is refused."""
+
+LEFT_OUT = frozenset({Stat.GRAM})
+"""Statistics that no table holds: they are large."""
 
 _AGAIN = "collect it again: onnxq calibrate MODEL --data DATA -o TABLE"
 
@@ -71,7 +74,7 @@ class CalibrationTable:
 
     def without_rows(self) -> CalibrationTable:
         """Return the table without sampled rows: they are large, and pieces of the data itself."""
-        return replace(self, facts={name: replace(facts, rows=None) for name, facts in self.facts.items()})
+        return replace(self, facts={name: _without_rows(facts) for name, facts in self.facts.items()})
 
     def to_json(self) -> str:
         """Return the text form; equal tables give equal text."""
@@ -144,12 +147,8 @@ def _facts_out(facts: Facts) -> dict[str, Any]:
         "low": _number_out(facts.low),
         "high": _number_out(facts.high),
         "average": _if(_pair_out, facts.average),
-        "axis": facts.axis,
-        "channel_low": _if(_array_out, facts.channel_low),
-        "channel_high": _if(_array_out, facts.channel_high),
-        "mean": _if(_array_out, facts.mean),
         "histogram": _if(_histogram_out, facts.histogram),
-        "rows": _if(_array_out, facts.rows),
+        "channels": {str(axis): _along_out(along) for axis, along in facts.channels.items()} or None,
     }
     return {key: part for key, part in parts.items() if part is not None}
 
@@ -160,13 +159,27 @@ def _facts_in(entry: Mapping[str, Any]) -> Facts:
         low=float(entry["low"]),
         high=float(entry["high"]),
         average=_if(_pair, entry.get("average")),
-        axis=int(entry["axis"]),
-        channel_low=_if(_array_in, entry.get("channel_low")),
-        channel_high=_if(_array_in, entry.get("channel_high")),
-        mean=_if(_array_in, entry.get("mean")),
         histogram=_if(_histogram_in, entry.get("histogram")),
-        rows=_if(_array_in, entry.get("rows")),
+        channels={int(axis): _along_in(along) for axis, along in entry.get("channels", {}).items()},
     )
+
+
+CHANNEL_PARTS = ("low", "high", "mean", "rows")
+"""What a table holds along a channel axis."""
+
+
+def _along_out(along: ChannelFacts) -> dict[str, Any]:
+    parts = {name: _if(_array_out, getattr(along, name)) for name in CHANNEL_PARTS}
+    return {key: part for key, part in parts.items() if part is not None}
+
+
+def _along_in(entry: Mapping[str, Any]) -> ChannelFacts:
+    return ChannelFacts(**{name: _if(_array_in, entry.get(name)) for name in CHANNEL_PARTS})
+
+
+def _without_rows(facts: Facts) -> Facts:
+    channels = {axis: replace(along, rows=None) for axis, along in facts.channels.items()}
+    return replace(facts, channels=channels)
 
 
 def _if(convert: Callable[[Any], Any], part: Any) -> Any:

@@ -31,7 +31,8 @@ def run(
 
     Each is quantized alone, and left alone while all others are quantized; the numbers
     are the SQNR of the output that errs most, against MODEL itself. Encodings are
-    those of the recipe.
+    those of the recipe as it stands: its choices stay undecided, and what they would
+    bring is not in the numbers. Give the manifest of a compilation for what was decided.
     """
     from onnxq.report.sensitivity import layers_table, overall_table, tensors_table
     from onnxq.report.text import draw

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import NameFixPass
 
 from onnxq.errors import PreconditionError
-from onnxq.ir.module import Decision, GraphModule, array_of, constant_of, name_of, rank_of
+from onnxq.ir.module import Decision, GraphModule, array_of, constant_of, name_of
 from onnxq.quant.encoding import Encoding
 from onnxq.quant.facts import Facts
 
@@ -170,7 +170,7 @@ class Editor:
             value: No output of the model, and not encoded.
             scale: Shape (C,), > 0.
             shift: Shape (C,).
-            axis: The channel axis; None if the channels lie along several axes.
+            axis: The channel axis, counted from the end; None if the channels lie along several axes.
             why: The reason.
             to: A new value that holds the numbers, where ``value`` keeps its own.
 
@@ -185,7 +185,7 @@ class Editor:
         if to is None:
             value.name = self._unique(f"{name}_folded")
             self.module.facts.pop(name, None)
-        moved = None if facts is None else facts.rescaled(scale, shift, axis, rank_of(value))
+        moved = None if facts is None else facts.rescaled(scale, shift, axis)
         if moved is not None:
             self.module.facts[name_of(to or value)] = moved
         self._record("rescale", f"{name} -> {name_of(to or value)}", why)

@@ -56,12 +56,15 @@ class Layer:
 
     @property
     def input_axis(self) -> int:
-        """The axis of ``activation`` that counts input channels."""
-        return 1 if self.node.op_type in ("Conv", "ConvTranspose") else -1
+        """The axis of ``activation`` that counts input channels, counted from the end.
+
+        A convolution reads and gives as many axes as its weight has.
+        """
+        return 1 - (rank_of(self.weight) or 0) if self.node.op_type in ("Conv", "ConvTranspose") else -1
 
     @property
     def output_axis(self) -> int:
-        """The axis of ``output`` that counts output channels."""
+        """The axis of ``output`` that counts output channels, counted from the end."""
         return self.input_axis
 
 

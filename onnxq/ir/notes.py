@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnxq.errors import ModelError
 from onnxq.ir.module import Decision
 from onnxq.quant.encoding import Encoding
-from onnxq.quant.facts import Facts
+from onnxq.quant.facts import ChannelFacts, Facts
 from onnxq.quant.histogram import BIN_COUNT, Histogram
 
 Fields = dict[str, Any]
@@ -39,6 +39,15 @@ class WeightNote:
     high: float = 0.0
     sha256: str | None = None
 
+
+CHANNEL_FIELDS = {
+    "channel_low": "low",
+    "channel_high": "high",
+    "mean": "mean",
+    "rows": "rows",
+    "gram": "gram",
+}
+"""Fields of a ``# fact`` line that tell of channels, and the parts of ``ChannelFacts``."""
 
 _STRING = r'"(?:[^"\\]|\\.)*"'
 _NAME = rf"(?:{_STRING}|[^\s\":+,(){{}}<>=\[\]]+)"
@@ -123,40 +132,44 @@ def read_weight(fields: Fields) -> WeightNote:
     return WeightNote(ir.DataType[dtype], low, high, sha256)
 
 
-def facts_fields(facts: Facts, elide_above: int | None) -> Fields:
-    """Return facts as fields; parts with more than ``elide_above`` entries are left out."""
+def facts_fields(facts: Facts, elide_above: int | None) -> Iterator[Fields]:
+    """Yield facts as the fields of a line for each channel axis, or of one line.
+
+    Parts with more than ``elide_above`` entries are left out.
+    """
     most = float("inf") if elide_above is None else elide_above
     histogram = _filled(facts.histogram)
-    by_channel = (facts.channel_low, facts.mean, facts.rows, facts.gram)
-    return {
-        "count": facts.count,
-        "low": facts.low,
-        "high": facts.high,
-        "average": None if facts.average is None else list(facts.average),
-        "axis": facts.axis if any(part is not None for part in by_channel) else None,
-        "channel_low": facts.channel_low,
-        "channel_high": facts.channel_high,
-        "mean": facts.mean,
-        "rows": _small(facts.rows, most),
-        "gram": _small(facts.gram, most),
-        "histogram": histogram if histogram is not None and len(histogram) <= most else None,
-    }
+    axes: list[int | None] = [*sorted(facts.channels)] or [None]
+    for axis in axes:
+        along = ChannelFacts() if axis is None else facts.along(axis)
+        yield {
+            "count": facts.count,
+            "low": facts.low,
+            "high": facts.high,
+            "average": None if facts.average is None else list(facts.average),
+            "axis": axis,
+            "channel_low": along.low,
+            "channel_high": along.high,
+            "mean": along.mean,
+            "rows": _small(along.rows, most),
+            "gram": _small(along.gram, most),
+            "histogram": histogram if histogram is not None and len(histogram) <= most else None,
+        }
 
 
 def read_facts(fields: Fields) -> Facts:
-    """Return the facts that ``facts_fields`` wrote."""
+    """Return the facts that one line of ``facts_fields`` tells."""
+    axis = fields.get("axis", -1)
+    if axis >= 0:
+        raise ValueError(f"channel axes count from the end, as -1 does; this is {axis}")
+    along = {part: _array(fields[name]) for name, part in CHANNEL_FIELDS.items() if name in fields}
     return Facts(
         count=fields.get("count", 1),
         low=float(fields["low"]),
         high=float(fields["high"]),
         average=_pair(fields.get("average")),
-        channel_low=_array(fields.get("channel_low")),
-        channel_high=_array(fields.get("channel_high")),
-        mean=_array(fields.get("mean")),
-        axis=fields.get("axis", -1),
         histogram=_histogram(fields.get("histogram")),
-        rows=_array(fields.get("rows")),
-        gram=_array(fields.get("gram")),
+        channels={axis: ChannelFacts(**along)} if along else {},
     )
 
 

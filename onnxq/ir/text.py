@@ -18,6 +18,7 @@ from onnxq.errors import ModelError
 from onnxq.ir.digest import tensor_digest
 from onnxq.ir.module import GraphModule, name_of
 from onnxq.ir.notes import Fields, WeightNote, decision_fields, facts_fields, note_line, notes_in, quoted
+from onnxq.quant.facts import Facts, joined
 
 _DIGEST_DIGITS = 16
 _PRINTED_AS = {
@@ -55,7 +56,11 @@ def render(module: GraphModule, *, elide_above: int | None = None, types: bool =
         elif tensor.dtype in _PRINTED_AS:
             lines.append(note_line("weight", name, {"dtype": tensor.dtype.name.lower()}))
             _widen(value, tensor)
-    lines += [note_line("fact", n, facts_fields(f, elide_above)) for n, f in sorted(module.facts.items())]
+    lines += [
+        note_line("fact", name, fields)
+        for name, facts in sorted(module.facts.items())
+        for fields in facts_fields(facts, elide_above)
+    ]
     lines += [note_line("encode", n, decision_fields(d)) for n, d in sorted(module.decisions.items())]
     return "\n".join([*lines, _graph_text(copy, elided, types=types)])
 
@@ -81,7 +86,9 @@ def parse(text: str) -> GraphModule:
     model = ir.from_proto(proto)
     for node in model.graph.all_nodes():
         node.name = node.name or name_of(node.outputs[0])
-    facts = {name: content for kind, name, content in notes if kind == "fact"}
+    facts: dict[str, Facts] = {}
+    for name, content in ((name, content) for kind, name, content in notes if kind == "fact"):
+        facts = joined(facts, {name: content})
     decisions = {name: content for kind, name, content in notes if kind == "encode"}
     return GraphModule(model, facts, decisions)
 

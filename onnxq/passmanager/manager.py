@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,10 +11,10 @@ import numpy as np
 
 from onnxq.errors import CalibrationError, OnnxqError, PassError
 from onnxq.ir.edit import Editor
-from onnxq.ir.module import GraphModule, name_of, rank_of
+from onnxq.ir.module import GraphModule, name_of
 from onnxq.passmanager.base import Measure, Pass, PassContext, PassRecord
 from onnxq.passmanager.instruments import Instrument
-from onnxq.quant.facts import BY_CHANNEL, Facts, Need, joined
+from onnxq.quant.facts import Need, joined, meets
 from onnxq.target import Target
 
 
@@ -83,16 +83,12 @@ class PassManager:
                 where=place_of(pass_, index),
                 hint="give calibration data, or choose a pipeline that needs none",
             )
-        wanted: dict[str, Need] = {}
-        for index, pass_ in planned:
-            for need in self._unmet(module, pass_, index):
-                _add_need(wanted, need)
-        module.facts = joined(module.facts, self.measure(module, list(wanted.values())))
+        wanted = [need for index, pass_ in planned for need in self._unmet(module, pass_, index)]
+        module.facts = joined(module.facts, self.measure(module, list(dict.fromkeys(wanted))))
 
     def _unmet(self, module: GraphModule, pass_: Pass, index: int) -> list[Need]:
         with self._guarded(module, pass_, index):
-            needs = list(pass_.needs(module))
-        return list(unmet(needs, module.facts, module))
+            return [need for need in pass_.needs(module) if not meets(module.facts, need)]
 
     @contextmanager
     def _guarded(self, module: GraphModule, pass_: Pass, index: int) -> Iterator[None]:
@@ -118,23 +114,6 @@ def _located(error: Exception, place: str) -> PassError:
         return PassError(f"{type(error).__name__}: {error}", where=place)
     where = f"{place}: {error.where}" if error.where else place
     return type(error)(error.message, where=where, hint=error.hint, reproducer=error.reproducer)
-
-
-def unmet(needs: Sequence[Need], facts: Mapping[str, Facts], module: GraphModule) -> Iterator[Need]:
-    """Yield the needs that ``facts`` do not meet; ``module`` tells how many axes the values have."""
-    ranks = {name_of(value): rank_of(value) for value in module.values()} if needs else {}
-    for need in needs:
-        if not need.met_by(facts.get(need.value), ranks.get(need.value)):
-            yield need
-
-
-def _add_need(wanted: dict[str, Need], need: Need) -> None:
-    """Join ``need`` with another for the same value; one that wants another axis comes later."""
-    known = wanted.setdefault(need.value, need)
-    by_channel = [n for n in (known, need) if n.stats & BY_CHANNEL]
-    if len({n.axis for n in by_channel}) < 2:
-        axis = by_channel[0].axis if by_channel else known.axis
-        wanted[need.value] = Need(need.value, known.stats | need.stats, axis)
 
 
 def _drop_vanished_facts(module: GraphModule) -> None:

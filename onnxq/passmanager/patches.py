@@ -85,9 +85,9 @@ def _measured(
     copy.graph.outputs[:] = probes
     for pass_ in parse_pipeline("remove-dead"):
         pass_.run(copy, inner)
-    needs = [Need(name_of(probe), GRAM, axis=1) for probe in probes]
+    needs = [Need(name_of(p), GRAM, layer.output_axis) for p, layer in zip(probes, layers, strict=True)]
     found = ctx.measure(copy, needs)
-    return [found[need.value].gram for need in needs]
+    return [found[need.value].along(need.axis).gram for need in needs]
 
 
 def _patches(node: ir.Node, layer: Layer, edit: Editor) -> ir.Value:

@@ -13,7 +13,7 @@ from onnxq.ir.module import GraphModule
 from onnxq.ir.text import render
 from onnxq.passmanager.base import Pass, PassRecord
 from onnxq.passmanager.instruments import Instrument
-from onnxq.quant.facts import Facts
+from onnxq.quant.facts import ChannelFacts, Facts
 from onnxq.target import Target
 
 ELIDES_ABOVE = 4096
@@ -68,6 +68,10 @@ class Reproducer(Instrument):
 
 def _few_rows(facts: Facts) -> Facts:
     """Keep as many sampled rows as the file shall hold."""
-    if facts.rows is None:
-        return facts
-    return replace(facts, rows=facts.rows[: max(1, ELIDES_ABOVE // max(1, facts.rows.shape[1]))])
+    return replace(facts, channels={axis: _cut(along) for axis, along in facts.channels.items()})
+
+
+def _cut(along: ChannelFacts) -> ChannelFacts:
+    if along.rows is None:
+        return along
+    return replace(along, rows=along.rows[: max(1, ELIDES_ABOVE // max(1, along.rows.shape[1]))])

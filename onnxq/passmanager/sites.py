@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Literal, get_args
 
 import numpy as np
@@ -89,19 +89,19 @@ def fold_best(
             fold(site, best.scale, ctx.edit, shift=best.shift, why=why)
 
 
-def samples_of(site: Site, facts: dict[str, Facts]) -> list[Sample] | None:
+def samples_of(site: Site, facts: Mapping[str, Facts]) -> list[Sample] | None:
     """Return one sample for each value that layers of the site read; None if one was never seen."""
     samples = []
-    for name in site.inputs:
-        known = facts[name]
-        if known.rows is None or known.channel_low is None or known.channel_high is None:
+    for name, place in site.inputs.items():
+        known = facts[name].along(place.channels.axes[-1])
+        if known.rows is None or known.low is None or known.high is None:
             return None
         if not np.isfinite([known.low, known.high]).all():
             return None
         readers = [one for one in site.consumers if name_of(one.layer.activation) == name]
         weights = [_matrix(one) for one in readers]
         rows = known.rows[:: -(-len(known.rows) // ROWS)]
-        samples.append(Sample(rows, known.channel_low, known.channel_high, weights))
+        samples.append(Sample(rows, known.low, known.high, weights))
     return samples
 
 

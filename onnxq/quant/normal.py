@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.quant.facts import Facts
+from onnxq.quant.facts import ChannelFacts, Facts
 
 Array = NDArray[np.float64]
 Function = Callable[[Array], Array]
@@ -38,10 +38,10 @@ class Expected:
         return Expected(self.mean + other.mean, self.low + other.low, self.high + other.high)
 
     def facts(self, axis: int) -> Facts:
-        """Return it as facts, the channels along ``axis``."""
+        """Return it as facts, the channels along ``axis``, counted from the end."""
         low, high, mean = (part.astype(np.float32) for part in (self.low, self.high, self.mean))
         ends = float(low.min()), float(high.max())
-        return Facts(len(mean), *ends, axis=axis, channel_low=low, channel_high=high, mean=mean)
+        return Facts(len(mean), *ends, channels={axis: ChannelFacts(low, high, mean)})
 
 
 def joined(parts: Sequence[Expected]) -> Expected:

@@ -25,7 +25,7 @@ from onnxq.quant.clipping import (
     squared_error,
 )
 from onnxq.quant.encoding import FLOATS
-from onnxq.quant.facts import Facts, Stat
+from onnxq.quant.facts import ChannelFacts, Facts, Stat
 from onnxq.quant.histogram import Histogram
 
 Rows = NDArray[np.float32]
@@ -54,11 +54,13 @@ class Method(ABC):
 
         """
 
-    def choose_channels(self, facts: Facts, dtype: str = "int8", symmetric: bool = True) -> ChannelRange:
+    def choose_channels(
+        self, along: ChannelFacts, dtype: str = "int8", symmetric: bool = True
+    ) -> ChannelRange:
         """Return the ranges of all channels from sampled rows, two arrays of shape (C,).
 
         Args:
-            facts: Has ``channel_stats``.
+            along: Has ``channel_stats``.
             dtype: The integer type to be used; a key of ``DTYPES``.
             symmetric: Whether the encodings will be symmetric around zero.
 
@@ -66,7 +68,7 @@ class Method(ABC):
             RecipeError: The method has no form per channel.
 
         """
-        rows = _measured(facts.rows, Stat.ROWS)
+        rows = _measured(along.rows, Stat.ROWS)
         return self.choose_rows(np.ascontiguousarray(rows.T), dtype, symmetric)
 
     def choose_rows(self, values: Rows, dtype: str = "int8", symmetric: bool = True) -> ChannelRange:
@@ -98,10 +100,12 @@ class MinMax(Method):
         """Return the smallest and the largest value."""
         return facts.low, facts.high
 
-    def choose_channels(self, facts: Facts, dtype: str = "int8", symmetric: bool = True) -> ChannelRange:
+    def choose_channels(
+        self, along: ChannelFacts, dtype: str = "int8", symmetric: bool = True
+    ) -> ChannelRange:
         """Return the smallest and the largest value of each channel."""
-        low = _measured(facts.channel_low, Stat.CHANNEL_RANGE)
-        high = _measured(facts.channel_high, Stat.CHANNEL_RANGE)
+        low = _measured(along.low, Stat.CHANNEL_RANGE)
+        high = _measured(along.high, Stat.CHANNEL_RANGE)
         return low.astype(np.float64), high.astype(np.float64)
 
     def choose_rows(self, values: Rows, dtype: str = "int8", symmetric: bool = True) -> ChannelRange:
@@ -208,14 +212,14 @@ class Entropy(Method):
 
 
 class CrossEntropy(Method):
-    """For logits: the range that changes the softmax least."""
+    """For logits: the range that changes the softmax over the last axis least."""
 
     name = "cross-entropy"
     stats = frozenset({Stat.ROWS})
 
     def choose(self, facts: Facts, dtype: str = "uint8", symmetric: bool = False) -> Range:
         """Search with the cross-entropy of the sampled rows."""
-        cost = softmax_cross_entropy(_measured(facts.rows, Stat.ROWS), dtype, symmetric)
+        cost = softmax_cross_entropy(_measured(facts.along(-1).rows, Stat.ROWS), dtype, symmetric)
         low, high = search_range(cost, facts.low, facts.high, symmetric, QUICK)
         return float(low), float(high)
 

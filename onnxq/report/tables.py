@@ -132,7 +132,7 @@ def choices_table(trials: Sequence[Mapping[str, Any]]) -> Table:
     rows = tuple(
         (
             one["setting"],
-            NOTHING if one["noise"] is None else f"{one['noise']:.3g}",
+            "not finite" if one["noise"] is None else f"{one['noise']:.3g}",
             "taken" if one["taken"] else "left",
         )
         for one in trials

@@ -1,5 +1,7 @@
 """Choices of a recipe are decided by the error of the outputs, recorded, and repeat without deciding."""
 
+import math
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,13 @@ import pytest
 
 from onnxq import CompileOptions, Dataset, compile_model, load_recipe, open_feeds
 from onnxq.calibration.data import InputSpec, input_specs
+from onnxq.choosing import choose
 from onnxq.errors import PipelineError
-from onnxq.ir.store import load_model
+from onnxq.ir.store import load_model, save_model
+from onnxq.ir.text import parse
 from onnxq.recipe import Recipe, parse_recipe
+from onnxq.report.tables import choices_table
+from onnxq.runtime.compare import plain as plain_values
 
 QUIET = CompileOptions(validate=False, bench=False, tune=False)
 PIPELINE = "infer-shapes, encode-weights, encode-activations, insert-qdq, remove-dead"
@@ -95,3 +101,92 @@ def test_choices_are_written_and_read_as_toml() -> None:
     again = parse_recipe(text, where="here")
     assert again.choices == recipe(**TWO).choices
     assert again.to_toml() == text
+
+
+NORM = """<ir_version: 10, opset_import: ["" : 21]>
+main (float[N,5,8] x) => (float[N,5,8] y)
+<float[8] gamma = {30, 1, 1, 1, 1, 1, 1, 1}, float[8] beta = {9, 0, 0, 0, 0, 0, 0, 0},
+ float[8,8] w = {WEIGHT}, float[8] b = {1, 2, 3, 4, 5, 6, 7, 8}>
+{
+    [norm] n = LayerNormalization(x, gamma, beta)
+    [product] p = MatMul(n, w)
+    [sum] y = Add(p, b)
+}
+"""
+
+
+def test_forms_that_begin_alike_are_measured_once(tmp_path: Path) -> None:
+    """Rows for folding on the source, then means of the folded graph: no value tried changes either graph."""
+    rng = np.random.default_rng(2)
+    weight = ", ".join(f"{number:.4f}" for number in rng.normal(size=64))
+    save_model(parse(NORM.replace("WEIGHT", weight)), source := tmp_path / "norm.onnx")
+    x = rng.normal(size=(16, 5, 8)).astype(np.float32)
+    data = open_feeds("x", lambda: [{"x": x}], specs(source))
+    pipeline = PIPELINE.replace("encode-weights,", "shift-and-scale, encode-weights, correct-bias,")
+    mine = recipe(**TWO).model_copy(update={"pipeline": pipeline})
+    measured = []
+
+    def on_progress(stage: str, done: int, total: int | None) -> None:
+        if stage == "calibrating" and done == len(x):
+            measured.append(done)
+
+    output, again = tmp_path / "out.onnx", tmp_path / "again.onnx"
+    result = compile_model(source, output, recipe=mine, data=data, options=QUIET, on_progress=on_progress)
+    assert len(result.manifest.choices or ()) == 3
+    assert any("folded" in edit.subject for record in result.records for edit in record.edits)
+    assert measured == [16] * 3  # the third: a histogram for method=mse
+    compile_model(source, again, recipe=result.manifest.recipe, data=data, options=QUIET)
+    assert output.read_bytes() == again.read_bytes()
+
+
+NUMBERS = """<ir_version: 10, opset_import: ["" : 21]>
+main (float[N,4] x) => (float[N,4] y, float[N,4] z)
+<float f = {FACTOR}>
+{
+    [fed] a = Mul(x, f)
+    [broken] y = OPERATOR(a, a)
+    [roots] z = Sqrt(x)
+}
+"""
+
+
+@pytest.fixture
+def forms(tmp_path: Path) -> dict[str, Path]:
+    """Return models whose second output is NaN for negative inputs, and whose first is what is told apart."""
+    texts = {
+        "source": ("1.0", "Max"),
+        "close": ("1.001", "Max"),
+        "far": ("1.1", "Max"),
+        "broken": ("0.0", "Div"),
+    }
+    for name, (factor, operator) in texts.items():
+        text = NUMBERS.replace("FACTOR", factor).replace("OPERATOR", operator)
+        save_model(parse(text), tmp_path / f"{name}.onnx")
+    return {name: tmp_path / f"{name}.onnx" for name in texts}
+
+
+@pytest.mark.parametrize(
+    ("plain", "signed", "clipped", "taken"),
+    [
+        ("far", "broken", "close", [True, False, True]),
+        ("broken", "close", "broken", [True, True, False]),
+        ("broken", "broken", "far", [True, False, True]),
+    ],
+)
+def test_no_numbers_are_never_taken_and_block_no_others(
+    forms: dict[str, Path], plain: str, signed: str, clipped: str, taken: list[bool]
+) -> None:
+    x = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
+    data = open_feeds("x", lambda: [{"x": x}], specs(forms["source"]))
+
+    def build(tried: Recipe) -> Path:
+        """Return the form that stands for what ``tried`` sets."""
+        last = clipped if "mse" in tried.pipeline else signed if "dtype=int8" in tried.pipeline else plain
+        return forms[last]
+
+    found = choose(recipe(**TWO), build, forms["source"], data.batches, 1, lambda done, total: None)
+    assert [trial.taken for trial in found.trials] == taken
+    kinds = [plain, signed, clipped]
+    assert [math.isinf(trial.noise) for trial in found.trials] == [kind == "broken" for kind in kinds]
+    shown = choices_table([plain_values(asdict(trial)) for trial in found.trials])
+    assert [row[1] == "not finite" for row in shown.rows] == [kind == "broken" for kind in kinds]

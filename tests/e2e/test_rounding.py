@@ -62,5 +62,8 @@ def test_the_manifest_repeats_it_with_the_data(tmp_path: Path) -> None:
     other = open_feeds("zeros", lambda: [{"x": np.zeros((24, 5, WIDTH), np.float32)}], _specs(source))
     with pytest.raises(CalibrationError, match="not the data that it was collected on"):
         compile_model(source, again, recipe=recipe, table=table, data=other, options=QUIET)
+    with pytest.raises(CalibrationError, match="too little") as caught:  # all is missing, not that alone
+        compile_model(source, again, recipe=recipe, table=table.only(()), options=QUIET)
+    assert caught.value.hint == "give --data"
     compile_model(source, again, recipe=recipe, table=table, data=_data(source, 3), options=QUIET)
     assert again.read_bytes() == first.read_bytes()

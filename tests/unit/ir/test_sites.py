@@ -258,17 +258,18 @@ def test_facts_move_with_the_values(name: str, shift: bool) -> None:
     after = folded(module, 1, powers=False, shift=shift)
     known = {name: facts for name, facts in after.facts.items() if "folded" in name}
     assert known
-    found = data.measure(after, [Need(name, wanted, facts.axis) for name, facts in known.items()])
-    for value, facts in known.items():
+    axes = {(name, axis) for name, facts in known.items() for axis in facts.channels}
+    found = data.measure(after, [Need(name, wanted, axis) for name, axis in sorted(axes)])
+    for value, axis in axes:
+        facts, along, again = known[value], known[value].along(axis), found[value].along(axis)
         assert facts.histogram is None
-        assert facts.channel_low is not None
-        assert facts.rows is not None
+        assert along.low is not None
+        assert along.rows is not None
         # Both sides round a few times; factors up to 8 and numbers near 1 leave errors far below 1e-3.
         scale = max(abs(found[value].low), abs(found[value].high), 1)
         assert facts.low == pytest.approx(found[value].low, abs=1e-4 * scale)
-        np.testing.assert_allclose(facts.channel_low, found[value].channel_low, atol=1e-4 * scale)
-        np.testing.assert_allclose(facts.channel_high, found[value].channel_high, atol=1e-4 * scale)
-        np.testing.assert_allclose(facts.rows, found[value].rows, atol=1e-4 * scale)
+        for part in ("low", "high", "rows"):
+            np.testing.assert_allclose(getattr(along, part), getattr(again, part), atol=1e-4 * scale)
 
 
 def test_what_folds_change_is_a_copy() -> None:

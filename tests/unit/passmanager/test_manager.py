@@ -15,7 +15,7 @@ from onnxq.ir.text import parse
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.passmanager.instruments import BisectLimit
 from onnxq.passmanager.manager import PassManager
-from onnxq.quant.facts import Facts, Need, Stat
+from onnxq.quant.facts import ChannelFacts, Facts, Need, Stat, joined
 from onnxq.target import find_target
 
 CPU = find_target("cpu")
@@ -54,16 +54,19 @@ def need(value: str, *stats: Stat, axis: int = -1) -> Need:
 class Meter:
     """Measures nothing, and remembers what it was asked."""
 
-    asked: list[dict[str, tuple[set[Stat], int]]] = field(default_factory=list)
+    asked: list[list[Need]] = field(default_factory=list)
 
     def __call__(self, module: GraphModule, needs: Sequence[Need]) -> Mapping[str, Facts]:
-        self.asked.append({n.value: (set(n.stats), n.axis) for n in needs})
-        return {n.value: self.facts(n) for n in needs}
+        self.asked.append(list(needs))
+        found: dict[str, Facts] = {}
+        for one in needs:
+            found = joined(found, {one.value: self.facts(one)})
+        return found
 
     def facts(self, need: Need) -> Facts:
-        channels = np.zeros(2, np.float32) if Stat.CHANNEL_RANGE in need.stats else None
+        ends = np.zeros(2, np.float32) if Stat.CHANNEL_RANGE in need.stats else None
         average = (0.0, 1.0) if Stat.AVERAGE in need.stats else None
-        return Facts(1, 0.0, 1.0, average, channels, channels, axis=need.axis)
+        return Facts(1, 0.0, 1.0, average, channels={need.axis: ChannelFacts(ends, ends)})
 
 
 def run(*passes: Pass, meter: Meter | None = None, module: GraphModule | None = None) -> GraphModule:
@@ -74,20 +77,16 @@ def run(*passes: Pass, meter: Meter | None = None, module: GraphModule | None = 
 
 def test_one_measurement_feeds_this_pass_and_all_later_ones() -> None:
     meter = Meter()
-    run(
-        Ask(),
-        Ask((need("x", Stat.RANGE),)),
-        Ask((need("h", Stat.RANGE), need("x", Stat.AVERAGE))),
-        meter=meter,
-    )
-    assert meter.asked == [{"x": ({Stat.RANGE, Stat.AVERAGE}, -1), "h": ({Stat.RANGE}, -1)}]
+    whole, inner, average = need("x", Stat.RANGE), need("h", Stat.RANGE), need("x", Stat.AVERAGE)
+    run(Ask(), Ask((whole,)), Ask((inner, average)), Ask((whole,)), meter=meter)
+    assert meter.asked == [[whole, inner, average]]
 
 
 def test_what_is_known_is_not_measured_again() -> None:
     meter = Meter()
     module = parse("# fact x: low=0.0 high=1.0\n" + TEXT)
     run(Ask((need("x", Stat.RANGE),)), Ask((need("h", Stat.RANGE),)), meter=meter, module=module)
-    assert meter.asked == [{"h": ({Stat.RANGE}, -1)}]
+    assert meter.asked == [[need("h", Stat.RANGE)]]
 
 
 def test_a_value_that_appears_later_is_measured_when_it_is_there() -> None:
@@ -99,24 +98,28 @@ def test_a_value_that_appears_later_is_measured_when_it_is_there() -> None:
     wanted = (need("x", Stat.RANGE), need("new", Stat.RANGE))
     meter = Meter()
     run(Ask(wanted[:1], add_value), Ask(wanted), meter=meter)
-    assert [set(asked) for asked in meter.asked] == [{"x"}, {"new"}]
+    assert meter.asked == [[wanted[0]], [wanted[1]]]
     known = parse("# fact h: low=0.0 high=1.0\n" + TEXT)  # they go over to what stands for h
     meter = Meter()
     run(Ask(wanted[:1], add_value), Ask(wanted), meter=meter, module=known)
-    assert [set(asked) for asked in meter.asked] == [{"x"}]
+    assert meter.asked == [[wanted[0]]]
 
 
-def test_channels_of_another_axis_are_measured_by_themselves() -> None:
+def test_channels_along_two_axes_are_measured_together_and_both_kept() -> None:
     meter = Meter()
-    by_column, by_row = need("x", Stat.CHANNEL_RANGE, axis=-1), need("x", Stat.CHANNEL_RANGE, axis=0)
-    run(Ask((by_column,)), Ask((need("x", Stat.CHANNEL_RANGE, axis=1),)), Ask((by_row,)), meter=meter)
-    assert meter.asked == [{"x": ({Stat.CHANNEL_RANGE}, -1)}, {"x": ({Stat.CHANNEL_RANGE}, 0)}]
+    by_column, by_row = need("x", Stat.CHANNEL_RANGE, axis=-1), need("x", Stat.CHANNEL_RANGE, axis=-2)
+    module = run(Ask((by_column,)), Ask((by_row,)), Ask((by_column, by_row)), meter=meter)
+    assert meter.asked == [[by_column, by_row]]
+    assert all(module.facts["x"].has([Stat.CHANNEL_RANGE], axis) for axis in (-1, -2))
 
 
-def test_a_whole_tensor_need_keeps_the_axis_of_the_other() -> None:
+def test_channels_along_one_axis_do_not_answer_for_another() -> None:
     meter = Meter()
-    run(Ask((need("x", Stat.RANGE), need("x", Stat.CHANNEL_RANGE, axis=0))), meter=meter)
-    assert meter.asked == [{"x": ({Stat.RANGE, Stat.CHANNEL_RANGE}, 0)}]
+    wanted = need("h", Stat.CHANNEL_RANGE, axis=-2)
+    module = parse("# fact h: low=0.0 high=1.0 axis=-1 channel_low=[0, 0] channel_high=[1, 1]\n" + TEXT)
+    run(Ask((wanted,)), meter=meter, module=module)
+    assert meter.asked == [[wanted]]
+    assert all(module.facts["h"].has([Stat.CHANNEL_RANGE], axis) for axis in (-1, -2))
 
 
 def test_facts_of_vanished_values_are_dropped() -> None:
@@ -206,5 +209,5 @@ def test_passes_that_will_not_run_need_nothing() -> None:
         [Ask((need("x", Stat.RANGE),)), Ask((need("h", Stat.RANGE),))], CPU, [limit], measure=meter
     )
     assert len(manager.run(parse(TEXT))) == 1
-    assert [set(asked) for asked in meter.asked] == [{"x"}]
+    assert meter.asked == [[need("x", Stat.RANGE)]]
     assert len(limit.skipped) == 1

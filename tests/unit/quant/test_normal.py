@@ -45,7 +45,7 @@ def test_the_smallest_value_may_lie_inside() -> None:
 def test_a_sum_and_a_join_hold_both() -> None:
     one = expected_of(lambda x: x, np.array([1.0, 2.0]), np.ones(2), 2)
     both, row = one + one, joined([one, one])
-    np.testing.assert_array_equal(both.facts(1).mean, [2, 4])
-    np.testing.assert_array_equal(both.facts(1).channel_low, [-2, 0])
+    np.testing.assert_array_equal(both.facts(-1).along(-1).mean, [2, 4])
+    np.testing.assert_array_equal(both.facts(-1).along(-1).low, [-2, 0])
     np.testing.assert_array_equal(row.mean, [1, 2, 1, 2])
-    assert (row.facts(1).low, row.facts(1).high) == (-1, 4)
+    assert (row.facts(-1).low, row.facts(-1).high) == (-1, 4)

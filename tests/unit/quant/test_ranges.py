@@ -49,7 +49,7 @@ def test_min_max_is_what_was_seen() -> None:
     x = samples("normal", 0)
     method = range_method("min-max")
     assert method.choose(facts_of(x)) == (x.min(), x.max())
-    for low, high in (method.choose_channels(facts_of(x)), method.choose_rows(x.T)):
+    for low, high in (method.choose_channels(facts_of(x).along(-1)), method.choose_rows(x.T)):
         np.testing.assert_array_equal(low, x.min(axis=0))
         np.testing.assert_array_equal(high, x.max(axis=0))
 
@@ -75,7 +75,7 @@ def test_percentile_is_numpys_up_to_a_bin(kind: str, percent: float) -> None:
 
 def test_percentile_of_channels_is_numpys() -> None:
     x = samples("normal", 2)
-    low, high = range_method("percentile").choose_channels(facts_of(x))
+    low, high = range_method("percentile").choose_channels(facts_of(x).along(-1))
     np.testing.assert_allclose(low, np.quantile(x.astype(np.float64), 1 - 0.9999, axis=0))
     np.testing.assert_allclose(high, np.quantile(x.astype(np.float64), 0.9999, axis=0))
 
@@ -172,7 +172,8 @@ def test_a_method_needs_no_more_than_it_says(name: str) -> None:
     assert range_method(name) is method
     assert method.choose(observe_array(samples("normal", 0), method.stats))
     if method.channel_stats:
-        low, high = method.choose_channels(observe_array(samples("normal", 0), method.channel_stats))
+        facts = observe_array(samples("normal", 0), method.channel_stats)
+        low, high = method.choose_channels(facts.along(-1))
         assert low.shape == high.shape == (64,)
 
 
