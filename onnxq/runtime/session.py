@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -186,8 +186,7 @@ def open_session(
             they were, with their shapes (``onnxq.runtime.bound``), and every node has to run there.
 
     Raises:
-        TargetError: ONNX Runtime, the provider or a GPU is missing, or it fell back to another provider, or
-            there are no CUDA graphs on this one.
+        TargetError: ONNX Runtime, the provider, a GPU or its graphs are missing, or another provider runs it.
         ModelError: ONNX Runtime cannot load the model; its reason on one line.
 
     """
@@ -201,10 +200,9 @@ def open_session(
     options.enable_cpu_mem_arena = arena
     for key, value in {**_folder_entry(external_data_folder), **(config or {})}.items():
         options.add_session_config_entry(key, value)
-    wanted = {**_PROVIDER_OPTIONS.get(provider, {}), **({"enable_cuda_graph": "1"} if cuda_graph else {})}
-    session = _create(ort, _loadable(model, extra_outputs, source), options, provider, source, wanted)
+    session = _create(ort, _loadable(model, extra_outputs, source), options, provider, source, cuda_graph)
     _refuse_another_provider(session)
-    return replace(session, cuda_graph=cuda_graph)
+    return session
 
 
 def usable_provider(name: str) -> Provider | None:
@@ -227,10 +225,11 @@ def _create(
     options: Any,
     provider: Provider,
     source: str,
-    provider_options: Mapping[str, str],
+    cuda_graph: bool,
 ) -> Session:
+    wanted = {**_PROVIDER_OPTIONS.get(provider, {}), **({"enable_cuda_graph": "1"} if cuda_graph else {})}
     rest = [PROVIDERS[one] for one in _SECOND_CHOICES[provider]]
-    providers = [(PROVIDERS[provider], dict(provider_options)), *rest]
+    providers = [(PROVIDERS[provider], wanted), *rest]
     start = time.perf_counter()
     try:
         inference = ort.InferenceSession(loadable, options, providers=providers, enable_fallback=0)
@@ -242,7 +241,7 @@ def _create(
         raise ModelError(f"ONNX Runtime cannot load it: {short_reason(error)}", where=source) from error
     create_ms = (time.perf_counter() - start) * 1e3
     inputs, outputs = _specs(inference.get_inputs()), _specs(inference.get_outputs())
-    return Session(inference, source, provider, inputs, outputs, create_ms)
+    return Session(inference, source, provider, inputs, outputs, create_ms, cuda_graph)
 
 
 def short_reason(error: Exception) -> str:
