@@ -102,13 +102,16 @@ class Builder:
     def save_all(
         self, path: Path, inputs: Sequence[onnx.ValueInfoProto], shapes: Mapping[str, Sequence[str | int]]
     ) -> None:
-        """Write the model with outputs of these names and shapes."""
+        """Write the model with outputs of these names and shapes; weights are handed over, and gone here."""
         outputs = [
             helper.make_tensor_value_info(name, TensorProto.FLOAT, one) for name, one in shapes.items()
         ]
-        graph = helper.make_graph(self.nodes, path.stem, inputs, outputs, self.initializers)
+        graph = helper.make_graph(self.nodes, path.stem, inputs, outputs)
         opset = [helper.make_opsetid("", OPSET)]
-        onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION), path)
+        model = helper.make_model(graph, opset_imports=opset, ir_version=IR_VERSION)
+        while self.initializers:  # one by one: each way of passing them on is a copy of all
+            model.graph.initializer.append(self.initializers.pop(0))
+        onnx.save(model, path)
 
 
 def bert_base(path: Path, layers: int = LAYERS, seed: int = 0) -> None:
