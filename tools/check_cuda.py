@@ -122,7 +122,7 @@ class _Run:
             path,
             recipe=recipe,
             data=data if recipe.needs_data else None,
-            options=CompileOptions(validate=False, bench=False, choose=False),
+            options=CompileOptions(validate=False, bench=False, choose=False, tune=False),
         )
         module = load_model(path)
         missing = load_kernels("cuda").missing(module)

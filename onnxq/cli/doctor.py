@@ -100,7 +100,11 @@ def _present(report: dict[str, Any]) -> None:
 
 
 def _gpu_lines(found: dict[str, Any]) -> Iterator[str]:
-    """Say what GPUs there are, and what they lack; without one, that there is none."""
+    """Say whether TensorRT is here, what GPUs there are, and what they lack."""
+    from onnxq.runtime.gpu import TENSORRT_REMEDY
+
+    remedy = "" if found["tensorrt"] else f": {TENSORRT_REMEDY} brings them"
+    yield f"TensorRT's libraries: {'found' if found['tensorrt'] else 'missing'}{remedy}"
     if not found["devices"]:
         yield "No NVIDIA GPU: there is none, or no driver for it."
         return
@@ -112,6 +116,5 @@ def _gpu_lines(found: dict[str, Any]) -> Iterator[str]:
         yield f"missing: {name}; {remedy} brings it"
     if not found["missing"]:
         yield "CUDA and cuDNN libraries: all found"
-    yield f"TensorRT's libraries, for --provider tensorrt: {'found' if found['tensorrt'] else 'missing'}"
     counts = ", ".join(f"{name} {count}" for name, count in found["kernels"].items())
     yield f"operators with a CUDA kernel, by type: {counts} ({found['kernels_source'].partition(',')[0]})"

@@ -244,7 +244,7 @@ class SessionSettings:
     ] = False
 
     def config(self, model: Path) -> dict[str, str]:
-        """Return the entries for ``model``: those of its manifest, and then those that were given.
+        """Return the entries for ``model``: those of its manifest, which are told, and then those given.
 
         Raises:
             RecipeError: One is not written like KEY=VALUE.
@@ -253,7 +253,12 @@ class SessionSettings:
         """
         from onnxq.manifest import session_options_beside
 
-        return {**session_options_beside(model), **dict(map(_entry, self.session_option or ()))}
+        given = dict(map(_entry, self.session_option or ()))
+        asked = {key: value for key, value in session_options_beside(model).items() if key not in given}
+        if asked:
+            told = ", ".join(f"{key}={value}" for key, value in asked.items())
+            remark(f"{model.name}: as its manifest asks, {told}")
+        return {**asked, **given}
 
     def require(self, provider: str) -> None:
         """Refuse CUDA graphs where there are none.

@@ -16,6 +16,7 @@ from onnxq.diff.flat import Flat
 from onnxq.diff.result import TensorError
 from onnxq.errors import DataError
 from onnxq.ir.module import name_of
+from onnxq.manifest import session_options_beside
 from onnxq.runtime.batch import Array, Batch, Feeds, batch_size
 from onnxq.runtime.compare import FloatComparison, OutputAccuracy
 from onnxq.runtime.fallback import refuse_fallback
@@ -95,7 +96,8 @@ def measure_times(
     for side, (flat, path) in enumerate(((found.before, running.before), (found.after, running.after))):
         owners = _owners(changes, side)
         session_feeds = _by_position(feeds, [name_of(value) for value in flat.inputs])
-        report = kernel_report(path, session_feeds, running.provider, running.threads)
+        config = session_options_beside(path)
+        report = kernel_report(path, session_feeds, running.provider, running.threads, config=config)
         refuse_fallback(path.name, report, running.allow_fallback)
         spent, lost = _spent(report, owners)
         times.append(spent)
@@ -122,7 +124,8 @@ def _observable(flat: Flat, value: ir.Value) -> bool:
 
 
 def _observing(path: Path, names: Sequence[str], running: Running) -> Session:
-    return open_session(path, running.provider, running.threads, extra_outputs=list(dict.fromkeys(names)))
+    observed, config = list(dict.fromkeys(names)), session_options_beside(path)
+    return open_session(path, running.provider, running.threads, extra_outputs=observed, config=config)
 
 
 def _fed(session: Session, feeds: Feeds, reference: Session) -> Feeds:

@@ -8,6 +8,9 @@ from onnxq.errors import TargetError
 from onnxq.runtime.kernels import KernelReport
 from onnxq.runtime.session import PROVIDERS
 
+ALSO = {"tensorrt": PROVIDERS["cuda"]}
+"""Where nodes may run, besides on the provider that was asked for, without having fallen back."""
+
 
 def refuse_fallback(name: str, report: KernelReport, allowed: Collection[str] = ()) -> None:
     """Raise if nodes with real work ran elsewhere than where they were asked to run.
@@ -24,7 +27,9 @@ def refuse_fallback(name: str, report: KernelReport, allowed: Collection[str] = 
     away = [
         node
         for node in report.misplaced(PROVIDERS[report.asked])
-        if node.name not in allowed and node.op_type not in allowed
+        if node.provider != ALSO.get(report.asked)
+        and node.name not in allowed
+        and node.op_type not in allowed
     ]
     if away:
         ops = sorted({node.op_type for node in away})

@@ -30,7 +30,8 @@ LIBRARIES = {
 }
 """What onnxruntime-gpu 1.31.1 loads, built for CUDA 13, and what brings it."""
 TENSORRT = ("libnvinfer.so.10", "libnvonnxparser.so.10")
-"""What its TensorRT provider loads besides. No extra of onnxq brings them; NVIDIA's package tensorrt does."""
+"""What its TensorRT provider loads besides; no extra of onnxq brings it."""
+TENSORRT_REMEDY = 'pip install "tensorrt-cu13>=10,<11"'
 
 
 @dataclass(frozen=True)

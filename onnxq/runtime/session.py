@@ -16,7 +16,7 @@ import numpy as np
 from onnxq.errors import DataError, ModelError, TargetError
 from onnxq.runtime.batch import Array, Feeds
 from onnxq.runtime.environment import import_onnxruntime
-from onnxq.runtime.gpu import has_device, has_tensorrt, load_tensorrt
+from onnxq.runtime.gpu import TENSORRT_REMEDY, has_device, has_tensorrt, load_tensorrt
 
 if TYPE_CHECKING:
     import onnx
@@ -265,7 +265,7 @@ def _need_provider(ort: Any, provider: Provider) -> None:
     if provider == "tensorrt" and not has_tensorrt():
         raise TargetError(
             "TensorRT's libraries are missing",
-            hint="install NVIDIA's package tensorrt in version 10; see: onnxq doctor",
+            hint=f"{TENSORRT_REMEDY} brings them",
         )
     if provider != "cpu":
         with redirect_stdout(sys.stderr):  # it prints what it does not find

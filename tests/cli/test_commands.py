@@ -346,6 +346,7 @@ def test_doctor_shows_versions_and_extras(onnxq) -> None:
     result = onnxq("doctor")
     assert result.exit_code == 0
     assert "CPUExecutionProvider" in result.stdout
+    assert "TensorRT's libraries: " in result.stdout
     content = loaded(onnxq("doctor", "--json").stdout, "doctor")
     assert content["versions"]["numpy"] == np.__version__
     assert content["extras"]["cpu"] == []

@@ -90,6 +90,10 @@ def test_a_silent_fallback_is_refused() -> None:
     ):
         refuse_fallback("int8", report)
     refuse_fallback("fine", KernelReport("cpu", 1, report.nodes[1:]))
+    on_cuda, on_cpu = (KernelReport("tensorrt", 1, (one,)) for one in report.nodes)
+    refuse_fallback("TensorRT leaves nodes to CUDA", on_cuda)
+    with pytest.raises(TargetError, match="asked for 'tensorrt', but 1 of 1 nodes ran on CPU"):
+        refuse_fallback("TensorRT", on_cpu)
     refuse_fallback("allowed by operator", report, ["QLinearMatMul"])
     refuse_fallback("allowed by name", report, ["QLinearMatMul", "nothing"])
 
