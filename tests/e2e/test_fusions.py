@@ -17,11 +17,15 @@ from onnxq.ir.layers import linear_layers
 from onnxq.runtime.kernels import LayerKernel, LayerState, kernel_report
 from onnxq.testing.laws import random_feeds
 
+FLOAT8 = "matmul_float8"
+"""A model whose weight is narrow already: not for CPUs."""
 MODELS = sorted((Path(__file__).parents[2] / "models").glob("*.onnxtxt"))
 QUIET = CompileOptions(validate=False, bench=False, tune=False)
 
 
-@pytest.fixture(params=[*MODELS, DIGITS_MODEL], ids=lambda path: path.stem)
+@pytest.fixture(
+    params=[path for path in (*MODELS, DIGITS_MODEL) if path.stem != FLOAT8], ids=lambda path: path.stem
+)
 def source(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     if request.param.suffix == ".onnx":
         return Path(request.param)
