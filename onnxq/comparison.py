@@ -236,8 +236,9 @@ def _bench(
 
     feeds = [batch.feeds for batch in samples.timed(options.bench_batch_size)]
     models = {"source": source, "compiled": output}
+    configs = dict.fromkeys(models, config or {})
     return bench(
-        models, feeds, provider, options.threads, source=source, config=config, on_progress=on_progress
+        models, feeds, provider, options.threads, source=source, configs=configs, on_progress=on_progress
     )
 
 

@@ -129,6 +129,7 @@ def _one_token_less(session: Session, feeds: Feeds) -> dict[str, NDArray[Any]] |
     samples = None if isinstance(batch_axis, int) else 1  # None: all
 
     def cut(array: NDArray[Any], shape: tuple[int | str | None, ...]) -> NDArray[Any]:
+        """Take the samples wanted, and leave out the last token."""
         if array.ndim and shape[0] == batch_axis:
             array = array[:samples]
         for axis in range(1, array.ndim):

@@ -100,6 +100,7 @@ class _Parser:
         self.space()
 
     def pipeline(self) -> Iterator[Pass]:
+        """Yield the passes to the end of the text."""
         if self.at == len(self.text):
             return
         yield self.one_pass()
@@ -108,6 +109,7 @@ class _Parser:
         self.end()
 
     def one_pass(self) -> Pass:
+        """Read a name and, in braces, options."""
         name, at = self.name("the name of a pass")
         cls = find_pass(name, text=self.text, at=at)
         options = options_of(cls)
@@ -122,6 +124,7 @@ class _Parser:
             raise self.error(f"pass {name!r}: {error}", at, length) from error
 
     def options(self, options: dict[str, Option], owner: str) -> dict[str, Any]:
+        """Read to the closing brace; none of ``options`` may be given twice."""
         values: dict[str, Any] = {}
         while not self.take("}"):
             if values:
@@ -134,6 +137,7 @@ class _Parser:
         return values
 
     def option(self, options: dict[str, Option], owner: str) -> tuple[str, Any]:
+        """Read a name and a value of its type."""
         name, at = self.name("the name of an option")
         if name not in options:
             hint = did_you_mean(name, options) or f"pass {owner!r} has no options"
@@ -158,6 +162,7 @@ class _Parser:
         return items, quoted
 
     def item(self) -> str | None:
+        """Read a plain or quoted word; None where none stands."""
         found = _QUOTED.match(self.text, self.at) or BARE.match(self.text, self.at)
         if found is None:
             return None
@@ -172,6 +177,7 @@ class _Parser:
             raise self.error("a backslash in quotes must be as in JSON", at, len(text)) from error
 
     def name(self, what: str) -> tuple[str, int]:
+        """Return a name and where it begins; ``what`` it is, for the error where none stands."""
         found, at = _NAME.match(self.text, self.at), self.at
         if found is None:
             self.fail(what)

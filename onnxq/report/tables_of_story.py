@@ -105,6 +105,7 @@ def _ranges_chart(tensors: Sequence[Mapping[str, Any]]) -> Chart:
     names = [tensor["name"] for tensor in shown]
 
     def spans(low: str, high: str, **looks: Any) -> dict[str, Any]:
+        """Return a line for each tensor from one of its numbers to another, with gaps between."""
         points = [
             (end, name)
             for tensor, name in zip(shown, names, strict=True)

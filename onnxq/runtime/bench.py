@@ -142,7 +142,6 @@ def bench(
     memory: bool = True,
     source: Path | None = None,
     allow_fallback: Collection[str] = (),
-    config: Mapping[str, str] | None = None,
     configs: Mapping[str, Mapping[str, str]] | None = None,
     cuda_graph: bool = False,
     on_progress: Progress | None = None,
@@ -163,8 +162,7 @@ def bench(
         memory: Whether to open each model once more in a fresh process for its footprint.
         source: What all models were made from, for their kernels to be told by its layers.
         allow_fallback: Names of nodes, or operators, that may run elsewhere.
-        config: Session configuration entries for all models.
-        configs: More of them for single models, by name.
+        configs: Session configuration entries of single models, by name.
         cuda_graph: Record each model's run and replay it; all feeds are of one shape then.
         on_progress: Called with (rounds done, rounds in all).
 
@@ -176,7 +174,7 @@ def bench(
     """
     if not feeds or not models:
         raise DataError("there is nothing to time", hint="give at least one model and one batch of data")
-    entries = {name: {**(config or {}), **(configs or {}).get(name, {})} for name in models}
+    entries = {name: (configs or {}).get(name, {}) for name in models}
     kernels = _kernels(models, feeds[0], provider, threads, source, allow_fallback, entries)
     sessions = {
         name: prepared(
