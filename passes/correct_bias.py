@@ -37,7 +37,7 @@ from onnxq.quant.bias_correction import mean_output, rounding_error
 from onnxq.quant.facts import Need, Stat
 
 MEAN = frozenset({Stat.MEAN})
-REALISE, CUT = "encode-biases, insert-qdq", "remove-dead"
+REALISE, CUT = "fit-biases, encode-biases, insert-qdq", "remove-dead"
 DIGITS = 12
 """Of the digest, 48 bits."""
 

@@ -33,7 +33,9 @@ class EncodeBiases(Pass):
         for layer in linear_layers(module):
             activation = module.decisions.get(name_of(layer.activation))
             weight = module.decisions.get(name_of(layer.weight))
-            if layer.bias is None or activation is None or weight is None or not weight.read_by(layer.node):
+            if layer.bias is None or activation is None or weight is None:
+                continue
+            if not (activation.read_by(layer.node) and weight.read_by(layer.node)):
                 continue
             if activation.encoding.axis is not None:
                 ctx.skip(layer.node, "its input has more than one scale, so its bias stays in float")
@@ -66,7 +68,7 @@ def _reason(layer: Layer, activation: Decision, weight: Decision) -> str | None:
     if not np.isfinite(scale).all():
         return "float32 cannot hold such large steps, so it stays in float"
     if (np.abs(bias) > LARGEST * scale).any():
-        return "int32 cannot hold its bias in such small steps, so it stays in float"
+        return "int32 cannot hold its bias in such small steps, so it stays in float: run fit-biases before"
     return None
 
 

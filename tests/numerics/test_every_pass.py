@@ -27,8 +27,8 @@ TIDY = (
 )
 WEIGHTS = "encode-weights,encode-embeddings"
 PIPELINES = {
-    "static": f"{TIDY},sum-residuals,{WEIGHTS},sum-biases,encode-activations,encode-biases,tie-encodings,"
-    "insert-qdq,remove-dead",
+    "static": f"{TIDY},sum-residuals,{WEIGHTS},sum-biases,encode-activations,fit-biases,encode-biases,"
+    "tie-encodings,insert-qdq,remove-dead",
     "clipped": f"{TIDY},sum-residuals,{WEIGHTS},sum-biases,encode-activations,"
     "correct-clipping{channels=1, gain=0},encode-biases,tie-encodings,insert-qdq,fold-clips,remove-dead",
     "folded": f"{TIDY},sum-residuals,shift-and-scale{{steps=3}},smooth{{steps=3}},"
