@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 from onnxq.errors import InputError
+from onnxq.staging import NEW, move_into_place, staging
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
@@ -31,7 +30,7 @@ def replacing(*paths: Path) -> Iterator[tuple[Path, ...]]:
     """Yield a temporary path for each of ``paths``, and rename them all once the block is done.
 
     A failure in the block, an interrupt too, leaves every older file as it was and no temporary
-    file. The last path should be the one that makes the others count, as a model does its data.
+    file. So does, once anything is written into the folder again, a run that was killed.
 
     Args:
         paths: Files of one folder, which exists.
@@ -42,11 +41,10 @@ def replacing(*paths: Path) -> Iterator[tuple[Path, ...]]:
     """
     with write_errors(paths[-1]):
         for path in paths:
-            check_target(path)
-        with TemporaryDirectory(prefix=".onnxq-", dir=paths[0].parent) as folder:
-            staged = tuple(Path(folder, path.name) for path in paths)
-            yield staged
-            _move_all(staged, paths)
+            _check_kind(path)
+        with staging(paths[0].parent) as stage:
+            yield tuple(stage / NEW / path.name for path in paths)
+            move_into_place(stage, [path.name for path in paths])
 
 
 @contextmanager
@@ -64,11 +62,14 @@ def replacing_folder(path: Path, *, force: bool = False) -> Iterator[Path]:
     with write_errors(path):
         _check_folder(path, force)
         path.absolute().parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".onnxq-", dir=path.absolute().parent) as folder:
-            staged = Path(folder, "new")
-            staged.mkdir()
-            yield staged
-            _move_folder(staged, path)
+        there = path.exists()
+        with staging(path if there else path.absolute().parent) as stage:
+            yield stage / NEW
+            if there:
+                files = sorted(file for file in (stage / NEW).rglob("*") if file.is_file())
+                move_into_place(stage, [str(file.relative_to(stage / NEW)) for file in files])
+            else:
+                (stage / NEW).rename(path)
 
 
 def check_target(path: Path) -> None:
@@ -78,15 +79,8 @@ def check_target(path: Path) -> None:
         InputError: The folder is missing or read-only, or ``path`` is no regular file.
 
     """
-    if not path.parent.is_dir():
-        raise InputError(
-            "the folder to write into does not exist",
-            where=str(path),
-            hint=f"make it first: mkdir -p {path.parent}",
-        )
-    if path.exists() and not path.is_file():
-        raise InputError("this is not a file that can be replaced", where=str(path), hint="name another file")
-    with write_errors(path), TemporaryDirectory(prefix=".onnxq-", dir=path.parent):
+    _check_kind(path)
+    with write_errors(path), staging(path.parent):
         pass
 
 
@@ -115,35 +109,12 @@ def _check_folder(path: Path, force: bool) -> None:
         raise InputError("the folder is not empty", where=str(path), hint="name a new folder, or use --force")
 
 
-def _move_folder(staged: Path, path: Path) -> None:
-    if not path.exists():
-        staged.rename(path)
-        return
-    files = sorted(file for file in staged.rglob("*") if file.is_file())
-    targets = [path / file.relative_to(staged) for file in files]
-    for target in targets:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    _move_all(files, targets)
-
-
-def _move_all(staged: Sequence[Path], paths: Sequence[Path]) -> None:
-    """Rename all or none: until the last file is in place, a failure puts the older ones back."""
-    moves = [(new, path, new.with_name(f"{new.name}.old")) for new, path in zip(staged, paths, strict=True)]
-    try:
-        for _, path, old in moves[:-1]:
-            if path.exists():
-                os.replace(path, old)
-        for new, path, _ in moves:
-            os.replace(new, path)
-    except BaseException:
-        if moves[-1][0].exists():
-            _move_back(moves[:-1])
-        raise
-
-
-def _move_back(moves: Sequence[tuple[Path, Path, Path]]) -> None:
-    for new, path, old in moves:
-        if old.exists():
-            os.replace(old, path)
-        elif not new.exists():
-            path.unlink(missing_ok=True)
+def _check_kind(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise InputError(
+            "the folder to write into does not exist",
+            where=str(path),
+            hint=f"make it first: mkdir -p {path.parent}",
+        )
+    if path.exists() and not path.is_file():
+        raise InputError("this is not a file that can be replaced", where=str(path), hint="name another file")

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from onnxq.cli.console import listen
 from onnxq.cli.frame import framed
 
 COMMANDS = (
@@ -32,6 +33,7 @@ EPILOG = "Exit codes: 0 done, 1 a gate was missed, 2 your side, 3 our side."
 
 def make_app() -> typer.Typer:
     """Return the application with all commands."""
+    listen()
     app = typer.Typer(
         name="onnxq",
         epilog=EPILOG,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -37,6 +38,20 @@ def show_json(command: str, content: Mapping[str, Any]) -> None:
 def remark(text: str, kind: str = "note") -> None:
     """Print one line that is no result."""
     _say(kind, "yellow" if kind == "warning" else "cyan", text)
+
+
+class _Remarks(logging.Handler):
+    """Prints what the library logs as remarks."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        remark(record.getMessage(), record.levelname.lower())
+
+
+def listen() -> None:
+    """Let what the library logs from now on be printed; asked twice, it is printed once."""
+    logger = logging.getLogger("onnxq")
+    if not any(isinstance(handler, _Remarks) for handler in logger.handlers):
+        logger.addHandler(_Remarks())
 
 
 def show_error(error: OnnxqError) -> None:

@@ -6,14 +6,16 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
 from typing import Any, get_type_hints
 
 import typer
 
 from onnxq.cli.console import complain, show_error
 from onnxq.errors import OnnxqError
+from onnxq.staging import repair
 
 TRACEBACK = "ONNXQ_TRACEBACK"
 """The environment variable that asks for the traceback of every error."""
@@ -25,7 +27,8 @@ def framed(run: Callable[..., None]) -> Callable[..., None]:
     """Return ``run`` as typer shall see it: groups of options spread out, errors turned into exit codes.
 
     A group is a frozen dataclass whose fields are annotated as typer wants its options; ``run``
-    takes the group as one argument.
+    takes the group as one argument. Before it runs, folders that paths point into are repaired, if a run was
+    stopped while it replaced files there.
     """
     hints = get_type_hints(run, include_extras=True)
     groups = {name: kind for name, kind in hints.items() if is_dataclass(kind) and isinstance(kind, type)}
@@ -34,6 +37,8 @@ def framed(run: Callable[..., None]) -> Callable[..., None]:
     ]
 
     def command(**given: Any) -> None:
+        for folder in sorted({path.parent for path in _paths(given.values())}):
+            repair(folder)
         built = {name: kind(**_taken(given, kind)) for name, kind in groups.items()}
         run(**given, **built)
 
@@ -42,6 +47,15 @@ def framed(run: Callable[..., None]) -> Callable[..., None]:
     guarded.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     guarded.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return guarded
+
+
+def _paths(values: Iterable[Any]) -> Iterator[Path]:
+    """Yield the paths among what was given, and in lists of it."""
+    for value in values:
+        if isinstance(value, Path):
+            yield value
+        elif isinstance(value, list):
+            yield from _paths(value)
 
 
 def _paragraphs(text: str) -> str:

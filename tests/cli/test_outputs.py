@@ -5,6 +5,9 @@ from pathlib import Path
 import onnx
 import pytest
 
+from onnxq.files import replacing
+from onnxq.testing.faults import killed_at_each
+
 
 def test_compile_replaces_only_what_onnxq_wrote(onnxq, model: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.onnx"
@@ -79,3 +82,26 @@ def test_a_dump_that_cannot_be_written_is_no_failure_of_a_pass(onnxq, model: Pat
         assert (result.exit_code, result.stdout) == (2, "")
         assert f"error: {folder}: it cannot be written" in result.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_command_repairs_what_a_run_that_was_killed_left_and_says_so(
+    onnxq, model: Path, tmp_path: Path
+) -> None:
+    output, older = tmp_path / "out.onnx", model.read_bytes()
+
+    def replace() -> None:
+        with replacing(tmp_path / "out.onnx.data", output) as staged:
+            for path in staged:
+                path.write_bytes(b"new")
+
+    said = []
+    output.write_bytes(older)
+    for _ in killed_at_each(tmp_path, replace, frozenset({"os.rename"})):
+        result = onnxq("inspect", output)  # any command that is given this file
+        assert result.exit_code == 0, result.stderr
+        assert [path.name for path in tmp_path.iterdir()] == ["out.onnx"]
+        said.append(result.stderr.strip())
+    as_before = (
+        f"warning: {tmp_path}: a run was stopped while it replaced files here, which are now as they were"
+    )
+    assert f"{as_before} before it: out.onnx.data, out.onnx" in said

@@ -8,7 +8,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FLOORS = [
-    {"errors", "files"},
+    {"errors", "files", "staging"},
     {"quant", "report"},
     {"ir"},
     {"target", "kernels"},
