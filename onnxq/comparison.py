@@ -243,11 +243,11 @@ def _bench(
 
 
 def warn_of_accuracy(outputs: Sequence[OutputAccuracy]) -> tuple[str, ...]:
-    """Return a warning for each output that is far from the source's, by cosine or by its equal values."""
+    """Return a warning for each output that is far from the source's, as a whole or in some slices."""
     return tuple(
-        f"output {output.name!r} is far from the source's, {likeness}: onnxq sensitivity tells what costs it"
+        f"output {output.name!r} is far from the source's{where}"
         for output in outputs
-        if (likeness := _far(output)) is not None
+        if (where := _far(output) or _lost(output)) is not None
     )
 
 
@@ -264,11 +264,22 @@ def warn_of_speed(ratio: Spread) -> tuple[str, ...]:
 
 
 def _far(output: OutputAccuracy) -> str | None:
+    hint = "onnxq sensitivity tells what costs it"
     if output.cosine is not None and output.cosine < LEAST_LIKENESS:
-        return f"with a cosine of {output.cosine:.3f}"
+        return f", with a cosine of {output.cosine:.3f}: {hint}"
     if output.equal is not None and output.equal < LEAST_LIKENESS:
-        return f"with {output.equal:.1%} of its values equal"
+        return f", with {output.equal:.1%} of its values equal: {hint}"
     return None
+
+
+def _lost(output: OutputAccuracy) -> str | None:
+    if (lost := output.lost) is None:
+        return None
+    return (
+        f" in {lost.lost} of {lost.length} slices along axis {lost.axis}, with {lost.sqnr_db:z.1f} dB at index "
+        f"{lost.index}, which its other values hide: where such slices share a grid with larger values, an output "
+        "of their own keeps them, or float"
+    )
 
 
 def _warnings(

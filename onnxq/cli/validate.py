@@ -57,6 +57,7 @@ def run(
 
     The exit code is 1 if a gate is missed, or if a sample's result moves with its batch.
     """
+    from onnxq.comparison import warn_of_accuracy
     from onnxq.runtime.gates import Gates, enforce, require_measurable
     from onnxq.runtime.invariance import check_invariance, require_invariance
     from onnxq.runtime.validate import validate
@@ -82,6 +83,8 @@ def run(
         )
     for note in dataset.notes:
         remark(note)
+    for warning in warn_of_accuracy(report.outputs):
+        remark(warning, "warning")
     found = None
     if invariance:
         feeds = next(dataset.batches()).feeds

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
 from onnxq.runtime.batch import Array
+from onnxq.runtime.slices import LostSlices, SliceComparison, slice_axes
 
 
 def plain(value: Any) -> Any:
@@ -44,6 +45,7 @@ class OutputAccuracy:
         equal: Share of equal values, for whole numbers, booleans, text, sequences and maps.
         non_finite: NaN or infinite values in the reference.
         new_non_finite: Those in the candidate where the reference has a number.
+        lost: Channels or columns that are poor although the whole is not.
 
     """
 
@@ -61,6 +63,7 @@ class OutputAccuracy:
     equal: float | None = None
     non_finite: int = 0
     new_non_finite: int = 0
+    lost: LostSlices | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values; an infinite SQNR becomes None."""
@@ -87,6 +90,7 @@ class FloatComparison:
     cosine_min: float = math.inf
     rows: int = 0
     agreeing: int = 0
+    slices: dict[int, SliceComparison] = field(default_factory=dict)
 
     def update(self, reference: Array, candidate: Array, keep: Array | None, samples: int) -> None:
         """Add one batch.
@@ -108,12 +112,14 @@ class FloatComparison:
         kept = kept & finite & new
         self.compared += int(kept.sum())
         if reference.size:
-            x, y = (
-                np.where(kept, array, 0).astype(np.float64).reshape(rows, -1)
-                for array in (reference, candidate)
-            )
+            x, y = (np.where(kept, array, 0).astype(np.float64) for array in (reference, candidate))
+            self._slice(x, y - x)
             live: Array = np.any(kept.reshape(rows, -1), axis=1)
-            self._add(x, y, live)
+            self._add(x.reshape(rows, -1), y.reshape(rows, -1), live)
+
+    def _slice(self, x: Array, difference: Array) -> None:
+        for axis in slice_axes(x.shape):
+            self.slices.setdefault(axis, SliceComparison(axis)).update(x, difference)
 
     def _add(self, x: Array, y: Array, live: Array) -> None:
         difference = np.abs(x - y)
@@ -153,7 +159,13 @@ class FloatComparison:
             agreement=self.agreeing / self.rows if self.rows else None,
             non_finite=self.non_finite,
             new_non_finite=self.new_non_finite,
+            lost=self._lost(),
         )
+
+    def _lost(self) -> LostSlices | None:
+        """Return what was lost along the axis where the worst slice is."""
+        found = [lost for one in self.slices.values() if (lost := one.result()) is not None]
+        return min(found, key=lambda lost: lost.sqnr_db, default=None)
 
 
 @dataclass

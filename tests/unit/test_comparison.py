@@ -5,6 +5,7 @@ import pytest
 from onnxq.comparison import warn_of_accuracy, warn_of_speed
 from onnxq.runtime.bench import Spread
 from onnxq.runtime.compare import OutputAccuracy
+from onnxq.runtime.slices import LostSlices
 
 
 def test_each_output_far_from_the_sources_is_named() -> None:
@@ -17,6 +18,20 @@ def test_each_output_far_from_the_sources_is_named() -> None:
     bad, of_class = warn_of_accuracy(outputs)
     assert bad.startswith("output 'bad' is far from the source's, with a cosine of 0.713: onnxq sensitivity")
     assert "output 'class' is far from the source's, with 75.0% of its values equal" in of_class
+
+
+def test_slices_are_told_of_where_the_whole_looks_fine() -> None:
+    lost = LostSlices(axis=1, length=24, lost=20, index=13, sqnr_db=-0.02)
+    hidden, plain = warn_of_accuracy(
+        [
+            OutputAccuracy("y", 8, 0, cosine=0.99999, lost=lost),
+            OutputAccuracy("z", 8, 0, cosine=0.9, lost=lost),
+        ]
+    )
+    assert hidden.startswith(
+        "output 'y' is far from the source's in 20 of 24 slices along axis 1, with 0.0 dB at index 13"
+    )
+    assert plain.startswith("output 'z' is far from the source's, with a cosine of 0.900")
 
 
 @pytest.mark.parametrize(
