@@ -132,6 +132,8 @@ def encodings_of(path: Path) -> dict[str, Encoding]:
         grid = encoding_of(flat, value)
         if grid is not None and grid.granularity == "tensor" and grid.scale and grid.zero_point:
             scale, zero_point = np.float32(grid.scale[0]), np.int32(grid.zero_point[0])
+            if not 0 < scale < np.inf:
+                continue  # the source's own, which onnxruntime's quantizer gives to masks
             found[_decided_name(value)] = Encoding(np.asarray(scale), np.asarray(zero_point), grid.dtype)
     return found
 

@@ -89,7 +89,7 @@ Known = Mapping[ir.Value | None, Expected]
 def _normal(norm: ir.Node) -> _Normal | str:
     """Return what a BatchNormalization's output is like, or why that is not known."""
     gamma, beta = constant_of(input_of(norm, 1)), constant_of(input_of(norm, 2))
-    if gamma is None or beta is None or attribute(norm, "training_mode", 0):
+    if gamma is None or beta is None or attribute(norm, "training_mode", 0) or len(norm.outputs) > 1:
         return "its statistics are not constant"
     if not is_float(norm.outputs[0]):
         return "it does not compute in float32"

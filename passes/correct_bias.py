@@ -30,7 +30,7 @@ from onnxq.ir.digest import graph_digest
 from onnxq.ir.edit import Editor
 from onnxq.ir.endpoints import bias_place
 from onnxq.ir.layers import Layer, linear_layers
-from onnxq.ir.module import GraphModule, array_of, name_of
+from onnxq.ir.module import GraphModule, array_of, attribute, name_of, rank_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.quant.bias_correction import mean_output, rounding_error
@@ -98,11 +98,17 @@ def _correctable(layers: Iterable[Layer], ctx: PassContext) -> Iterator[tuple[La
 
 def _correct_by_weight(layer: Layer, bias: Operand, module: GraphModule, ctx: PassContext) -> None:
     mean = _mean_of(layer.activation, layer.input_axis, module)
-    if mean is None:
+    if mean is None or not np.isfinite(mean).all():
         ctx.skip(layer.node, "the mean of its input is not known")
+        return
+    if layer.node.op_type == "MatMul" and rank_of(layer.weight) != 2:
+        ctx.skip(layer.node, "it has a matrix for each part of its input, whose own mean is not known")
         return
     weight, encoding = array_of(layer.weight), module.decisions[name_of(layer.weight)].encoding
     error = np.moveaxis(rounding_error(weight, encoding), layer.channel_axis, 0)
+    if len(mean) != error.shape[1] * attribute(layer.node, "group", 1):
+        ctx.skip(layer.node, "its input is a vector, of which no mean is known")
+        return
     _subtract(layer, bias, mean_output(error, mean), ctx)
 
 
@@ -117,7 +123,7 @@ def _correct_by_output(level: list[tuple[Layer, Operand]], module: GraphModule, 
     means = _quantized_means([layer for layer, _ in level], module, ctx)
     for (layer, bias), after in zip(level, means, strict=True):
         before = _mean_of(layer.output, layer.output_axis, module)
-        if before is None or after is None:
+        if before is None or after is None or not np.isfinite(after - before).all():
             ctx.skip(layer.node, "the mean of its output is not known")
             continue
         _subtract(layer, bias, after.astype(np.float64) - before, ctx)

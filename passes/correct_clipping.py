@@ -58,12 +58,13 @@ class CorrectClipping(Pass):
 
     def needs(self, module: GraphModule) -> Iterable[Need]:
         """Ask for the range of each channel, and for rows to estimate the gain on."""
-        for value in self._readers(module):
-            yield Need(name_of(value), frozenset({Stat.CHANNEL_RANGE, Stat.ROWS}))
+        for layers in self._readers(module):
+            yield Need(name_of(layers[0].activation), frozenset({Stat.CHANNEL_RANGE, Stat.ROWS}))
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Take all layers that read a value together; each adds a product of its own."""
-        for value, layers in self._readers(module).items():
+        for layers in self._readers(module):
+            value = layers[0].activation  # as it is now: a correction may have put another in its place
             found = self._site(value, layers, module)
             if isinstance(found, str):
                 for layer in layers:
@@ -71,14 +72,14 @@ class CorrectClipping(Pass):
             else:
                 _correct(found, ctx)
 
-    def _readers(self, module: GraphModule) -> dict[ir.Value, list[Layer]]:
-        """Return the values that encoded MatMuls read, with those layers."""
+    def _readers(self, module: GraphModule) -> list[list[Layer]]:
+        """Return the encoded MatMuls, those that read the same value together."""
         readers: dict[ir.Value, list[Layer]] = {}
         for layer in linear_layers(module):
             matrix = layer.node.op_type == "MatMul" and rank_of(layer.weight) == 2
             if matrix and module.reads_encoded(layer.node, layer.weight) and self._allows(layer.activation):
                 readers.setdefault(layer.activation, []).append(layer)
-        return readers
+        return list(readers.values())
 
     def _allows(self, value: ir.Value) -> bool:
         return any(fnmatchcase(name_of(value), pattern) for pattern in self.sites)
@@ -91,6 +92,8 @@ class CorrectClipping(Pass):
         reason = _reason(value, layers, module)
         if reason is not None:
             return reason
+        if len(along.low) != len(array_of(layers[0].weight)):
+            return "it is a vector, of whose channels nothing is known"
         if len(along.low) <= self.channels:
             return f"it has no more than {self.channels} channels"
         found = narrowest_range(along.low, along.high, self.channels)

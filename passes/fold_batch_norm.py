@@ -10,15 +10,17 @@ Source: Nagel et al., 2021, arXiv:2106.08295, section 2.3.1.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxq.ir.layers import Layer, linear_layers
+from onnxq.ir.layers import LINEAR, Layer, layer_of
 from onnxq.ir.module import GraphModule, array_of, attribute, constant_of, is_standard, sole_reader
 from onnxq.passmanager.base import Effect, Pass, PassContext
+
+Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -30,16 +32,22 @@ class FoldBatchNorm(Pass):
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Compute in float64, so that folding rounds once."""
-        layers: dict[ir.Value | None, Layer] = {layer.output: layer for layer in linear_layers(module)}
         for norm in list(module.graph):
-            layer = layers.get(norm.inputs[0]) if is_standard(norm, "BatchNormalization") else None
+            layer = _layer_before(norm) if is_standard(norm, "BatchNormalization") else None
             if layer is None:
                 continue
             reason = _reason(layer, norm)
-            if reason is not None:
-                ctx.skip(norm, reason)
+            folded = _folded(layer, norm) if reason is None else None
+            if folded is None:
+                ctx.skip(norm, reason or "float32 cannot hold the folded weight or bias")
                 continue
-            _fold(layer, norm, ctx)
+            _fold(layer, norm, *folded, ctx)
+
+
+def _layer_before(norm: ir.Node) -> Layer | None:
+    node = None if norm.inputs[0] is None else norm.inputs[0].producer()
+    found = layer_of(node) if node is not None and is_standard(node, *LINEAR) else None
+    return found if isinstance(found, Layer) else None
 
 
 def _reason(layer: Layer, norm: ir.Node) -> str | None:
@@ -54,25 +62,30 @@ def _reason(layer: Layer, norm: ir.Node) -> str | None:
         attribute(layer.node, "beta", 1.0),
     ) != (1, 1):
         return "the Gemm scales its terms"
-    if attribute(norm, "training_mode", 0) or any(constant_of(value) is None for value in norm.inputs[1:]):
+    trains = attribute(norm, "training_mode", 0) or len(norm.outputs) > 1  # the others tell of the batch
+    if trains or any(constant_of(value) is None for value in norm.inputs[1:]):
         return "its statistics are not constant"
     if layer.bias is not None and constant_of(layer.bias) is None:
         return "the layer's bias is computed at run time"
     return None
 
 
-def _fold(layer: Layer, norm: ir.Node, ctx: PassContext) -> None:
+def _folded(layer: Layer, norm: ir.Node) -> tuple[Floats, Floats] | None:
+    """Return the weight and the bias that do both; None where one of them would not be finite."""
     gamma, beta, mean, variance = (_array(value) for value in norm.inputs[1:])
-    factor = gamma / np.sqrt(variance + attribute(norm, "epsilon", 1e-5))
     weight, bias = _array(layer.weight), np.zeros(1) if layer.bias is None else _array(layer.bias)
     shape = [-1 if axis == layer.channel_axis else 1 for axis in range(weight.ndim)]
+    with np.errstate(all="ignore"):
+        factor = gamma / np.sqrt(variance + attribute(norm, "epsilon", 1e-5))
+        folded = weight * factor.reshape(shape), beta + (bias - mean) * factor
+        rounded = folded[0].astype(np.float32), folded[1].astype(np.float32)
+    return rounded if all(np.isfinite(part).all() for part in rounded) else None
+
+
+def _fold(layer: Layer, norm: ir.Node, weight: Floats, bias: Floats, ctx: PassContext) -> None:
     why = "the BatchNormalization behind it is folded in"
-    new_weight = ctx.edit.constant(
-        f"{layer.weight.name}_folded", _float(weight * factor.reshape(shape)), why=why
-    )
-    new_bias = ctx.edit.constant(f"{layer.output.name}_bias", _float(beta + (bias - mean) * factor), why=why)
-    ctx.edit.rewire(layer.node, 1, new_weight, why=why)
-    ctx.edit.rewire(layer.node, 2, new_bias, why=why)
+    ctx.edit.rewire(layer.node, 1, ctx.edit.constant(f"{layer.weight.name}_folded", weight, why=why), why=why)
+    ctx.edit.rewire(layer.node, 2, ctx.edit.constant(f"{layer.output.name}_bias", bias, why=why), why=why)
     ctx.edit.forget(layer.output, why=why)
     ctx.edit.replace(norm.outputs[0], layer.output, why=why)
     ctx.edit.remove(norm, why=why)
@@ -80,7 +93,3 @@ def _fold(layer: Layer, norm: ir.Node, ctx: PassContext) -> None:
 
 def _array(value: ir.Value | None) -> NDArray[np.float64]:
     return array_of(value).astype(np.float64)
-
-
-def _float(array: NDArray[Any]) -> NDArray[np.float32]:
-    return array.astype(np.float32)

@@ -60,6 +60,8 @@ def _encoding(quantize: ir.Node) -> Encoding | None:
     scale, zero_point = constant_of(quantize.inputs[1]), constant_of(input_of(quantize, 2))
     if scale is None or zero_point is None or scale.ndim or zero_point.dtype.name not in DTYPES:
         return None
+    if not (np.isfinite(scale) and scale > 0):
+        return None  # a source's own: what it makes of any number is nobody's grid
     return Encoding(scale, zero_point.astype(np.int32), zero_point.dtype.name)
 
 

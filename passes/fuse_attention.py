@@ -42,13 +42,13 @@ class FuseAttention(Pass):
         cores = [node for node in _softmaxes(module) if isinstance(_core_of(node), Core)]
         if not raise_for(cores, FIRST_OPSET, module, ctx, why="brings Attention"):
             return
-        masks: dict[ir.Value, ir.Value] = {}
+        masks: dict[tuple[ir.Value, Size | ir.Value], ir.Value] = {}
         for node in _softmaxes(module):
             core = _core_of(node)
             if isinstance(core, str):
                 ctx.skip(node, core)
             else:
-                _fuse(core, masks, ctx)
+                _fuse(core, _mask_of(core, node, masks, ctx), ctx)
 
 
 def _softmaxes(module: GraphModule) -> list[ir.Node]:
@@ -141,8 +141,13 @@ def _mismatch(core: Core) -> str | None:
 def _is_shaped(value: ir.Value, wanted: Shape) -> bool:
     """Tell whether a value that has as many elements as ``wanted`` is known to have that shape."""
     shape = () if value.shape is None else tuple(value.shape)
-    same = [size == want and size != ir.SymbolicDim(None) for size, want in zip(shape, wanted, strict=False)]
+    same = [_surely_equal(size, want) for size, want in zip(shape, wanted, strict=False)]
     return len(shape) == len(wanted) and sum(same) >= len(wanted) - 1
+
+
+def _surely_equal(size: Size, other: Size) -> bool:
+    """Tell whether two lengths are one; two without a name may differ."""
+    return size == other and size != ir.SymbolicDim(None)
 
 
 def _spreads(mask: ir.Value, scores: Shape) -> bool:
@@ -157,14 +162,25 @@ def _are_numbers(*sizes: Size) -> bool:
     return all(isinstance(size, int) for size in sizes)
 
 
-def _fuse(core: Core, masks: dict[ir.Value, ir.Value], ctx: PassContext) -> None:
-    """Put Attention where the heads were merged; equal masks are expanded once."""
+def _mask_of(
+    core: Core, softmax: ir.Node, masks: dict[tuple[ir.Value, Size | ir.Value], ir.Value], ctx: PassContext
+) -> ir.Value | None:
+    """Return the mask with a row for each query: expanded before ``softmax``, once for as many queries."""
+    if core.mask is None:
+        return None
+    tokens = core.query.tokens
+    key = core.mask, tokens if _surely_equal(tokens, tokens) else core.query.value
+    if key not in masks:
+        masks[key] = _for_each_query(core.mask, core.query.value, softmax, ctx)
+    return masks[key]
+
+
+def _fuse(core: Core, mask: ir.Value | None, ctx: PassContext) -> None:
+    """Put Attention where the heads were merged."""
     why, first, output = "one kernel for the attention core", core.context.producer(), core.merged.outputs[0]
     inputs = [core.query.value, core.key.value, core.value.value]
-    if core.mask is not None:
-        if core.mask not in masks:
-            masks[core.mask] = _for_each_query(core.mask, core.query.value, first, ctx)
-        inputs.append(masks[core.mask])
+    if mask is not None:
+        inputs.append(mask)
     attributes = {"q_num_heads": core.query.heads, "kv_num_heads": core.key.heads, "scale": core.scale}
     fused = ctx.edit.insert(
         "Attention",
@@ -182,10 +198,11 @@ def _fuse(core: Core, masks: dict[ir.Value, ir.Value], ctx: PassContext) -> None
     ctx.edit.replace(output, fused, why=why)
 
 
-def _for_each_query(mask: ir.Value, query: ir.Value, before: ir.Node | None, ctx: PassContext) -> ir.Value:
+def _for_each_query(mask: ir.Value, query: ir.Value, before: ir.Node, ctx: PassContext) -> ir.Value:
     """Give a mask one row for each query, which ONNX Runtime's kernel wants; one row may stand for all."""
     rank = rank_of(mask) or 0
-    if mask.shape is not None and query.shape is not None and mask.shape[-2] == query.shape[1]:
+    shapes = mask.shape, query.shape
+    if shapes[0] is not None and shapes[1] is not None and _surely_equal(shapes[0][-2], shapes[1][1]):
         return mask
     why, ones = "onnxruntime's Attention does not broadcast the mask over queries", np.ones(rank, np.int64)
     tokens = ctx.edit.insert(

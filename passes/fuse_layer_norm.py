@@ -42,14 +42,14 @@ class FuseLayerNorm(Pass):
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave a variance alone whose root does not divide the deviation that it was taken of."""
-        fusible = [one.node for one in _variances(module) if isinstance(_norm_of(one), Norm)]
+        fusible = [node for node in _means(module) if isinstance(_norm_at(node), Norm)]
         if not raise_for(fusible, FIRST_OPSET, module, ctx, why="brings LayerNormalization"):
             return
-        for variance in _variances(module):
-            norm = _norm_of(variance)
+        for node in _means(module):
+            norm = _norm_at(node)
             if isinstance(norm, str):
-                ctx.skip(variance.node, norm)
-            else:
+                ctx.skip(node, norm)
+            elif norm is not None:
                 _fuse(norm, ctx)
 
 
@@ -74,12 +74,18 @@ class Norm:
     output: ir.Value
 
 
-def _variances(module: GraphModule) -> list[Variance]:
-    found = (_variance_of(node) for node in module.graph if is_standard(node, "ReduceMean"))
-    return [variance for variance in found if variance is not None]
+def _means(module: GraphModule) -> list[ir.Node]:
+    return [node for node in module.graph if is_standard(node, "ReduceMean")]
+
+
+def _norm_at(node: ir.Node) -> Norm | str | None:
+    """Return the normalization that ``node`` computes the variance of, or why there is none."""
+    variance = _variance_of(node)
+    return None if variance is None else _norm_of(variance)
 
 
 def _variance_of(node: ir.Node) -> Variance | None:
+    """Return the variance that ``node`` computes; None where it is the mean of anything else."""
     deviation = _root_of_square(node.inputs[0])
     less = _producer(deviation, "Sub")
     mean = None if less is None else _producer(less.inputs[1], "ReduceMean")

@@ -116,17 +116,25 @@ class GroupEmbeddings(Pass):
 
     def _split(self, module: GraphModule, ctx: PassContext) -> None:
         """Cut the layers of each site into one part for each group."""
-        for site in sites_of(module, self.kinds, paid=True):
-            for name, place in site.inputs.items():
-                along = module.facts[name].along(place.channels.axes[-1])
-                readers = [one for one in site.consumers if one.layer.activation is place.value]
+        for site in list(sites_of(module, self.kinds, paid=True)):
+            for readers in _by_activation(site.consumers):
+                value = readers[0].layer.activation
+                along = module.facts[name_of(value)].along(-1)
                 if along.low is None or along.high is None:
                     ctx.skip(readers[0].layer.node, "its input never had an element")
                     continue
                 groups = self._groups(along.low, along.high)
-                parts = _gather(place.value, groups, ctx)
+                parts = _gather(value, groups, ctx)
                 for reader in readers:
                     _split_layer(reader, groups, parts, ctx)
+
+
+def _by_activation(consumers: Iterable[Consumer]) -> list[list[Consumer]]:
+    """Put those together that read the same value now: of a split layer, another has the old name."""
+    found: dict[ir.Value, list[Consumer]] = {}
+    for one in consumers:
+        found.setdefault(one.layer.activation, []).append(one)
+    return list(found.values())
 
 
 def _around_norms(module: GraphModule) -> Iterator[ir.Value]:
@@ -142,7 +150,7 @@ def _around_norms(module: GraphModule) -> Iterator[ir.Value]:
     for value in found:
         length = value.shape[-1] if value.shape else None
         computed = is_float(value) and constant_of(value) is None and not value.is_initializer()
-        if computed and isinstance(length, int) and length > 1:
+        if computed and (rank_of(value) or 0) > 1 and isinstance(length, int) and length > 1:
             yield value
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxq.ir.module import GraphModule, constant_of, input_of, is_float, is_standard, name_of
@@ -43,6 +44,9 @@ class RelaxClips(Pass):
         """Drop both bounds; a Relu has the lower one built in."""
         for node, bound in list(_clips(module)):
             high = module.facts[name_of(node.inputs[0])].high if not self.always else bound
+            if high == -np.inf:
+                ctx.skip(node, "its input never had an element")
+                continue
             if high > bound:
                 ctx.skip(node, f"its input reaches {high:.4g}, beyond its bound {bound:.4g}")
                 continue

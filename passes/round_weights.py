@@ -89,6 +89,9 @@ def _round(layer: Layer, gram: NDArray[np.float32] | None, module: GraphModule, 
     if is_standard(layer.node, "Conv"):
         matrix = weight.reshape(len(weight), -1).T
         grid = encoding if encoding.axis is None else replace(encoding, axis=1)
+    if len(gram) != len(matrix):
+        ctx.skip(layer.node, "its input is a vector, of which no products are known")
+        return
     rounded = round_to_outputs(matrix, gram, grid)
     nearest = output_error(matrix, grid.dequantize(grid.quantize(matrix)), gram)
     found = output_error(matrix, rounded, gram)

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import NameFixPass
 
-from onnxq.errors import PreconditionError
+from onnxq.errors import PassError, PreconditionError
 from onnxq.ir.module import Decision, GraphModule, array_of, constant_of, name_of
 from onnxq.quant.encoding import Encoding
 from onnxq.quant.facts import Facts
@@ -52,6 +52,7 @@ class Editor:
         """Remember every name in use, and up to which number names alike are taken."""
         self._names = _names_in(self.module.graph)
         self._taken: dict[str, int] = {}
+        self._replaced: dict[ir.Value, str] = {}
 
     def constant(
         self, name: str, array: NDArray[Any], *, why: str, dtype: ir.DataType | None = None
@@ -84,6 +85,7 @@ class Editor:
 
         It goes ``before`` or ``after`` a node, or to the front of the graph.
         """
+        self._check_current(inputs)
         value = self._new_value(output, dtype, shape)
         node = ir.Node(domain, op_type, inputs, _attributes(attributes), outputs=[value], name=value.name)
         self.module.model.opset_imports.setdefault(domain, 1)
@@ -101,6 +103,7 @@ class Editor:
         before: ir.Node,
     ) -> list[ir.Value]:
         """Add a standard node with several outputs, given by name and type, ``before`` a node."""
+        self._check_current(inputs)
         values = [self._new_value(name, dtype, None) for name, dtype in outputs]
         self._place(ir.Node("", op_type, inputs, outputs=values, name=values[0].name), before, None)
         self._record(f"add {op_type}", name_of(values[0]), why)
@@ -125,13 +128,19 @@ class Editor:
         self._record("reroute", f"{value.name} -> {to.name}", why)
 
     def replace(self, value: ir.Value, to: ir.Value, *, why: str) -> None:
-        """Let everyone read ``to`` instead of ``value``, under the name of ``value``."""
+        """Let everyone read ``to`` instead of ``value``, under the name of ``value``.
+
+        From then on no edit may mention ``value``: whoever still does holds a view from before.
+        """
+        name = name_of(value)
         self.reroute(value, to, why=why)
+        self._replaced[value] = name
         if not to.is_graph_output():
             self._take_over_name(value, to)
 
     def rewire(self, node: ir.Node, index: int, to: ir.Value | None, *, why: str) -> None:
         """Let one input of ``node`` read ``to``; the input is added where the node has too few."""
+        self._check_current([to])
         if index >= len(node.inputs):
             node.resize_inputs(index + 1)
         node.replace_input_with(index, to)
@@ -139,6 +148,7 @@ class Editor:
 
     def rewire_all(self, node: ir.Node, inputs: Sequence[ir.Value | None], *, why: str) -> None:
         """Give ``node`` these inputs and no others."""
+        self._check_current(inputs)
         for index in range(len(node.inputs)):
             node.replace_input_with(index, None)
         node.resize_inputs(len(inputs))
@@ -227,6 +237,7 @@ class Editor:
 
         Where other readers of a constant have another encoding, ``readers`` get a copy of it.
         """
+        self._check_current([value])
         if readers is not None and self._read_otherwise(value, encoding, readers):
             value = self._copy_for(value, readers)
         name = name_of(value)
@@ -284,6 +295,20 @@ class Editor:
     def skip(self, node: ir.Node, reason: str) -> None:
         """Note that ``node`` was left alone."""
         self.remarks.append(Remark(node.name or "", node.op_type, reason))
+
+    def _check_current(self, values: Iterable[ir.Value | None]) -> None:
+        """Refuse values that this Editor has put others in the place of.
+
+        Raises:
+            PassError: One of ``values`` is such a value.
+
+        """
+        for value in values:
+            if value in self._replaced:
+                raise PassError(
+                    "the pass put another value in its place, and reads it still",
+                    where=f"value {self._replaced[value]!r}",
+                )
 
     def _new_value(self, name: str, dtype: ir.DataType | None, shape: ir.Shape | None) -> ir.Value:
         type_ = None if dtype is None else ir.TensorType(dtype)

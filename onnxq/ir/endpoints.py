@@ -176,8 +176,8 @@ def _met_by(layer: Layer, channels: Channels) -> Operand | None:
             return None
         groups = attribute(node, "group", 1) if node.op_type == "Conv" else 1
         return Operand(node, 1, Channels((1 - rank if node.op_type == "Conv" else -rank,), count), groups)
-    if channels.axes != (-1,):
-        return None
+    if channels.axes != (-1,) or activation == 1:
+        return None  # a vector's one axis counts for samples, not channels, wherever it is measured
     return Operand(node, 1, Channels((-1 if layer.channel_axis == 0 else -2,), count))
 
 

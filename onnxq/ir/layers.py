@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
+from onnxq.errors import PreconditionError
 from onnxq.ir.module import (
     GraphModule,
     attribute,
@@ -27,22 +28,34 @@ SELECTING = frozenset({"Flatten", "MaxPool", "Reshape", "Slice", "Squeeze", "Tra
 
 @dataclass(frozen=True)
 class Layer:
-    """One linear layer with a constant weight.
+    """One linear layer with a constant weight, as it is now: each part is looked up when it is asked for.
 
     Args:
         node: The operator.
-        activation: Its input.
-        weight: Its weight, a float32 initializer.
-        bias: Its bias input, if it has one.
-        channel_axis: The axis of ``weight`` that counts output channels.
 
     """
 
     node: ir.Node
-    activation: ir.Value
-    weight: ir.Value
-    bias: ir.Value | None
-    channel_axis: int
+
+    @property
+    def activation(self) -> ir.Value:
+        """Its input."""
+        return _given(self.node, 0)
+
+    @property
+    def weight(self) -> ir.Value:
+        """Its weight, a float32 initializer."""
+        return _given(self.node, 1)
+
+    @property
+    def bias(self) -> ir.Value | None:
+        """Its bias input, if it has one."""
+        return input_of(self.node, 2)
+
+    @property
+    def channel_axis(self) -> int:
+        """The axis of ``weight`` that counts output channels."""
+        return _channel_axis(self.node, self.weight)
 
     @property
     def output(self) -> ir.Value:
@@ -93,17 +106,21 @@ def linear_layers(module: GraphModule) -> Iterator[Layer]:
 def layer_of(node: ir.Node) -> Layer | str:
     """Return the layer of a node of a ``LINEAR`` type, or the reason why it is none."""
     activation, weight = node.inputs[0], node.inputs[1]
-    reason = _not_a_layer(node, activation, weight)
-    if reason is not None or activation is None or weight is None:
-        return reason or "an input is missing"
-    return Layer(node, activation, weight, input_of(node, 2), _channel_axis(node, weight))
+    return _not_a_layer(node, activation, weight) or Layer(node)
+
+
+def _given(node: ir.Node, index: int) -> ir.Value:
+    value = node.inputs[index]
+    if value is None:
+        raise PreconditionError(f"its input {index} is missing", where=f"node {node.name!r}")
+    return value
 
 
 def _not_a_layer(node: ir.Node, activation: ir.Value | None, weight: ir.Value | None) -> str | None:
     if constant_of(activation) is not None:
         return "its first input is a constant"
     constant = constant_of(weight)
-    if constant is None:
+    if constant is None or activation is None:
         return "both of its inputs are computed at run time"
     if constant.size == 0:
         return "its weight is empty"

@@ -17,6 +17,9 @@ Function = Callable[[Array], Array]
 POINTS = 1000
 """Where a function is evaluated on either side of the mean, for each channel."""
 
+WHOLE = 8.0
+"""Beyond so many deviations lies less than 2e-15 of the probability: means are taken over all of it."""
+
 
 @dataclass(frozen=True, eq=False)
 class Expected:
@@ -55,9 +58,9 @@ def expected_of(
 ) -> Expected:
     """Return what is expected of ``function(x)``, where each channel of ``x`` is normal.
 
-    The mean is the integral over the density by the trapezoidal rule. Where the function bends between two
-    points, as a Relu does at zero, that is off by less than an eighth of their squared distance, times the
-    bend: for a deviation of 1 and a reach of 6, by less than 2e-6.
+    The mean is the integral over the whole density by the trapezoidal rule. Where the function bends between
+    two points, as a Relu does at zero, that is off by less than an eighth of their squared distance, times
+    the bend: for a deviation of 1, by less than 4e-6. ``reach`` is for the range alone.
 
     Args:
         function: Works on each element of an array.
@@ -66,10 +69,18 @@ def expected_of(
         reach: How many deviations values lie from the mean at most.
 
     """
-    right = np.linspace(0, reach, POINTS + 1)
-    points = np.concatenate([-right[:0:-1], right])
+
+    def values(points: Array) -> Array:
+        return function(mean.astype(np.float64)[:, np.newaxis] + np.outer(deviation, points))
+
+    points = _symmetric(WHOLE)
     weights = np.exp(-np.square(points) / 2)
     weights[[0, -1]] /= 2
-    values = function(mean.astype(np.float64)[:, np.newaxis] + np.outer(deviation, points))
-    mirrored = (values + values[:, ::-1]) / 2  # what is even about the mean stays, the rest cancels exactly
-    return Expected(mirrored @ (weights / weights.sum()), values.min(axis=1), values.max(axis=1))
+    whole, within = values(points), values(_symmetric(reach))
+    mirrored = (whole + whole[:, ::-1]) / 2  # what is even about the mean stays, the rest cancels exactly
+    return Expected(mirrored @ (weights / weights.sum()), within.min(axis=1), within.max(axis=1))
+
+
+def _symmetric(reach: float) -> Array:
+    right = np.linspace(0, reach, POINTS + 1)
+    return np.concatenate([-right[:0:-1], right])

@@ -4,7 +4,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from onnxq.errors import PreconditionError
+from onnxq.errors import PassError, PreconditionError
 from onnxq.ir.edit import Editor
 from onnxq.ir.module import (
     Decision,
@@ -20,7 +20,7 @@ from onnxq.ir.module import (
     sole_reader,
 )
 from onnxq.ir.text import parse
-from onnxq.quant.encoding import symmetric_encoding
+from onnxq.quant.encoding import affine_encoding, symmetric_encoding
 
 TEXT = """<ir_version: 10, opset_import: ["" : 21, "my.domain" : 1]>
 main (float[N,2] x, float[2] fed) => (float[N,2] y, float[N,2] a)
@@ -128,3 +128,23 @@ def test_a_node_that_reads_a_value_twice_is_rerouted_as_a_whole() -> None:
     edit.reroute(first.outputs[0], other, readers=[second, second], why="test")
     assert list(second.inputs) == [other, other]
     assert not first.outputs[0].uses()
+
+
+def test_a_view_from_before_a_replacement_is_refused() -> None:
+    module = parse("""<ir_version: 10, opset_import: ["" : 21]>
+main (float[N] x) => (float[N] z)
+{
+    [first] y = Relu(x)
+    [second] z = Relu(y)
+}""")
+    edit, (first, second) = Editor(module), list(module.graph)
+    stale = first.outputs[0]
+    edit.replace(stale, edit.insert("Neg", [first.inputs[0]], "y", before=first, why="a test"), why="a test")
+    for change in (
+        lambda: edit.insert("Neg", [stale], "u", before=second, why="a test"),
+        lambda: edit.rewire(second, 0, stale, why="a test"),
+        lambda: edit.encode(stale, affine_encoding(0.0, 1.0), why="a test"),
+    ):
+        with pytest.raises(PassError, match="value 'y': the pass put another value in its place"):
+            change()
+    assert [name_of(value) for value in second.inputs] == ["y"]  # the new one, found by asking again

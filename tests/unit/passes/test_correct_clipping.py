@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -78,3 +80,21 @@ def test_the_product_and_its_bias_stay_in_the_integer_kernel() -> None:
 def test_options_choose_the_values(option: str, corrected: bool) -> None:
     module = _compiled(f"{PLAIN}, correct-clipping{{{option}}}")
     assert ("x" not in module.decisions) == corrected
+
+
+def test_a_product_that_reads_a_corrected_one_is_corrected_too(build: Callable[..., GraphModule]) -> None:
+    """The correction of the first puts another value in the place of what the second reads."""
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.normal(size=(WIDTH, WIDTH)), "b": np.ones(WIDTH), "v": rng.normal(size=(WIDTH, 8))}
+    layers = "p = MatMul(x, w) h = Add(p, b) y = MatMul(h, v)"
+    text = f"main (float[N,4,{WIDTH}] x) => (float[N,4,8] y) {{ {layers} }}"
+    before, after = (
+        build(text, {name: array.astype(np.float32) for name, array in weights.items()}) for _ in range(2)
+    )
+    pipeline, data = f"{PLAIN}, correct-clipping{{channels=2, gain=0}}", FeedsData([_feeds(0)])
+    PassManager(parse_pipeline(pipeline), find_target("cpu"), measure=data.measure).run(after)
+    assert sorted(after.decisions) == ["h_cut_1", "v", "w", "x_cut_1"]
+    feeds = _feeds(1, size=4000.0)
+    old, new = (run_model(module, feeds, inner=True) for module in (before, after))
+    bound = rounding_bound([(before, {**feeds, **old}), (after, {**feeds, **new})])
+    np.testing.assert_allclose(new["y"], old["y"], rtol=0, atol=bound)
