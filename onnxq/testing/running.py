@@ -33,12 +33,23 @@ def run_model(module: GraphModule, feeds: Feeds, *, inner: bool = False) -> dict
 
 def evaluate(node: ir.Node, inputs: Sequence[Array], *, absolute: bool = False) -> Array:
     """Evaluate one node in float64; with ``absolute``, its constant factors by their magnitude."""
-    proto = _alone(node)
+    proto, groups = _alone(node), 1
     for attribute in proto.attribute:
         if absolute and attribute.name in ("alpha", "beta"):
             attribute.f = abs(attribute.f)
+        if proto.op_type == "ConvTranspose" and attribute.name == "group":
+            groups, attribute.i = attribute.i, 1
+    if groups == 1:
+        return _reference(proto, inputs, _opsets(node))
+    # onnx 1.23's reference cannot run several groups of a ConvTranspose, but one at a time
+    axes = (1, 0, 0)
+    parts = zip(*(np.split(x, groups, axis) for x, axis in zip(inputs, axes, strict=False)), strict=True)
+    return np.concatenate([_reference(proto, part, _opsets(node)) for part in parts], axis=1)
+
+
+def _reference(proto: onnx.NodeProto, inputs: Sequence[Array], opsets: dict[str, int]) -> Array:
     feeds = {f"input_{index}": array for index, array in enumerate(inputs)}
-    (result,) = ReferenceEvaluator(proto, opsets=_opsets(node)).run(None, feeds)
+    (result,) = ReferenceEvaluator(proto, opsets=opsets).run(None, feeds)
     return np.asarray(result, np.float64)
 
 

@@ -1,0 +1,134 @@
+"""One model through one pipeline, held to everything that is promised for every model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+
+from onnxq.errors import OnnxqError
+from onnxq.ir.module import GraphModule
+from onnxq.ir.schema import FLOAT8_PRODUCT
+from onnxq.ir.store import load_model, save_model
+from onnxq.passmanager.base import Pass
+from onnxq.passmanager.instruments import Instrument, VerifyEach
+from onnxq.passmanager.manager import PassManager
+from onnxq.passmanager.pipeline import parse_pipeline
+from onnxq.runtime.session import open_session
+from onnxq.target import find_target
+from onnxq.testing.laws import FeedsData, HoldToPromise
+from onnxq.testing.routes import Route
+from onnxq.testing.running import Array, Feeds, run_model
+
+REALISING = "insert-qdq"
+TIMES, STEPS = 4.0, 8 / 255
+
+Outputs = Mapping[str, Array]
+
+
+class UnusableError(Exception):
+    """The model says nothing about the compiler: ONNX Runtime does not run it, or it computes no numbers."""
+
+
+def try_route(model: onnx.ModelProto, feeds: Feeds, route: Route) -> GraphModule:
+    """Run a model through a pipeline and assert what holds for every model; return the result.
+
+    Each pass keeps its promise (``HoldToPromise``). A second run, from the file again, gives the same bytes.
+    ONNX Runtime opens the result, and computes the outputs' shapes, types and finite numbers from it.
+
+    Raises:
+        UnusableError: The source does not run in ONNX Runtime, or gives what is not finite.
+        AssertionError: The result is not what was promised.
+        OnnxqError: The model was refused, or a pass failed.
+
+    """
+    expected = source_values(model, feeds)
+    with TemporaryDirectory(prefix="onnxq-trial-") as folder:
+        source = Path(folder, "model.onnx")
+        source.write_bytes(model.SerializeToString(deterministic=True))
+        module, data = compile_file(source, feeds, route, (VerifyEach(), HoldToPromise([feeds])))
+        _, again = compile_file(source, feeds, route)
+    assert again == data, "a second run gives other bytes"
+    assert not module.decisions or REALISING not in route.pipeline, "decisions are left"
+    plain = run_model(module, feeds)
+    assert_same_form(expected, plain)
+    if find_target(route.target).provider == "cpu" and runs_here(module):
+        optimised = open_session(data, threads=1).run(feeds)
+        assert_same_form(expected, optimised)
+        if route.keeps_integers_small:
+            assert_about_as_near(expected, plain, optimised)
+    return module
+
+
+def source_values(model: onnx.ModelProto, feeds: Feeds) -> dict[str, Array]:
+    """Return the source's outputs.
+
+    Raises:
+        UnusableError: It does not run, or some value inside is not finite.
+
+    """
+    inner = [name for node in model.graph.node for name in node.output if name]
+    try:
+        session = open_session(model, threads=1, extra_outputs=inner, optimization="none")
+        values = session.run(feeds)
+    except OnnxqError as error:
+        raise UnusableError(error.message) from error
+    for name, value in values.items():
+        if not _is_finite(value):
+            raise UnusableError(f"value {name!r} is not finite")
+    return {value.name: values[value.name] for value in model.graph.output}
+
+
+def compile_file(
+    source: Path, feeds: Feeds, route: Route, instruments: Sequence[Instrument] = ()
+) -> tuple[GraphModule, bytes]:
+    """Return what the route makes of a file, and the bytes that are written, as ``onnxq compile`` does it."""
+    module, output = load_model(source), source.with_name("compiled.onnx")
+    manager = PassManager(_passes(route), find_target(route.target), instruments, FeedsData([feeds]).measure)
+    manager.run(module)
+    save_model(module, output, source=source)
+    return module, output.read_bytes()
+
+
+@cache
+def _passes(route: Route) -> list[Pass]:
+    return parse_pipeline(route.pipeline)
+
+
+def runs_here(module: GraphModule) -> bool:
+    """Tell whether the CPU provider has a kernel for every node: it has none for products in float8."""
+    return all(node.op_type != FLOAT8_PRODUCT for node in module.graph)
+
+
+def assert_same_form(expected: Outputs, found: Outputs) -> None:
+    """Assert that two runs gave outputs of the same names, types and shapes, and all that is finite."""
+    assert list(found) == list(expected), f"outputs {list(expected)} became {list(found)}"
+    for name, value in expected.items():
+        other = found[name]
+        assert other.dtype == value.dtype, f"output {name!r}: {value.dtype} became {other.dtype}"
+        assert other.shape == value.shape, f"output {name!r}: shape {value.shape} became {other.shape}"
+        assert _is_finite(other), f"output {name!r} is not finite"
+
+
+def assert_about_as_near(source: Outputs, plain: Outputs, optimised: Outputs) -> None:
+    """Assert that ONNX Runtime's integer kernels give about what the written operators mean.
+
+    A kernel may round a value to its other neighbour, and nothing bounds what later layers make of that. But
+    what saturates, or is quantized behind our back, shows as an error of another size: more than ``TIMES``
+    the error of the written operators and a share of ``STEPS`` of the largest output.
+    """
+    for name, wanted in source.items():
+        if wanted.dtype.kind != "f" or not wanted.size:
+            continue
+        size = float(np.abs(wanted).max())
+        error = float(np.abs(plain[name] - wanted.astype(np.float64)).max())
+        moved = float(np.abs(optimised[name] - plain[name].astype(np.float64)).max())
+        assert moved <= TIMES * error + STEPS * size, f"optimised output {name!r}: moved by {moved} of {size}"
+
+
+def _is_finite(value: object) -> bool:
+    return not isinstance(value, np.ndarray) or value.dtype.kind != "f" or bool(np.isfinite(value).all())

@@ -1,0 +1,196 @@
+"""Random models through passes and recipes, each held to what is promised for every model.
+
+Each seed names a random valid model (``onnxq.testing.generate``) and one of the routes that
+``onnxq.testing.routes`` lists: a shipped recipe, a combination of passes, or one pass by itself. Routes take
+turns, so a model meets one of them, not all. ``onnxq.testing.trials`` says what has to hold. Counted are:
+
+- ok: everything held, or the pipeline had nothing to do;
+- unusable: ONNX Runtime has no kernel for the source, or it computes infinities or NaN;
+- refused: an error of the caller's side, which names the model or its data;
+- failed: anything else, by kind. The first models of each kind are written to the folder as text, with the
+  pipeline above the graph: a golden case, once it says what is right.
+
+The state is kept in the folder after every few models; a run goes on where the last one ended. ``--again``
+runs the seeds that failed before, and no others. Exits with 1 if anything failed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+from measuring import parser, show
+
+from onnxq.errors import OnnxqError
+from onnxq.files import replacing
+from onnxq.ir.module import GraphModule
+from onnxq.ir.text import render
+from onnxq.testing.generate.builder import Sample
+from onnxq.testing.generate.model import seeded_sample
+from onnxq.testing.routes import Route, routes
+from onnxq.testing.trials import UnusableError, try_route
+
+SAVE_EVERY = 50
+KEPT = 3
+"""How many models of a kind are written."""
+
+
+@dataclass
+class State:
+    """What was tried so far.
+
+    Args:
+        next_seed: Where to go on.
+        tried: Models by route and outcome: ``ok``, ``unusable``, ``refused`` or ``failed``.
+        kinds: The seeds of each kind of refusal and failure.
+        seconds: Processor time.
+
+    """
+
+    next_seed: int = 0
+    tried: dict[str, dict[str, int]] = field(default_factory=dict)
+    kinds: dict[str, list[int]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @classmethod
+    def load(cls, path: Path, seed: int) -> State:
+        """Return the state in a file; a new one where there is none."""
+        return cls(**json.loads(path.read_text())) if path.is_file() else cls(next_seed=seed)
+
+    def save(self, path: Path) -> None:
+        """Write it whole."""
+        with replacing(path) as (staged,):
+            staged.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+
+    def count(self, route: Route, outcome: str, seed: int, kind: str) -> int:
+        """Count one model, and return how many there are of its kind now."""
+        outcomes = self.tried.setdefault(route.name, {})
+        outcomes[outcome] = outcomes.get(outcome, 0) + 1
+        if not kind:
+            return 0
+        self.kinds.setdefault(kind, []).append(seed)
+        return len(self.kinds[kind])
+
+    @property
+    def failed(self) -> dict[str, list[int]]:
+        """The seeds of failures by kind."""
+        return {kind: seeds for kind, seeds in self.kinds.items() if not kind.startswith("refused")}
+
+
+def main() -> int:
+    options = parser(__doc__)
+    options.add_argument("--minutes", type=float, default=None, help="stop after so long")
+    options.add_argument("--count", type=int, default=None, help="stop after so many models")
+    options.add_argument("--seed", type=int, default=0, help="the first seed of a new run")
+    options.add_argument("--only", default="", help="try only routes with this text in their name")
+    options.add_argument("--again", action="store_true", help="try what failed before, and nothing else")
+    options.add_argument("--folder", type=Path, default=Path("fuzz"), help="where state and models go")
+    args = options.parse_args()
+    args.folder.mkdir(parents=True, exist_ok=True)
+    path = args.folder / "state.json"
+    state = State.load(path, args.seed)
+    if args.again:
+        seeds: Iterable[int] = sorted(seed for seeds in state.failed.values() for seed in seeds)
+        state, path = State(), args.folder / "again.json"
+    else:
+        seeds = _seeds(state, args.minutes, args.count)
+    run(seeds, [route for route in routes() if args.only in route.name], state, path)
+    title = (
+        f"{sum(sum(o.values()) for o in state.tried.values())} random models, each through one of the routes"
+    )
+    show(title, list(_rows(state)), list(_notes(state)), as_json=args.json)
+    return int(bool(state.failed))
+
+
+def run(seeds: Iterable[int], through: list[Route], state: State, path: Path) -> None:
+    """Try each seed's model, and keep the state."""
+    start = time.process_time()
+    for number, seed in enumerate(seeds, 1):
+        route, sample = through[seed % len(through)], seeded_sample(seed)
+        outcome, kind, message = attempt(sample, route)
+        if state.count(route, outcome, seed, kind) in range(1, KEPT + 1) and outcome == "failed":
+            write_case(path.parent / f"{seed:06}.onnxtxt", sample, route, message)
+        state.next_seed = seed + 1
+        if number % SAVE_EVERY == 0:
+            now = time.process_time()
+            state.seconds, start = state.seconds + now - start, now
+            state.save(path)
+    state.seconds += time.process_time() - start
+    state.save(path)
+
+
+def attempt(sample: Sample, route: Route) -> tuple[str, str, str]:
+    """Return what became of a model, its kind unless all was well, and the message."""
+    try:
+        try_route(sample.model, sample.feeds, route)
+    except UnusableError:
+        return "unusable", "", ""
+    except Exception as error:
+        refused = isinstance(error, OnnxqError) and error.exit_code == 2
+        outcome = "refused" if refused else "failed"
+        return outcome, f"{outcome} {type(error).__name__}: {_without_particulars(str(error))}", str(error)
+    return "ok", "", ""
+
+
+def write_case(path: Path, sample: Sample, route: Route, message: str) -> None:
+    """Write the model as a golden case's file, or as it is where the text form cannot show it."""
+    pipeline, reason = (" ".join(text.split()) for text in (route.pipeline, message))
+    head = f"# RUN: {pipeline}\n# TARGET: {route.target}\n# {reason}\n"
+    try:
+        text = render(GraphModule(ir.from_proto(sample.model)))
+    except Exception:
+        path.with_suffix(".onnx").write_bytes(sample.model.SerializeToString())
+        text = ""
+    path.write_text(head + text, encoding="utf-8")
+
+
+def _without_particulars(message: str) -> str:
+    """Replace names, numbers and lists, so that failures of one kind read alike."""
+    text = " ".join(message.split())
+    text = re.sub(r"'[^']*'", "'...'", text)
+    text = re.sub(r"[-+]?\d[\d.]*(e[-+]?\d+)?", "#", text)
+    return re.sub(r"[\[(][#, xN?]*[\])]", "[#]", text)[:160]
+
+
+def _seeds(state: State, minutes: float | None, count: int | None) -> Iterator[int]:
+    """Yield seeds until time or number is up; forever if neither is given."""
+    end = None if minutes is None else time.monotonic() + 60 * minutes
+    first = state.next_seed
+    seed = first
+    while (end is None or time.monotonic() < end) and (count is None or seed < first + count):
+        yield seed
+        seed += 1
+
+
+def _rows(state: State) -> Iterator[dict[str, Any]]:
+    total: Counter[str] = Counter()
+    for name, outcomes in sorted(state.tried.items()):
+        total.update(outcomes)
+        yield _row(name, outcomes)
+    yield _row("all", total)
+
+
+def _row(name: str, outcomes: dict[str, int]) -> dict[str, Any]:
+    kinds = {kind: outcomes.get(kind, 0) for kind in ("ok", "unusable", "refused", "failed")}
+    return {"route": name, "models": sum(kinds.values()), **kinds}
+
+
+def _notes(state: State) -> Iterator[str]:
+    yield f"seeds up to {state.next_seed - 1}; {state.seconds:.0f} s of processor time"
+    for kind, seeds in sorted(state.kinds.items(), key=lambda item: -len(item[1])):
+        shown = ", ".join(map(str, seeds[:KEPT])) + (", ..." if len(seeds) > KEPT else "")
+        yield f"{len(seeds)} {kind} (seeds {shown})"
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    sys.exit(main())
