@@ -276,9 +276,9 @@ def _lost(output: OutputAccuracy) -> str | None:
     if (lost := output.lost) is None:
         return None
     return (
-        f" in {lost.lost} of {lost.length} slices along axis {lost.axis}, with {lost.sqnr_db:z.1f} dB at index "
-        f"{lost.index}, which its other values hide: where such slices share a grid with larger values, an output "
-        "of their own keeps them, or float"
+        f" in {lost.lost} of {lost.length} slices along axis {lost.axis}, with {lost.sqnr_db:z.1f} dB at "
+        f"index {lost.index}, which its other values hide: where such slices share a grid with larger "
+        "values, an output of their own keeps them, or float"
     )
 
 
