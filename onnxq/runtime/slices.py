@@ -66,8 +66,13 @@ class _Sums(NamedTuple):
     high: Array
 
     def joined(self, other: _Sums) -> _Sums:
-        added = (mine + theirs for mine, theirs in zip(self[:3], other[:3], strict=True))
-        return _Sums(*added, np.minimum(self.low, other.low), np.maximum(self.high, other.high))
+        return _Sums(
+            self.signal + other.signal,
+            self.fourth + other.fourth,
+            self.noise + other.noise,
+            np.minimum(self.low, other.low),
+            np.maximum(self.high, other.high),
+        )
 
 
 class SliceComparison:
