@@ -62,8 +62,11 @@ def _reason(layer: Layer, norm: ir.Node) -> str | None:
         attribute(layer.node, "beta", 1.0),
     ) != (1, 1):
         return "the Gemm scales its terms"
-    trains = attribute(norm, "training_mode", 0) or len(norm.outputs) > 1  # the others tell of the batch
-    if trains or any(constant_of(value) is None for value in norm.inputs[1:]):
+    if attribute(norm, "training_mode", 0) or len(norm.outputs) > 1:
+        return "it takes the statistics of each batch"  # before operator set 14, five outputs say so
+    if not attribute(norm, "spatial", 1):
+        return "its statistics are those of single elements"
+    if any(constant_of(value) is None for value in norm.inputs[1:]):
         return "its statistics are not constant"
     if layer.bias is not None and constant_of(layer.bias) is None:
         return "the layer's bias is computed at run time"

@@ -68,6 +68,7 @@ def load_model(path: Path | str) -> GraphModule:
     read_attributes(model)
     read_small_tensors(model)
     _shorten_domain(model)
+    _free_negative_axes(model)
     _name_nodes(model.graph)
     return GraphModule(model)
 
@@ -265,6 +266,16 @@ def _shorten_domain(model: ir.Model) -> None:
     for versions in imports:
         if "ai.onnx" in versions:
             versions[""] = versions.pop("ai.onnx")
+
+
+def _free_negative_axes(model: ir.Model) -> None:
+    """Take axes of length -1 for what older exporters mean by them, and ONNX Runtime too: of any length."""
+    graphs: list[ir.Graph | ir.Function] = [*model.graphs(), *model.functions.values()]
+    for graph in graphs:
+        for value in (*graph.inputs, *graph.outputs, *(value for node in graph for value in node.outputs)):
+            sizes = () if value.shape is None else tuple(value.shape)
+            if any(isinstance(size, int) and size < 0 for size in sizes):
+                value.shape = ir.Shape(None if isinstance(size, int) and size < 0 else size for size in sizes)
 
 
 def _name_nodes(graph: ir.Graph) -> None:

@@ -122,6 +122,29 @@ def test_an_output_that_is_left_out_stays_left_out(tmp_path: Path) -> None:
     assert list(onnx.load(tmp_path / "out.onnx").graph.node[0].output) == ["", "y"]
 
 
+def test_an_axis_of_length_minus_one_is_one_of_any_length(tmp_path: Path) -> None:
+    """ONNX Runtime takes a negative length so, too; a length of 0 is a length."""
+    shape = [-1, "N", 0, 4]
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in "xy")
+    branch = helper.make_graph([node("Neg", ["x"], "b")], "branch", [], [y])
+    branch.output[0].name = "b"
+    nodes = [
+        helper.make_node("If", ["flag"], ["z"], then_branch=branch, else_branch=branch),
+        node("Relu", ["z"], "y"),
+    ]
+    flag = helper.make_tensor_value_info("flag", TensorProto.BOOL, [])
+    z = helper.make_tensor_value_info("z", TensorProto.FLOAT, shape)
+    made = helper.make_graph(nodes, "g", [x, flag], [y], value_info=[z])
+    imports = [helper.make_opsetid("", 21)]
+    path = written(helper.make_model(made, opset_imports=imports, ir_version=10), tmp_path / "m.onnx")
+
+    model = load_model(path).model
+    inner = [value for graph in model.graphs() for one in graph for value in one.outputs]
+    shapes = [value.shape for value in (model.graph.inputs[0], *inner) if value.shape is not None]
+    assert len(shapes) == 5
+    assert all(list(shape) == [ir.SymbolicDim(None), ir.SymbolicDim("N"), 0, 4] for shape in shapes)
+
+
 def test_a_missing_file_is_an_error_that_names_a_similar_one(tmp_path: Path) -> None:
     written(matmul(), tmp_path / "model.onnx")
     error = refusal(tmp_path / "modle.onnx")
