@@ -14,7 +14,7 @@ from onnxq.passmanager.base import Effect, Pass, PassContext
 
 @dataclass(frozen=True)
 class ConvertOpset(Pass):
-    """Convert the standard operators with onnx's own converter; models in between stay as they are.
+    """Convert the standard operators, each by what changed in it; models in between stay as they are.
 
     Options:
         minimum: The oldest operator set that later passes can work with; 13 brought per-channel scales.
@@ -29,7 +29,7 @@ class ConvertOpset(Pass):
     maximum: int = 27
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
-        """Leave the work to onnx; a model without standard operators only learns of them."""
+        """A model without standard operators only learns of them."""
         if module.opset == 0:
             ctx.edit.apply(self._import, why="later passes write standard operators")
         elif module.opset < self.minimum:

@@ -125,8 +125,8 @@ def rank_of(value: ir.Value | None) -> int | None:
 
 
 def is_standard(node: ir.Node, *op_types: str) -> bool:
-    """Tell whether ``node`` is one of these operators of the standard domain."""
-    return node.domain in ("", "ai.onnx") and node.op_type in op_types
+    """Tell whether ``node`` is one of these operators of the standard domain; without any: any of it."""
+    return node.domain in ("", "ai.onnx") and (not op_types or node.op_type in op_types)
 
 
 def sole_reader(value: ir.Value) -> ir.Node | None:

@@ -1,17 +1,18 @@
-"""Carrying the standard operators of a model over to another version, with onnx's own converter."""
+"""Carrying the standard operators of a model over to another version."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import onnx
 import onnx_ir as ir
-from onnx.version_converter import ConvertError
+from onnx.defs import OpSchema
 
 from onnxq.errors import ModelError
 from onnxq.ir.constants import lift_constants
-from onnxq.ir.module import rank_of
-
-SMALL_BYTES = 4096
-"""Constants up to this size travel through the converter, which reads shapes and axes from them."""
+from onnxq.ir.inference import infer_types
+from onnxq.ir.module import attribute, is_standard
+from onnxq.ir.opset_rules import RULES, TYPED, CannotConvertError, Step
 
 HINT = "export the model again with another operator set"
 
@@ -19,39 +20,45 @@ HINT = "export the model again with another operator set"
 def convert_opset(model: ir.Model, version: int) -> ir.Model:
     """Return the model with its standard operators in ``version``, and an IR version that knows them.
 
-    Large weights are set aside meanwhile, so that the model's size does not matter.
+    An operator goes from each of its versions to the next. What changed its meaning or its form on the way
+    has a rule in ``opset_rules``; elsewhere the schemas of both versions have to agree on all that the node
+    uses. Subgraphs are converted too; ``model`` itself stays as it is.
 
     Raises:
-        ModelError: An operator is no longer part of ONNX, or the converter cannot carry it over.
+        ModelError: An operator is no longer part of ONNX, or cannot be carried over.
 
     """
-    _refuse_unknown_operators(model, version)
-    large = {
-        name: value.const_value
-        for name, value in model.graph.initializers.items()
-        if value.const_value is not None and value.const_value.nbytes > SMALL_BYTES
-        if not value.is_graph_input()
-    }
-    proto = ir.to_proto(_without(model, large))
-    try:
-        converted = ir.from_proto(onnx.version_converter.convert_version(proto, version))
-    except (RuntimeError, ValueError, onnx.checker.ValidationError, ConvertError) as error:
-        before = model.opset_imports[""]
+    before = model.opset_imports[""]
+    if model.functions:
         raise ModelError(
-            f"operator set {before} cannot be converted to {version}: {error}", hint=HINT
-        ) from error
-    _refuse_other_inputs(model, converted)
-    result = _with(lift_constants(converted), large)
+            f"operator set {before} cannot be converted while the model has functions of its own",
+            hint="put inline-functions before it",
+        )
+    _refuse_unknown_operators(model, version)
+    copy = lift_constants(model.clone())
+    nodes = [node for node in copy.graph.all_nodes() if is_standard(node)]
+    if any(node.op_type in TYPED for node in nodes):
+        infer_types(copy)
+    for node in nodes:
+        try:
+            _convert(node, before, version)
+        except CannotConvertError as error:
+            raise ModelError(
+                f"operator set {before} cannot be converted to {version}: {error}",
+                where=f"node {node.name!r} ({node.op_type})",
+                hint=HINT,
+            ) from error
+    copy.opset_imports[""] = version
     needed = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", version)])
-    result.ir_version = max(result.ir_version, needed)
-    return result
+    copy.ir_version = max(copy.ir_version, needed)
+    return copy
 
 
 def _refuse_unknown_operators(model: ir.Model, version: int) -> None:
     before = model.opset_imports[""]
-    for node in model.graph:
+    for node in model.graph.all_nodes():
         known = onnx.defs.has(node.op_type, max_inclusive_version=version)
-        if node.domain in ("", "ai.onnx") and not known:
+        if is_standard(node) and not known:
             raise ModelError(
                 f"operator {node.op_type} of operator set {before} does not exist in operator set {version}",
                 where=f"node {node.name!r}",
@@ -59,32 +66,72 @@ def _refuse_unknown_operators(model: ir.Model, version: int) -> None:
             )
 
 
-def _refuse_other_inputs(model: ir.Model, converted: ir.Model) -> None:
-    """Compare ranks: onnx takes the batch axis away from what Scan reads, up to the model's inputs."""
-    after = {value.name: rank_of(value) for value in converted.graph.inputs}
-    for value in model.graph.inputs:
-        if value.name in after and after[value.name] != rank_of(value):
-            raise ModelError(
-                f"converting operator set {model.opset_imports['']} changes the shape of an input",
-                where=f"input {value.name!r}",
-                hint=HINT,
-            )
+def _convert(node: ir.Node, before: int, after: int) -> None:
+    """Take the node through each version of its operator that lies between."""
+    if after < before:
+        _lower(node, before, after)
+    for version in range(before + 1, after + 1):
+        old, new = _schema(node, version - 1), _schema(node, version)
+        if old is None or new is None or old.since_version == new.since_version:
+            continue
+        rule = RULES.get((node.op_type, version))
+        if rule is not None:
+            rule(Step(node, version))
+        elif new.deprecated:
+            raise CannotConvertError(f"operator set {version} gives it up")
+        else:
+            _drop_what_means_nothing(node, new)
+            _compare(node, old, new)
 
 
-def _without(model: ir.Model, large: dict[str, ir.TensorProtocol]) -> ir.Model:
-    """Return a copy whose large weights are inputs instead."""
-    copy = model.clone()
-    for name in large:
-        value = copy.graph.initializers.pop(name)
-        value.const_value = None
-        copy.graph.inputs.append(value)
-    return copy
+def _lower(node: ir.Node, before: int, after: int) -> None:
+    old, new = _schema(node, before), _schema(node, after)
+    if old is None or new is None or old.since_version == new.since_version:
+        return
+    passed = [version for op_type, version in RULES if op_type == node.op_type and after < version <= before]
+    if passed:
+        raise CannotConvertError(f"it changed in operator set {passed[0]}")
+    for name in set(node.attributes) - set(new.attributes):
+        if attribute(node, name, None) == _default(old, name):
+            del node.attributes[name]
+    _compare(node, old, new)
 
 
-def _with(model: ir.Model, large: dict[str, ir.TensorProtocol]) -> ir.Model:
-    """Turn the inputs of these names into initializers again."""
-    for value in [value for value in model.graph.inputs if value.name in large]:
-        model.graph.inputs.remove(value)
-        value.const_value = large[value.name or ""]
-        model.graph.register_initializer(value)
-    return model
+def _drop_what_means_nothing(node: ir.Node, new: OpSchema) -> None:
+    """Drop the hint on memory that operators had before operator set 6."""
+    if "consumed_inputs" not in new.attributes:
+        node.attributes.pop("consumed_inputs", None)
+
+
+def _compare(node: ir.Node, old: OpSchema, new: OpSchema) -> None:
+    """Refuse a node that uses anything that both versions do not name, place and preset alike."""
+    for name in node.attributes:
+        if name not in new.attributes or old.attributes[name].type != new.attributes[name].type:
+            raise CannotConvertError(f"its attribute {name} is another in version {new.since_version}")
+    for name in old.attributes.keys() - node.attributes.keys():
+        if name in new.attributes and _default(old, name) != _default(new, name):
+            raise CannotConvertError(f"the default of {name} is another in version {new.since_version}")
+    for name, declared in new.attributes.items():
+        if declared.required and name not in node.attributes:
+            raise CannotConvertError(f"version {new.since_version} wants attribute {name}")
+    for kind, used, ours, theirs in (
+        ("inputs", node.inputs, old.inputs, new.inputs),
+        ("outputs", node.outputs, old.outputs, new.outputs),
+    ):
+        count = min(len(used), len(ours))
+        if [one.name for one in ours[:count]] != [one.name for one in theirs[:count]]:
+            raise CannotConvertError(f"its {kind} are others in version {new.since_version}")
+
+
+def _schema(node: ir.Node, version: int) -> OpSchema | None:
+    known = onnx.defs.has(node.op_type, max_inclusive_version=version)
+    return onnx.defs.get_schema(node.op_type, version) if known else None
+
+
+def _default(schema: OpSchema, name: str) -> Any:
+    """Return what an attribute is where a node does not say; None if nothing is preset."""
+    preset = schema.attributes[name].default_value
+    if preset.type == onnx.AttributeProto.UNDEFINED:
+        return None
+    value = onnx.helper.get_attribute_value(preset)
+    return value.decode() if isinstance(value, bytes) else value
