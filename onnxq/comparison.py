@@ -12,8 +12,11 @@ import onnx_ir as ir
 
 from onnxq.calibration.data import Batch, DataOptions, Dataset, InputSpec, open_data
 from onnxq.errors import InputError
+from onnxq.ir.module import GraphModule
+from onnxq.ir.products import saturating_products
 from onnxq.ir.rounding import spell_out_rounding
 from onnxq.ir.store import load_model
+from onnxq.processor import at_hand, here
 from onnxq.runtime.bench import LatencyReport, Spread, bench
 from onnxq.runtime.compare import OutputAccuracy
 from onnxq.runtime.gates import Gates
@@ -261,6 +264,19 @@ def warn_of_speed(ratio: Spread) -> tuple[str, ...]:
     if ratio.p90 >= 1 or ratio.median > CLEAR_LOSS:
         return ()
     return (f"the compiled model is slower than the source here ({ratio.median:.2f}x): its kernels tell why",)
+
+
+def warn_of_saturation(module: GraphModule) -> tuple[str, ...]:
+    """Return a warning if the model can compute something else here than where integer products are exact."""
+    saturating = [one.name for one in (at_hand(), here()) if one.saturates]
+    layers = saturating_products(module) if saturating else []
+    if not layers:
+        return ()
+    more = f" and {len(layers) - 1} more" if len(layers) > 1 else ""
+    return (
+        f"{layers[0].op_type} {layers[0].name!r}{more}: sums of products can saturate on this processor "
+        f"({saturating[0]}), as the int8 weights were made for another: compile for it, and without bits=8",
+    )
 
 
 def _far(output: OutputAccuracy) -> str | None:

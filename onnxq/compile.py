@@ -19,6 +19,7 @@ from onnxq.comparison import (
     Progress,
     choose_samples,
     compare,
+    warn_of_saturation,
     with_options,
 )
 from onnxq.errors import CalibrationError, InputError, ToleranceError, called
@@ -37,6 +38,7 @@ from onnxq.manifest import (
     DataUsed,
     Manifest,
     ModelFile,
+    ProcessorAssumed,
     installed_versions,
     manifest_path,
     report_path,
@@ -46,16 +48,16 @@ from onnxq.passmanager.base import PassRecord
 from onnxq.passmanager.instruments import Instrument, VerifyEach
 from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
+from onnxq.processor import cpu_flags, find_processor
 from onnxq.quant.facts import Facts, Need, joined, meets
 from onnxq.recipe import Recipe
 from onnxq.report.markdown import render_report
 from onnxq.runtime.bench import LatencyReport
 from onnxq.runtime.compare import plain
-from onnxq.runtime.environment import cpu_flags, runtime_versions
+from onnxq.runtime.environment import runtime_versions
 from onnxq.runtime.gates import Gates, enforce, require_measurable
 from onnxq.runtime.session import usable_provider
 from onnxq.runtime.validate import AccuracyReport
-from onnxq.target import find_target
 from onnxq.tuning import Tuning, tune
 
 TUNED_TARGETS = ("cpu",)
@@ -125,6 +127,7 @@ def compile_model(
     """
     options, progress = options or CompileOptions(), on_progress or _quiet
     require_measurable(options.gates, compared=options.validate, has_metric=options.metric is not None)
+    recipe = recipe.settled()
     compilation = _Compilation(Path(source), recipe, data, options, progress)
     if table is not None:
         compilation.accept(table)
@@ -204,7 +207,7 @@ class _Compilation:
         module = load_model(self.source)
         manager = PassManager(
             parse_pipeline(recipe.pipeline),
-            find_target(recipe.target),
+            recipe.runs_on,
             (VerifyEach(), *instruments),
             self._measure if self.table is not None or self.data is not None else None,
         )
@@ -318,7 +321,7 @@ class _Compilation:
         self._stamp(module)
         used = self.table.samples if self.table is not None else 0
         samples = choose_samples(validation_data, self.data, used, self._face.inputs, self.options)
-        target = find_target(self.recipe.target)
+        target = self.recipe.runs_on
         provider, config = usable_provider(target.provider), target.options_for(module)
         files = output_files(module, output, self.source)
         with replacing(report_path(output), manifest_path(output), *files) as (report, content, *_, tried):
@@ -339,18 +342,25 @@ class _Compilation:
                 )
         return CompileResult(output, manifest, tuple(records), comparison.accuracy, comparison.latency)
 
-    def _warnings(self) -> tuple[str, ...]:
+    def _processor_assumed(self) -> ProcessorAssumed | None:
+        if self.recipe.processor is None:
+            return None
+        processor = find_processor(self.recipe.processor)
+        return ProcessorAssumed(name=processor.name, saturates=processor.saturates, summary=processor.summary)
+
+    def _warnings(self, module: GraphModule) -> tuple[str, ...]:
         of_data = (self.data.warning,) if self.data is not None and self.data.warning else ()
         of_tuning = self.tuning.warnings if self.tuning is not None else ()
         unmeasured = self.recipe.gates != Gates() and not self.options.validate
         of_gates = ("the recipe's gates were not measured, as asked",) if unmeasured else ()
-        return of_data + self._face.warnings + of_tuning + self._warnings_of_target() + of_gates
+        of_target = self._warnings_of_target(module)
+        return of_data + self._face.warnings + of_tuning + of_target + of_gates
 
-    def _warnings_of_target(self) -> tuple[str, ...]:
-        """Say where the result was not run."""
-        target = find_target(self.recipe.target)
+    def _warnings_of_target(self, module: GraphModule) -> tuple[str, ...]:
+        """Say where the result was not run, or where it does not run right."""
+        target = self.recipe.runs_on
         if usable_provider(target.provider) is not None:
-            return ()
+            return warn_of_saturation(module)
         return (f"provider {target.provider} is not here: compared on the CPU, and not timed",)
 
     def _stamp(self, module: GraphModule) -> None:
@@ -381,18 +391,19 @@ class _Compilation:
                 domain or "ai.onnx": version for domain, version in sorted(module.model.opset_imports.items())
             },
             ir_version=module.model.ir_version,
-            session_options=find_target(self.recipe.target).options_for(module),
+            session_options=self.recipe.runs_on.options_for(module),
             data=None if table is None else DataUsed(name=name, digest=table.data, samples=table.samples),
             table=None if table is None else json.loads(table.without_rows().to_json()),
             versions={**installed_versions(), **runtime_versions()},
             cpu_flags=cpu_flags(),
+            processor=self._processor_assumed(),
             passes=summarise(records),
             choices=None if self.choice is None else [plain(asdict(one)) for one in self.choice.trials],
             tuning=None if self.tuning is None else [asdict(verdict) for verdict in self.tuning.verdicts],
             accuracy=None if accuracy is None else accuracy.to_dict(),
             latency=None if latency is None else latency.to_dict(),
             kernels=None if latency is None else latency.models[1].kernels.to_dict(),
-            warnings=self._warnings() + comparison.warnings,
+            warnings=self._warnings(module) + comparison.warnings,
         )
 
 

@@ -45,6 +45,16 @@ class DataUsed(BaseModel):
     samples: int
 
 
+class ProcessorAssumed(BaseModel):
+    """The processor that the model was compiled for, and what its products of 8-bit integers do."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    saturates: bool
+    summary: str
+
+
 class Skipped(BaseModel):
     """A node that a pass left alone."""
 
@@ -79,7 +89,8 @@ class PassSummary(BaseModel):
 class Manifest(BaseModel):
     """Recipe, digests, versions, records and reports of one compilation.
 
-    ``session_options`` are the session configuration entries that the model's fast kernels ask for.
+    ``session_options`` are the session configuration entries that the model's fast kernels ask for;
+    ``cpu_flags`` the features of the processor that compiled it, and ``processor`` what it was compiled for.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -95,6 +106,7 @@ class Manifest(BaseModel):
     table: dict[str, Any] | None
     versions: dict[str, str]
     cpu_flags: tuple[str, ...]
+    processor: ProcessorAssumed | None = None
     passes: tuple[PassSummary, ...]
     choices: list[dict[str, Any]] | None = None
     tuning: list[dict[str, Any]] | None = None

@@ -13,7 +13,6 @@ from onnxq.passmanager.base import PassRecord
 from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.recipe import load_recipe
-from onnxq.target import find_target
 
 RECIPE = "fp32"
 """The recipe whose passes are tried: all of them are exact."""
@@ -45,4 +44,4 @@ def fold_sites(path: Path) -> list[Site]:
 
 def _rewritten(path: Path) -> tuple[GraphModule, Sequence[PassRecord]]:
     module, recipe = load_model(path), load_recipe(RECIPE)
-    return module, PassManager(parse_pipeline(recipe.pipeline), find_target(recipe.target)).run(module)
+    return module, PassManager(parse_pipeline(recipe.pipeline), recipe.runs_on).run(module)

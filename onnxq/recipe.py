@@ -14,13 +14,20 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, V
 from pydantic_core import ErrorDetails
 
 from onnxq.errors import RecipeError, did_you_mean
+from onnxq.processor import PROCESSORS, here
 from onnxq.runtime.gates import Gates
-from onnxq.target import TARGETS, find_target
+from onnxq.target import TARGETS, Target, find_target
 
 
 def _known_target(name: str) -> str:
     if name not in TARGETS:
         raise ValueError(f"unknown target {name!r}; choose from {', '.join(TARGETS)}")
+    return name
+
+
+def _known_processor(name: str | None) -> str | None:
+    if name is not None and name not in PROCESSORS:
+        raise ValueError(f"unknown processor {name!r}; choose from {', '.join(PROCESSORS)}")
     return name
 
 
@@ -49,6 +56,8 @@ class Recipe(_Section):
         pipeline: The passes as text, over as many lines as you like.
         summary: One line for listings.
         target: A key of ``onnxq.target.TARGETS``.
+        processor: A key of ``onnxq.processor.PROCESSORS``: what the model is compiled for. None is the one
+            at hand; a manifest names it, so that the recipe in it gives the same model everywhere.
         needs_data: Whether a pass reads ranges that only data can give.
         choices: Pass and option to the values that are tried besides the pipeline's own, as text.
         calibration: How ranges are measured.
@@ -60,14 +69,27 @@ class Recipe(_Section):
     pipeline: str
     summary: str = ""
     target: Annotated[str, AfterValidator(_known_target)] = "cpu"
+    processor: Annotated[str | None, AfterValidator(_known_processor)] = None
     needs_data: StrictBool = False
     choices: dict[str, dict[str, tuple[str, ...]]] = {}
     calibration: Calibration = Calibration()
     gates: Gates = Gates()
 
+    @property
+    def runs_on(self) -> Target:
+        """The target, with the processor that is compiled for."""
+        return find_target(self.target, self.processor)
+
+    def settled(self) -> Recipe:
+        """Return the recipe with the processor at hand in it, where it names none and one matters."""
+        if self.processor or self.runs_on.provider != "cpu":
+            return self
+        return self.model_copy(update={"processor": here().name})
+
     def to_toml(self) -> str:
         """Return the recipe as TOML that ``parse_recipe`` reads back."""
-        plain = self.model_dump(mode="json", exclude={"pipeline", "choices", "calibration", "gates"})
+        sections = {"pipeline", "choices", "calibration", "gates"}
+        plain = self.model_dump(mode="json", exclude=sections, exclude_none=True)
         lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in plain.items()]
         lines += ['pipeline = """', self.pipeline.strip().replace("\\", "\\\\"), '"""']
         if self.choices:

@@ -36,7 +36,6 @@ from onnxq.runtime.batch import Array, Batch, Feeds, batch_size
 from onnxq.runtime.compare import plain
 from onnxq.runtime.session import Session, open_session
 from onnxq.runtime.validate import validate
-from onnxq.target import find_target
 
 SCHEMA = 1
 """The version of what ``to_dict`` returns."""
@@ -207,7 +206,7 @@ def _decided(source: Path, recipe: Recipe, data: Dataset, threads: int | None) -
     module = load_model(source)
     if REALISE in names:
         before = passes[: names.index(REALISE)]
-        PassManager(before, find_target(recipe.target), (VerifyEach(),), measure).run(module)
+        PassManager(before, recipe.runs_on, (VerifyEach(),), measure).run(module)
     if not module.decisions:
         raise RecipeError(
             f"it encodes nothing of {source.name} before {REALISE}",

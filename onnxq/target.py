@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from onnxq.errors import RecipeError, did_you_mean
-from onnxq.ir.module import GraphModule
+from onnxq.ir.layers import Layer, is_depthwise
+from onnxq.ir.module import GraphModule, array_of
 from onnxq.kernels import KernelList, load_kernels
+from onnxq.processor import EXACT_LIMIT, PROCESSORS, Processor, find_processor, here
+
+PRODUCTS = frozenset({"Conv", "Gemm", "MatMul"})
+"""Operators that ONNX Runtime's CPU provider runs on integers; ConvTranspose has no such kernel (1.32.0)."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class Target:
             the fast kernel; empty where all are run alike.
         float8_rows: What the rows of a weight in float8 must be a multiple of for its fast kernel.
         session_options: By operator, the session configuration entries that its fast kernel asks for.
+        processor: What runs the CPU provider's kernels.
 
     """
 
@@ -37,11 +43,27 @@ class Target:
     block_columns: Mapping[int, int] = field(default_factory=dict)
     float8_rows: int = 1
     session_options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    processor: Processor = PROCESSORS["unknown"]
 
     @property
     def kernels(self) -> KernelList | None:
         """The kernels of its provider, where they are listed."""
         return None if self.kernel_list is None else load_kernels(self.kernel_list)
+
+    def weight_limit(self, layer: Layer) -> int | None:
+        """Return the largest integer for the int8 weight of a layer whose input is quantized to 8 bits.
+
+        None if every integer of int8 is right: where nothing saturates, on this processor or in the kernel
+        of this layer. A depthwise convolution's multiplies in 16 bits.
+
+        Source:
+            ``tools/check_saturation.py``, which runs each kernel on its worst case.
+
+        """
+        exact = self.provider != "cpu" or not self.processor.saturates
+        if exact or layer.node.op_type not in PRODUCTS or is_depthwise(layer.node, array_of(layer.weight)):
+            return None
+        return EXACT_LIMIT
 
     def options_for(self, module: GraphModule) -> dict[str, str]:
         """Return the session configuration entries that ``module`` asks for."""
@@ -100,13 +122,18 @@ TARGETS = {
 }
 
 
-def find_target(name: str) -> Target:
+def find_target(name: str, processor: str | None = None) -> Target:
     """Return the target called ``name``.
 
+    Args:
+        name: A key of ``TARGETS``.
+        processor: The name of what runs it; None for ``onnxq.processor.here()``.
+
     Raises:
-        RecipeError: There is none.
+        RecipeError: There is no such target.
+        TargetError: There is no such processor.
 
     """
     if name not in TARGETS:
         raise RecipeError(f"unknown target {name!r}", hint=did_you_mean(name, TARGETS))
-    return TARGETS[name]
+    return replace(TARGETS[name], processor=here() if processor is None else find_processor(processor))

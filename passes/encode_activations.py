@@ -72,6 +72,11 @@ class EncodeActivations(Pass):
     outputs: tuple[str, ...] = ("Conv", "ConvTranspose")
     residuals: bool = False
 
+    @property
+    def makes_integers(self) -> bool:
+        """Wider integers and float8 have no kernel that multiplies them with int8 weights."""
+        return self.dtype in ("uint8", "int8")
+
     def needs(self, module: GraphModule) -> Iterable[Need]:
         """Ask for what the range method needs, for every value in scope.
 

@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from onnxq.ir.layers import LINEAR, Layer, layer_of
 from onnxq.ir.module import GraphModule, array_of, is_standard
 from onnxq.passmanager.base import Effect, Pass, PassContext
-from onnxq.quant.encoding import Encoding, integer_limits, symmetric_encoding
+from onnxq.processor import EXACT_LIMIT
+from onnxq.quant.encoding import Encoding, symmetric_encoding
 from onnxq.quant.ranges import range_method
 from onnxq.target import Target
-
-LARGEST = integer_limits("int8")[1]
 
 
 @dataclass(frozen=True)
@@ -27,7 +26,8 @@ class EncodeWeights(Pass):
     Options:
         granularity: One scale per output ``channel`` or one per ``tensor``.
         exclude: Layers to leave in float: operators, or names of nodes, in which * stands for anything.
-        bits: 7 keeps the sum of two products within 16 bits, on processors where it would saturate.
+        bits: 7 keeps the sum of two products within 16 bits, 8 is for kernels that do not saturate there;
+            none is what the target takes.
         dtype: ``int8``, or ``float8e4m3fn``, which has no bits to spare and whose range is ``min-max``.
         method: How ranges are set: ``min-max``, or ``mse``, which clips where that errs less.
 
@@ -41,7 +41,7 @@ class EncodeWeights(Pass):
     effect: ClassVar[Effect] = Effect.EXACT
     granularity: Literal["channel", "tensor"] = "channel"
     exclude: tuple[str, ...] = ()
-    bits: Literal[7, 8] = 8
+    bits: Literal[7, 8] | None = None
     dtype: Literal["int8", "float8e4m3fn"] = "int8"
     method: Literal["min-max", "mse"] = "min-max"
 
@@ -55,7 +55,10 @@ class EncodeWeights(Pass):
                 ctx.skip(node, layer)
                 continue
             ctx.edit.encode(
-                layer.weight, self._encoding(layer), readers=[node], why=f"weight of {node.op_type}"
+                layer.weight,
+                self._encoding(layer, self._limit(layer, ctx)),
+                readers=[node],
+                why=f"weight of {node.op_type}",
             )
 
     def _layer(self, node: ir.Node, target: Target) -> Layer | str:
@@ -66,20 +69,20 @@ class EncodeWeights(Pass):
             return f"target {target.name} has no integer kernel for it"
         return layer_of(node)
 
-    def _encoding(self, layer: Layer) -> Encoding:
+    def _limit(self, layer: Layer, ctx: PassContext) -> int | None:
+        if self.dtype != "int8" or self.bits == 8:
+            return None
+        return EXACT_LIMIT if self.bits == 7 else ctx.weight_limit(layer)
+
+    def _encoding(self, layer: Layer, limit: int | None) -> Encoding:
         weight = array_of(layer.weight)
         whole = self.granularity == "tensor" or (weight.ndim > 2 and layer.node.op_type == "MatMul")
         rows = weight.reshape(1, -1) if whole else _by_channel(weight, layer.channel_axis)
-        largest = self._largest(rows) * (LARGEST / (2 ** (self.bits - 1) - 1))
+        low, high = range_method(self.method, self.dtype).choose_rows(rows, self.dtype, True, limit)
+        largest = np.maximum(-low, high)
         if whole:
-            return symmetric_encoding(largest[0], self.dtype)
-        return symmetric_encoding(largest, self.dtype, axis=layer.channel_axis)
-
-    def _largest(self, rows: NDArray[Any]) -> NDArray[np.float64]:
-        """Return the largest magnitude to represent of each row."""
-        method = range_method(self.method, self.dtype)
-        low, high = method.choose_rows(rows, self.dtype, symmetric=True)
-        return np.maximum(-low, high)
+            return symmetric_encoding(largest[0], self.dtype, limit=limit)
+        return symmetric_encoding(largest, self.dtype, axis=layer.channel_axis, limit=limit)
 
 
 def _by_channel(weight: NDArray[Any], axis: int) -> NDArray[Any]:

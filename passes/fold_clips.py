@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnxq.ir.module import GraphModule, array_of, attribute, constant_of, input_of, is_standard, sole_reader
 from onnxq.passmanager.base import Effect, Pass, PassContext
-from onnxq.quant.encoding import DTYPES, Encoding, integer_limits
+from onnxq.quant.encoding import DTYPES, Encoding
 
 CLIPPING = ("Clip", "Max", "Min", "Relu")
 Bound = NDArray[Any] | None
@@ -67,7 +67,7 @@ def _encoding(quantize: ir.Node) -> Encoding | None:
 
 def _saturates(encoding: Encoding, low: Bound, high: Bound) -> bool:
     """Tell whether everything beyond the bounds has the integer of the bounds, computed as at run time."""
-    least, most = integer_limits(encoding.dtype)
+    least, most = encoding.limits
     with np.errstate(over="ignore"):
         ends = [None if end is None else encoding.quantize(end.astype(np.float32)) for end in (low, high)]
     return all(

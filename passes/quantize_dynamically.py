@@ -27,6 +27,11 @@ class QuantizeDynamically(Pass):
     name: ClassVar[str] = "quantize-dynamically"
     effect: ClassVar[Effect] = Effect.QUANTIZING
 
+    @property
+    def makes_integers(self) -> bool:
+        """Every MatMul with an encoded weight reads uint8."""
+        return True
+
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Withdraw the weight's encoding where only a MatMul would profit from it."""
         quantized: dict[ir.Value, ir.Value] = {}

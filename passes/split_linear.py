@@ -11,7 +11,7 @@ Source: Song and Lin, 2025, arXiv:2501.12428.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal
 
@@ -115,7 +115,7 @@ class SplitLinear(Pass):
         labels = part_labels(rows, self.parts, self.cuts, self.bits)
         rounded = (rounded_tightly if self.tight else rounded_around_zero)(rows, labels, self.bits)
         joined = weight_of(rounded, weight, axis)
-        encoding = _carrier(joined, None if length == weight.size else axis)
+        encoding = _carrier(joined, None if length == weight.size else axis, ctx.weight_limit(layer))
         codes = rows_of(encoding.quantize(joined), axis, length)
         packed = packed_bits(distinct_values(codes), length, CODE_BITS)
         packed += FLOAT_BITS * encoding.scale.size / weight.size
@@ -129,13 +129,15 @@ class SplitLinear(Pass):
         weight, axis, length = array_of(layer.weight), layer.channel_axis, self._length(layer)
         rows = rows_of(weight, axis, length)
         labels, biases = part_labels(rows, self.parts, self.cuts, self.bits), self._biases(layer, ctx)
+        dtype = self._dtype()
+        limit = ctx.weight_limit(layer) if dtype == "int8" else None
         outputs = []
         for part, bias in enumerate(biases):
             values = part_of(rows, labels, part)
             why = f"part {part + 1} of {self.parts}"
             value = ctx.edit.constant(f"{layer.weight.name}_{part}", weight_of(values, weight, axis), why=why)
             outputs.append(_add_branch(layer, value, bias, part, why, ctx))
-            encoding = _shaped(part_encoding(values, self.bits, self._dtype()), weight, axis, length)
+            encoding = _shaped(part_encoding(values, self.bits, dtype, limit), weight, axis, length)
             ctx.edit.encode(value, encoding, why=self._cost(length))
         total = ctx.edit.insert(
             "Sum",
@@ -176,25 +178,26 @@ class SplitLinear(Pass):
         ]
 
 
-def _carrier(weight: NDArray[np.float32], axis: int | None) -> Encoding:
+def _carrier(weight: NDArray[np.float32], axis: int | None, limit: int | None) -> Encoding:
     """Return the int8 encoding of a joined weight: symmetric, as integer kernels want it."""
     others = tuple(other for other in range(weight.ndim) if other != axis)
-    return symmetric_encoding(np.abs(weight).max(axis=others if axis is not None else None), axis=axis)
+    largest = np.abs(weight).max(axis=others if axis is not None else None)
+    return symmetric_encoding(largest, axis=axis, limit=limit)
 
 
 def _shaped(encoding: Encoding, weight: NDArray[Any], axis: int, length: int) -> Encoding:
     """Return the encoding of rows as one of the weight that they come from."""
-    scale, zero_point, dtype = encoding.scale, encoding.zero_point, encoding.dtype
+    scale, zero_point = encoding.scale, encoding.zero_point
     if length == weight.size:
-        return Encoding(scale[0], zero_point[0], dtype)
+        return replace(encoding, scale=scale[0], zero_point=zero_point[0], axis=None)
     channels = weight.shape[axis]
     if len(scale) == channels:
-        return Encoding(scale, zero_point, dtype, axis)
+        return replace(encoding, axis=axis)
     blocks = channels, -1
     scale, zero_point = scale.reshape(blocks), zero_point.reshape(blocks)
     if axis == 1:
         scale, zero_point = scale.T, zero_point.T
-    return Encoding(scale, zero_point, dtype, 1 - axis, length)
+    return replace(encoding, scale=scale, zero_point=zero_point, axis=1 - axis, block_size=length)
 
 
 def _add_branch(

@@ -71,7 +71,6 @@ from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.quant.facts import Facts, Need
 from onnxq.recipe import load_recipe
 from onnxq.runtime.session import open_session
-from onnxq.target import find_target
 
 RECIPES = ("cpu", "all-tensors", "cpu-dynamic")
 RANDOM = ("Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform")
@@ -279,7 +278,7 @@ def _compile(sample: Sample, name: str, folder: Path) -> Snapshot:
     def measure(module: GraphModule, needs: Iterable[Need]) -> Mapping[str, Facts]:
         return collect(module.model, needs, sample, threads=1).facts
 
-    passes, target = parse_pipeline(recipe.pipeline), find_target(recipe.target)
+    passes, target = parse_pipeline(recipe.pipeline), recipe.runs_on
     try:
         module = load_model(source)
         PassManager(passes, target, (VerifyEach(), snapshot), measure).run(module)

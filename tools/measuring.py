@@ -18,7 +18,8 @@ from rich.console import Console
 from rich.table import Table
 
 from onnxq.manifest import installed_versions
-from onnxq.runtime.environment import cpu_flags, runtime_versions
+from onnxq.processor import cpu_flags
+from onnxq.runtime.environment import runtime_versions
 from onnxq.runtime.session import open_session
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from onnxq.cli.console import remark
 from onnxq.cli.options import recipe_names
 from onnxq.errors import DataError, RecipeError
 
@@ -77,19 +76,7 @@ class RecipeSettings:
                 where=f"recipe {recipe.name!r}",
                 hint="give --data, or a recipe that needs none (see: onnxq recipes)",
             )
-        return recipe.with_options([*self._for_machine(recipe), *(self.settings or ())])
-
-    def _for_machine(self, recipe: Recipe) -> list[str]:
-        """Return what a shipped recipe wants changed on this processor."""
-        from onnxq.runtime.available import saturates
-        from onnxq.runtime.environment import cpu_flags
-        from onnxq.target import find_target
-
-        runs_here = self.is_shipped and find_target(recipe.target).provider == "cpu"
-        if not runs_here or "encode-weights" not in recipe.pipeline or not saturates(cpu_flags()):
-            return []
-        remark("products of 8-bit integers can saturate on this processor: weights get 7 bits")
-        return ["encode-weights.bits=7"]
+        return recipe.with_options(self.settings or ())
 
     def _base(self, *, has_data: bool) -> Recipe:
         """Return the recipe before its options are set."""

@@ -172,7 +172,7 @@ def run(
                 recipe=recipe,
                 data=dataset,
                 table=measured,
-                instruments=[_reproducer(output, recipe.target), *watching],
+                instruments=[_reproducer(output, recipe), *watching],
                 options=options,
                 on_progress=on_progress,
             ).manifest
@@ -213,9 +213,8 @@ def present(
     show(*(f"wrote {path}" for path in files.values()))
 
 
-def _reproducer(output: Path, target: str) -> Instrument:
+def _reproducer(output: Path, recipe: Recipe) -> Instrument:
     """Return what writes a failing pass and its graph into a folder beside ``output``."""
     from onnxq.passmanager.reproducer import Reproducer
-    from onnxq.target import find_target
 
-    return Reproducer(output.with_suffix(".failed"), find_target(target))
+    return Reproducer(output.with_suffix(".failed"), recipe.runs_on)

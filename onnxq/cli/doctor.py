@@ -22,7 +22,8 @@ def run(*, as_json: Json = False) -> None:
 
     The exit code is 2 if there is no ONNX Runtime.
     """
-    from onnxq.runtime.environment import cpu_flags, import_onnxruntime
+    from onnxq.processor import cpu_flags
+    from onnxq.runtime.environment import import_onnxruntime
 
     runtime = _runtime()
     report: dict[str, Any] = {

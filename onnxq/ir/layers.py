@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from onnxq.errors import PreconditionError
 from onnxq.ir.module import (
@@ -79,6 +81,13 @@ class Layer:
     def output_axis(self) -> int:
         """The axis of ``output`` that counts output channels, counted from the end."""
         return self.input_axis
+
+
+def is_depthwise(node: ir.Node, weight: NDArray[Any]) -> bool:
+    """Tell whether each channel of a Conv or QLinearConv reads one channel of its own."""
+    if not is_standard(node, "Conv", "QLinearConv"):
+        return False
+    return bool(weight.shape[1] == 1 and attribute(node, "group", 1) == weight.shape[0])
 
 
 def clamped(value: ir.Value) -> ir.Value:

@@ -103,6 +103,7 @@ def decision_fields(decision: Decision) -> Fields:
         "dtype": encoding.dtype,
         "axis": encoding.axis,
         "block": encoding.block_size,
+        "limit": encoding.limit,
         "readers": None if readers is None else tuple(sorted(readers)),
     }
 
@@ -116,6 +117,7 @@ def read_decision(fields: Fields) -> Decision:
         fields.get("dtype", "uint8"),
         fields.get("axis"),
         fields.get("block"),
+        fields.get("limit"),
     )
     return Decision(encoding, None if readers is None else frozenset(readers))
 

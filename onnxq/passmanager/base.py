@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxq.ir.edit import Edit, Editor, Remark
+from onnxq.ir.layers import Layer
 from onnxq.ir.module import GraphModule
 from onnxq.passmanager.values import value_text
 from onnxq.quant.facts import Facts, Need
@@ -42,6 +43,7 @@ class PassContext:
         rng: Seeded for this pass and its place in the pipeline.
         measure: Measures another module on the calibration data, for a pass whose steps build on each other;
             what ``needs`` can name is measured without it. None where there is no data.
+        integers: Whether a pass of the pipeline quantizes to 8 bits what layers read.
 
     """
 
@@ -49,6 +51,14 @@ class PassContext:
     target: Target
     rng: np.random.Generator
     measure: Measure | None = None
+    integers: bool = False
+
+    def weight_limit(self, layer: Layer) -> int | None:
+        """Return the largest integer for an int8 weight of ``layer``, None for all of int8's.
+
+        A weight that meets integers may have to stay in narrower bounds, so that no kernel saturates.
+        """
+        return self.target.weight_limit(layer) if self.integers else None
 
     def skip(self, node: ir.Node, reason: str) -> None:
         """Note that ``node`` was left alone; every omission gets its reason."""
@@ -61,6 +71,11 @@ class Pass(ABC):
 
     name: ClassVar[str]
     effect: ClassVar[Effect]
+
+    @property
+    def makes_integers(self) -> bool:
+        """Whether the pass quantizes to 8 bits what layers read, or decides that it shall be."""
+        return False
 
     def needs(self, module: GraphModule) -> Iterable[Need]:
         """Name the values whose facts ``run`` will read; they are measured before it starts."""

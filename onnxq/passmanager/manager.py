@@ -65,7 +65,13 @@ class PassManager:
 
     def _run_one(self, module: GraphModule, pass_: Pass, index: int) -> PassRecord:
         editor = Editor(module)
-        context = PassContext(editor, self.target, np.random.default_rng([self.seed, index]), self.measure)
+        context = PassContext(
+            editor,
+            self.target,
+            np.random.default_rng([self.seed, index]),
+            self.measure,
+            integers=any(one.makes_integers for one in self.passes),
+        )
         start = time.perf_counter()
         pass_.run(module, context)
         seconds = time.perf_counter() - start

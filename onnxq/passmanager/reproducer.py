@@ -56,7 +56,8 @@ class Reproducer(Instrument):
 
     def failed(self, module: GraphModule, pass_: Pass, index: int, error: PassError) -> None:
         """Write the file, if it can be written, and tell the error where it is."""
-        head = [f"# RUN: {pass_}", f"# TARGET: {self.target.name}", "# SHOW: types"]
+        target = [f"# TARGET: {self.target.name}", f"# PROCESSOR: {self.target.processor.name}"]
+        head = [f"# RUN: {pass_}", *target, "# SHOW: types"]
         text = render(self._copy or module, elide_above=ELIDES_ABOVE)
         head.append(f"# ERROR: {error.message.splitlines()[0]}")
         path = self.folder / f"{index + 1:03}-{pass_.name}.onnxtxt"

@@ -65,12 +65,17 @@ QUICK = Steps(per_octave=4, octaves=4, fine=9)
 
 
 def grid(
-    low: Array | float, high: Array | float, dtype: str, symmetric: bool, axis: int | None = None
+    low: Array | float,
+    high: Array | float,
+    dtype: str,
+    symmetric: bool,
+    axis: int | None = None,
+    limit: int | None = None,
 ) -> Encoding:
     """Return the encoding that covers ``low``..``high``, of shape () or, with ``axis``, (C,)."""
     if symmetric:
-        return symmetric_encoding(np.maximum(np.abs(low), np.abs(high)), dtype, axis)
-    return affine_encoding(low, high, dtype, axis)
+        return symmetric_encoding(np.maximum(np.abs(low), np.abs(high)), dtype, axis, limit=limit)
+    return affine_encoding(low, high, dtype, axis, limit=limit)
 
 
 def search_range(
@@ -156,11 +161,11 @@ def expected_squared_error(
     return cost
 
 
-def squared_error(values: NDArray[np.float32], dtype: str, symmetric: bool) -> Cost:
+def squared_error(values: NDArray[np.float32], dtype: str, symmetric: bool, limit: int | None = None) -> Cost:
     """Return the cost: the squared quantization error of each row of ``values``, shape (C, N)."""
 
     def cost(low: Array, high: Array) -> Array:
-        encoding = grid(low, high, dtype, symmetric, axis=0)
+        encoding = grid(low, high, dtype, symmetric, axis=0, limit=limit)
         error = encoding.dequantize(encoding.quantize(values)) - values
         return np.asarray(np.einsum("cn,cn->c", error, error), np.float64)
 

@@ -30,18 +30,27 @@ FLOATS = frozenset({"float8e4m3fn"})
 """Those that are no integers: their grids are finer near zero, and symmetric."""
 
 
-def integer_limits(dtype: str) -> tuple[int, int]:
-    """Return the smallest and the largest integer of ``dtype``, a key of ``DTYPES`` outside ``FLOATS``."""
+def integer_limits(dtype: str, limit: int | None = None) -> tuple[int, int]:
+    """Return the smallest and the largest integer of ``dtype``, a key of ``DTYPES`` outside ``FLOATS``.
+
+    With ``limit``, those beyond -limit..limit are not in use.
+    """
     info: Any = ml_dtypes.iinfo(DTYPES[dtype])  # type: ignore[no-untyped-call]
-    return int(info.min), int(info.max)
+    low, high = int(info.min), int(info.max)
+    return (low, high) if limit is None else (max(low, -limit), min(high, limit))
 
 
-def limits(dtype: str) -> tuple[int, int]:
-    """Return the smallest and the largest number of ``dtype``, a key of ``DTYPES``."""
+def limits(dtype: str, limit: int | None = None) -> tuple[int, int]:
+    """Return the smallest and the largest number of ``dtype``, any key of ``DTYPES``, as above."""
     if dtype not in FLOATS:
-        return integer_limits(dtype)
+        return integer_limits(dtype, limit)
     info = _float_info(dtype)
     return int(info.min), int(info.max)
+
+
+def _most(dtype: str) -> int:
+    """Return the largest limit that an encoding can have; floats take none."""
+    return 0 if dtype in FLOATS else integer_limits(dtype)[1]
 
 
 def _float_info(dtype: str) -> Any:
@@ -64,6 +73,8 @@ class Encoding:
         axis: The channel axis for scales of shape (C,), or the axis that is cut into blocks; None per
             tensor.
         block_size: How many neighbours along ``axis`` share a scale; the last block may be shorter.
+        limit: Integers stay within -limit..limit, where all of ``dtype``'s are more than a kernel adds up
+            without saturation; None for all.
 
     Raises:
         ValueError: Shapes, limits or signs do not fit together.
@@ -75,6 +86,7 @@ class Encoding:
     dtype: str = "uint8"
     axis: int | None = None
     block_size: int | None = None
+    limit: int | None = None
 
     def __post_init__(self) -> None:
         """Make both arrays read-only and check that they fit."""
@@ -90,7 +102,9 @@ class Encoding:
             raise ValueError(f"axis {self.axis} does not fit a scale of shape {self.scale.shape}")
         if not (np.isfinite(self.scale).all() and (self.scale > 0).all()):
             raise ValueError("every scale must be finite and positive")
-        low, high = (0, 0) if self.dtype in FLOATS else integer_limits(self.dtype)
+        if self.limit is not None and not 0 < self.limit <= _most(self.dtype):
+            raise ValueError(f"{self.dtype} cannot be limited to {self.limit}")
+        low, high = (0, 0) if self.dtype in FLOATS else integer_limits(self.dtype, self.limit)
         if (self.zero_point < low).any() or (self.zero_point > high).any():
             raise ValueError(f"a zero point lies outside {self.dtype}'s {low}..{high}")
 
@@ -104,7 +118,7 @@ class Encoding:
 
     def _key(self) -> tuple[object, ...]:
         arrays = self.scale.shape, self.scale.tobytes(), self.zero_point.tobytes()
-        return *arrays, self.dtype, self.axis, self.block_size
+        return *arrays, self.dtype, self.axis, self.block_size, self.limit
 
     def _axis_fits(self) -> bool:
         if self.block_size is None:
@@ -127,18 +141,23 @@ class Encoding:
         )
 
     @property
+    def limits(self) -> tuple[int, int]:
+        """The smallest and the largest number in use."""
+        return limits(self.dtype, self.limit)
+
+    @property
     def low(self) -> NDArray[np.float32]:
         """The smallest real value on the grid; the shape of ``scale``."""
-        return ((limits(self.dtype)[0] - self.zero_point) * self.scale).astype(np.float32)
+        return ((self.limits[0] - self.zero_point) * self.scale).astype(np.float32)
 
     @property
     def high(self) -> NDArray[np.float32]:
         """The largest real value on the grid; the shape of ``scale``."""
-        return ((limits(self.dtype)[1] - self.zero_point) * self.scale).astype(np.float32)
+        return ((self.limits[1] - self.zero_point) * self.scale).astype(np.float32)
 
     def quantize(self, values: FloatArray) -> IntArray:
         """Return the integers of ``values``, any shape that has ``axis``; or their numbers in float8."""
-        low, high = limits(self.dtype)
+        low, high = self.limits
         steps = values / self._spread(self.scale, values.shape)
         if self.dtype not in FLOATS:
             steps = np.rint(steps)
@@ -201,6 +220,7 @@ def affine_encoding(
     dtype: str = "uint8",
     axis: int | None = None,
     block_size: int | None = None,
+    limit: int | None = None,
 ) -> Encoding:
     """Return the asymmetric encoding that covers ``low``..``high`` and has an exact zero.
 
@@ -211,21 +231,26 @@ def affine_encoding(
         dtype: A key of ``DTYPES``, but none of ``FLOATS``.
         axis: The channel axis if ``low`` has shape (C,), or the axis that is cut into blocks.
         block_size: The length of a block.
+        limit: The largest magnitude of an integer, if not the type's; see ``Encoding``.
 
     Source:
         Nagel et al., 2021, arXiv:2106.08295, section 2.
 
     """
-    least, most = integer_limits(dtype)
+    least, most = integer_limits(dtype, limit)
     low = np.minimum(np.asarray(low, np.float64), 0)
     high = np.maximum(np.asarray(high, np.float64), 0)
     scale = _usable_scale((high - low) / (most - least))
     zero_point = np.clip(np.rint(least - low / scale), least, most)
-    return Encoding(scale, zero_point.astype(np.int32), dtype, axis, block_size)
+    return Encoding(scale, zero_point.astype(np.int32), dtype, axis, block_size, limit)
 
 
 def symmetric_encoding(
-    largest: FloatArray | float, dtype: str = "int8", axis: int | None = None, block_size: int | None = None
+    largest: FloatArray | float,
+    dtype: str = "int8",
+    axis: int | None = None,
+    block_size: int | None = None,
+    limit: int | None = None,
 ) -> Encoding:
     """Return the symmetric encoding that covers ``-largest``..``largest``.
 
@@ -238,10 +263,11 @@ def symmetric_encoding(
         dtype: A key of ``DTYPES``.
         axis: The channel axis if ``largest`` has shape (C,), or the axis that is cut into blocks.
         block_size: The length of a block.
+        limit: The largest magnitude of an integer, if not the type's; see ``Encoding``.
 
     """
-    scale = _usable_scale(np.asarray(largest, np.float64) / limits(dtype)[1])
-    return Encoding(scale, np.zeros(scale.shape, np.int32), dtype, axis, block_size)
+    scale = _usable_scale(np.asarray(largest, np.float64) / limits(dtype, limit)[1])
+    return Encoding(scale, np.zeros(scale.shape, np.int32), dtype, axis, block_size, limit)
 
 
 def block_encoding(

@@ -71,13 +71,16 @@ class Method(ABC):
         rows = _measured(along.rows, Stat.ROWS)
         return self.choose_rows(np.ascontiguousarray(rows.T), dtype, symmetric)
 
-    def choose_rows(self, values: Rows, dtype: str = "int8", symmetric: bool = True) -> ChannelRange:
+    def choose_rows(
+        self, values: Rows, dtype: str = "int8", symmetric: bool = True, limit: int | None = None
+    ) -> ChannelRange:
         """Return the ranges of channels whose values are all at hand, as a weight's are.
 
         Args:
             values: Shape (C, N), float32; one row for each channel.
             dtype: The integer type to be used; a key of ``DTYPES``.
             symmetric: Whether the encodings will be symmetric around zero.
+            limit: The largest magnitude of their integers, if not the type's.
 
         Raises:
             RecipeError: The method has no form per channel.
@@ -108,7 +111,9 @@ class MinMax(Method):
         high = _measured(along.high, Stat.CHANNEL_RANGE)
         return low.astype(np.float64), high.astype(np.float64)
 
-    def choose_rows(self, values: Rows, dtype: str = "int8", symmetric: bool = True) -> ChannelRange:
+    def choose_rows(
+        self, values: Rows, dtype: str = "int8", symmetric: bool = True, limit: int | None = None
+    ) -> ChannelRange:
         """Return the smallest and the largest value of each row."""
         return values.min(axis=1).astype(np.float64), values.max(axis=1).astype(np.float64)
 
@@ -153,7 +158,9 @@ class Percentile(Method):
         share = self.percent / 100
         return max(histogram.quantile(1 - share), facts.low), min(histogram.quantile(share), facts.high)
 
-    def choose_rows(self, values: Rows, dtype: str = "int8", symmetric: bool = True) -> ChannelRange:
+    def choose_rows(
+        self, values: Rows, dtype: str = "int8", symmetric: bool = True, limit: int | None = None
+    ) -> ChannelRange:
         """Return two quantiles of each row."""
         share = self.percent / 100
         low, high = np.quantile(values.astype(np.float64), [1 - share, share], axis=1)
@@ -179,9 +186,11 @@ class Mse(Method):
         low, high = search_range(cost, facts.low, facts.high, symmetric, FINE)
         return float(low), float(high)
 
-    def choose_rows(self, values: Rows, dtype: str = "int8", symmetric: bool = True) -> ChannelRange:
+    def choose_rows(
+        self, values: Rows, dtype: str = "int8", symmetric: bool = True, limit: int | None = None
+    ) -> ChannelRange:
         """Search with the error of the values themselves, all channels at once."""
-        cost = squared_error(values, dtype, symmetric)
+        cost = squared_error(values, dtype, symmetric, limit)
         return search_range(cost, values.min(axis=1), values.max(axis=1), symmetric, QUICK)
 
 
@@ -198,7 +207,9 @@ class Entropy(Method):
         low, high = search_range(divergence(histogram, dtype), facts.low, facts.high, symmetric, FINE)
         return float(low), float(high)
 
-    def choose_rows(self, values: Rows, dtype: str = "int8", symmetric: bool = True) -> ChannelRange:
+    def choose_rows(
+        self, values: Rows, dtype: str = "int8", symmetric: bool = True, limit: int | None = None
+    ) -> ChannelRange:
         """Clip every row by the same share of its own largest magnitude.
 
         A row has too few values to compare distributions in 2048 bins. So the rows are divided by their

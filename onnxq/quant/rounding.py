@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.quant.encoding import Encoding, integer_limits
+from onnxq.quant.encoding import Encoding
 
 FloatArray = NDArray[np.floating[Any]]
 Array = NDArray[np.float64]
@@ -39,7 +39,7 @@ def round_to_outputs(weight: FloatArray, gram: FloatArray, encoding: Encoding) -
     factor = _factor(np.asarray(gram, np.float64)[np.ix_(order, order)])
     scale, zero_point = (part[order] for part in encoding.spread(weight.shape))
     left = weight.astype(np.float64)[order]
-    least, most = integer_limits(encoding.dtype)
+    least, most = encoding.limits
     low, high = scale * (least - zero_point), scale * (most - zero_point)
     for start in range(0, len(left), BLOCK):
         end = min(start + BLOCK, len(left))

@@ -84,21 +84,23 @@ def part_of(values: NDArray[Any], labels: Labels, part: int) -> NDArray[Any]:
     return np.where(labels == part, values, values.dtype.type(0))
 
 
-def part_encoding(part: Rows, bits: int, dtype: str) -> Encoding:
+def part_encoding(part: Rows, bits: int, dtype: str, limit: int | None = None) -> Encoding:
     """Return the grid of each row of one part, with an exact zero; scales of shape (R,).
 
     Args:
         part: Shape (R, N), with the zeros that stand for other parts.
         bits: 2 ** bits integers are in use.
         dtype: What holds them: the type of that width, or ``int8``, which counts from zero on both sides.
+        limit: The largest magnitude of an integer, if not the type's; fewer than 2 ** bits may be left then.
 
     """
     low, high = part.min(axis=1), part.max(axis=1)
-    least, most = integer_limits(dtype)
+    least, most = integer_limits(dtype, limit)
     if most - least >= 2**bits:
         narrow = affine_encoding(low, high, f"uint{bits}", axis=0)
-        return Encoding(narrow.scale * np.float32(NUDGE), np.zeros_like(narrow.zero_point), dtype, axis=0)
-    return affine_encoding(low, high, dtype, axis=0)
+        scale, zero_point = narrow.scale * np.float32(NUDGE), np.zeros_like(narrow.zero_point)
+        return Encoding(scale, zero_point, dtype, axis=0, limit=limit)
+    return affine_encoding(low, high, dtype, axis=0, limit=limit)
 
 
 def rounded_around_zero(rows: Rows, labels: Labels, bits: int) -> Rows:

@@ -14,17 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnxq.errors import ModelError
+from onnxq.processor import cpu_flags, here
 from onnxq.runtime.batch import Array
-from onnxq.runtime.environment import cpu_flags, import_onnxruntime
+from onnxq.runtime.environment import import_onnxruntime
 from onnxq.runtime.profile import Kind, kind_of
 from onnxq.runtime.session import open_session
 
 if TYPE_CHECKING:
     import onnx
 
-_DOT_PRODUCTS = frozenset({"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm", "sve2"})
-_NUMPY_GROUPS = frozenset({"avx512_clx", "avx512_icl", "avx512_spr"})
-"""NumPy's names for groups of AVX-512 features that hold VNNI."""
 _INTEGER_KINDS = frozenset({Kind.INTEGER, Kind.WEIGHT_ONLY, Kind.QUANTIZE, Kind.DEQUANTIZE})
 _LIST = """
 import json
@@ -70,7 +68,8 @@ class Available:
         kernels: The quantized operators' kernels, and those of the standard ``Attention``.
         bits: The weight widths that each block-wise operator ran with.
         cpu_flags: The processor's features that matter.
-        products: What those mean for integer products.
+        processor: The kind of processor that is compiled for; see ``onnxq.processor``.
+        products: What it does with integer products.
 
     """
 
@@ -79,6 +78,7 @@ class Available:
     kernels: tuple[RegisteredKernel, ...]
     bits: Mapping[str, tuple[int, ...]]
     cpu_flags: tuple[str, ...]
+    processor: str
     products: str
 
     def to_dict(self) -> dict[str, Any]:
@@ -94,38 +94,16 @@ def available() -> Available:
 
     """
     import_onnxruntime()
-    flags = cpu_flags()
+    processor = here()
     return Available(
         opset=_highest(lambda number: _identity(opset=number)),
         ir_version=_highest(lambda number: _identity(ir_version=number)),
         kernels=tuple(_registered()),
         bits={"MatMulNBits": _working(_product), "GatherBlockQuantized": _working(_table)},
-        cpu_flags=flags,
-        products=integer_products(flags),
+        cpu_flags=cpu_flags(),
+        processor=processor.name,
+        products=processor.summary,
     )
-
-
-def saturates(flags: Sequence[str]) -> bool:
-    """Tell whether sums of uint8 x int8 products can saturate: x86-64 without dot product instructions."""
-    return "avx2" in flags and not set(flags) & (_DOT_PRODUCTS | _NUMPY_GROUPS)
-
-
-def integer_products(flags: Sequence[str]) -> str:
-    """Return what the processor's features mean for products of 8-bit integers.
-
-    Source:
-        Intel's and Arm's instruction references: VPMADDUBSW adds two products of uint8 and int8 in
-        saturating 16 bits; VPDPBUSD, SDOT and UDOT add four in 32.
-
-    """
-    known = set(flags)
-    if known & (_DOT_PRODUCTS | _NUMPY_GROUPS):
-        return "exact: dot products add up in 32 bits, so 7-bit weights would only cost accuracy"
-    if saturates(flags):
-        return "uint8 x int8 can saturate at 16 bits: onnxq compiles weights to 7 bits here"
-    if "asimd" in known:
-        return "exact, but without dot product instructions: int8 gains less"
-    return "unknown: the processor's features could not be read"
 
 
 def _registered() -> Iterator[RegisteredKernel]:

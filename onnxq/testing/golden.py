@@ -12,11 +12,11 @@
     # -----
     ... the expected graph; without it, the graph stays as it is
 
-More lines may stand above the graph: ``# TARGET: portable`` (default ``cpu``); ``# SHOW: types facts``
-for what the expected graph hides otherwise; and what is expected besides: ``# REMARK: node: reason``
-for each node left alone, or ``# ERROR: text``, part of the error's message. Without ``SHOW: types``
-the types of inner values are inferred before the pipeline runs. The form of graphs is described in
-``docs/graph-text.md``.
+More lines may stand above the graph: ``# TARGET: portable`` (default ``cpu``); ``# PROCESSOR: avx2``
+(default: one where nothing saturates, wherever the case runs); ``# SHOW: types facts`` for what the
+expected graph hides otherwise; and what is expected besides: ``# REMARK: node: reason`` for each node
+left alone, or ``# ERROR: text``, part of the error's message. Without ``SHOW: types`` the types of inner
+values are inferred before the pipeline runs. The form of graphs is described in ``docs/graph-text.md``.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.target import find_target
 
+NO_PROCESSOR = "unknown"
 _RULER = "# -----"
-_DIRECTIVE = re.compile(r"# (RUN|TARGET|SHOW|REMARK|ERROR): (.*)")
+_DIRECTIVE = re.compile(r"# (RUN|TARGET|PROCESSOR|SHOW|REMARK|ERROR): (.*)")
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class GoldenCase:
         before: Comments and the graph before, as they stand in the file.
         after: The graph after, canonical text; None if it stays as it is.
         target: The target's name.
+        processor: The processor's name.
         show: Which of ``types`` and ``facts`` the graph after shows.
         remarks: The expected remarks, ``node: reason``.
         error: A part of the expected error's message.
@@ -60,6 +62,7 @@ class GoldenCase:
     before: str
     after: str | None = None
     target: str = "cpu"
+    processor: str = NO_PROCESSOR
     show: frozenset[str] = frozenset()
     remarks: tuple[str, ...] = ()
     error: str | None = None
@@ -68,6 +71,7 @@ class GoldenCase:
         """Print as a file's text."""
         head = [f"# RUN: {self.pipeline}"]
         head += [f"# TARGET: {self.target}"] if self.target != "cpu" else []
+        head += [f"# PROCESSOR: {self.processor}"] if self.processor != NO_PROCESSOR else []
         head += [f"# SHOW: {' '.join(sorted(self.show))}"] if self.show else []
         head += [f"# REMARK: {remark}" for remark in self.remarks]
         head += [f"# ERROR: {self.error}"] if self.error is not None else []
@@ -97,6 +101,7 @@ def read_case(text: str) -> GoldenCase:
         before="\n".join(rest).strip("\n"),
         after=_canonical(parse(after), show) if after.strip() else None,
         target=said.get("TARGET", ["cpu"])[0],
+        processor=said.get("PROCESSOR", [NO_PROCESSOR])[0],
         show=show,
         remarks=tuple(said.get("REMARK", [])),
         error=said["ERROR"][0] if "ERROR" in said else None,
@@ -110,7 +115,8 @@ def run_case(case: GoldenCase) -> GoldenCase:
         ShapeInferencePass()(module.model)
     before = _canonical(module, case.show)
     try:
-        manager = PassManager(parse_pipeline(case.pipeline), find_target(case.target), [VerifyEach()])
+        target = find_target(case.target, case.processor)
+        manager = PassManager(parse_pipeline(case.pipeline), target, [VerifyEach()])
         records = manager.run(module)
     except OnnxqError as error:
         return replace(case, after=None, remarks=(), error=_known_part(case.error, error))

@@ -36,4 +36,6 @@ def test_every_pass_of_a_case_keeps_its_promise(case: GoldenCase) -> None:
     module = parse(f"{case.before}\n")
     feeds = [random_feeds(module, seed=0)]
     passes = parse_pipeline(f"infer-shapes,{case.pipeline}")
-    PassManager(passes, find_target(case.target), [VerifyEach(), HoldToPromise(feeds)]).run(module)
+    PassManager(passes, find_target(case.target, case.processor), [VerifyEach(), HoldToPromise(feeds)]).run(
+        module
+    )

@@ -112,7 +112,8 @@ def test_a_failure_leaves_a_file_that_is_a_golden_case(tmp_path: Path) -> None:
     assert path == tmp_path / "001-insert-qdq.onnxtxt"
     content = path.read_text()
     assert content.startswith(
-        "# RUN: insert-qdq\n# TARGET: cpu\n# SHOW: types\n# ERROR: its number of channels"
+        f"# RUN: insert-qdq\n# TARGET: cpu\n# PROCESSOR: {CPU.processor.name}\n# SHOW: types\n"
+        "# ERROR: its number of channels"
     )
     assert render(parse(content)) == render(parse(text))
     check_golden(path)

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from onnxq.runtime.available import Available, available, integer_products
+from onnxq.processor import PRETENDED, PROCESSORS
+from onnxq.runtime.available import Available, available
 from onnxq.runtime.profile import Kind, kind_of
 
 
@@ -46,17 +47,8 @@ def test_everything_is_plain(found: Available) -> None:
     assert json.loads(json.dumps(found.to_dict(), allow_nan=False))["opset"] == found.opset
 
 
-@pytest.mark.parametrize(
-    ("flags", "text"),
-    [
-        (("avx2", "avx512_vnni"), "exact: dot products"),
-        (("avx2", "avx_vnni"), "exact: dot products"),
-        (("asimd", "asimddp"), "exact: dot products"),
-        (("avx2", "avx512_icl"), "exact: dot products"),  # NumPy's name, where there is no cpuinfo
-        (("avx2", "avx512f"), "can saturate"),
-        (("asimd",), "without dot product"),
-        ((), "unknown"),
-    ],
-)
-def test_features_tell_whether_products_saturate(flags: tuple[str, ...], text: str) -> None:
-    assert text in integer_products(flags)
+def test_the_processor_is_the_one_that_is_compiled_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(PRETENDED, "avx2")
+    found = available()
+    assert found.processor == "avx2"
+    assert found.products == PROCESSORS["avx2"].summary

@@ -1,13 +1,12 @@
-"""Versions, processor flags, and the message where ONNX Runtime is missing."""
+"""Versions, and the message where ONNX Runtime is missing."""
 
 import platform
 import sys
-from pathlib import Path
 
 import pytest
 
 from onnxq.errors import TargetError
-from onnxq.runtime.environment import CPU_FLAGS, cpu_flags, import_onnxruntime, runtime_versions
+from onnxq.runtime.environment import import_onnxruntime, runtime_versions
 
 
 def test_a_missing_onnxruntime_names_the_extras(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -25,28 +24,3 @@ def test_versions_say_what_ran() -> None:
     assert versions["onnxruntime"] == ort.__version__
     assert "CPUExecutionProvider" in versions["providers"]
     assert versions["python"] == platform.python_version()
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("flags\t\t: fpu avx2 avx512f avx512_vnni\nbugs : spectre\n", ("avx2", "avx512_vnni", "avx512f")),
-        ("Features\t: fp asimd asimddp crc32\n", ("asimd", "asimddp")),
-        ("processor\t: 0\n", ()),
-    ],
-)
-def test_flags_are_read_from_cpuinfo(tmp_path: Path, text: str, expected: tuple[str, ...]) -> None:
-    file = tmp_path / "cpuinfo"
-    file.write_text(text, encoding="utf-8")
-    assert cpu_flags(file) == expected
-
-
-def test_without_cpuinfo_numpy_tells_the_flags(tmp_path: Path) -> None:
-    flags = cpu_flags(tmp_path / "none")
-    assert flags
-    assert list(flags) == sorted(flags)
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc/cpuinfo is Linux's")
-def test_this_machine_has_known_flags() -> None:
-    assert set(cpu_flags()) <= CPU_FLAGS
