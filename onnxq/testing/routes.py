@@ -6,9 +6,6 @@ from dataclasses import dataclass
 
 from onnxq.passmanager.registry import pass_names
 from onnxq.recipe import Recipe, shipped_recipes
-from onnxq.runtime.available import saturates
-from onnxq.runtime.environment import cpu_flags
-from onnxq.target import find_target
 
 TIDY = (
     "remove-initializer-inputs,inline-functions,lift-constants,fold-constants,convert-opset{minimum=13},"
@@ -68,7 +65,7 @@ BEFORE = {
     "encode-biases": STATIC,
     "fit-biases": STATIC,
     "fold-clips": f"{STATIC},insert-qdq",
-    "fuse-integer-matmul": "encode-weights{bits=7},encode-activations,encode-biases,insert-qdq",
+    "fuse-integer-matmul": "encode-weights,encode-activations,encode-biases,insert-qdq",
     "fuse-block-matmul": "convert-opset{minimum=21},encode-weight-blocks{symmetric=true},insert-qdq",
     "fuse-float8-matmul": "convert-opset{minimum=21},"
     "encode-weight-blocks{float8=true, bits=8, block=32, symmetric=true},insert-qdq,infer-shapes,"
@@ -93,11 +90,6 @@ class Route:
     name: str
     pipeline: str
     target: str = "cpu"
-
-    @property
-    def keeps_integers_small(self) -> bool:
-        """Whether no sum of two products is more than 16 bits hold, where the processor adds them up so."""
-        return not saturates(cpu_flags()) or "encode-weights{bits=7" in self.pipeline
 
 
 def routes() -> list[Route]:
@@ -124,8 +116,5 @@ def _recipe_route(recipe: Recipe, *, chosen: bool = False) -> Route:
             for option, values in options.items()
         ]
         recipe = recipe.with_options(taken)
-    here = find_target(recipe.target).provider == "cpu"
-    if here and "encode-weights" in recipe.pipeline and saturates(cpu_flags()):
-        recipe = recipe.with_options(["encode-weights.bits=7"])
     suffix = " with choices" if chosen else ""
     return Route(f"recipe {recipe.name}{suffix}", recipe.pipeline, recipe.target)
