@@ -17,6 +17,8 @@ from onnxq.passmanager.base import Effect, Pass, PassContext
 
 VIEWS = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 WITH_SUBGRAPHS = ("If", "Loop", "Scan", "SequenceMap")
+MOST_FILLED = 1024
+"""Elements up to which a tensor of one number is written out: pads and shapes are computed from such."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,9 @@ def _shall_fold(node: ir.Node) -> bool | None:
     """Return True to fold at any size, False to leave alone, None to leave the choice to onnxscript."""
     if is_standard(node, *WITH_SUBGRAPHS):
         return False
+    if is_standard(node, "ConstantOfShape"):
+        shape = constant_of(node.inputs[0])
+        return True if shape is not None and shape.prod() <= MOST_FILLED else None
     if not is_standard(node, *VIEWS):
         return None
     weight = node.inputs[0]

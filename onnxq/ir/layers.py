@@ -93,7 +93,7 @@ def is_depthwise(node: ir.Node, weight: NDArray[Any]) -> bool:
 def clamped(value: ir.Value) -> ir.Value:
     """Return what a Relu or Clip makes of ``value`` if nobody else reads it; else ``value`` itself."""
     reader = sole_reader(value)
-    if reader is not None and (is_standard(reader, "Relu") or _clips_below_at_zero(reader)):
+    if reader is not None and (is_standard(reader, "Relu") or clips_below_at_zero(reader)):
         return reader.outputs[0]
     return value
 
@@ -101,6 +101,14 @@ def clamped(value: ir.Value) -> ir.Value:
 def keeps_grid(node: ir.Node) -> bool:
     """Tell whether the node's output holds only values that its first input holds, and zeros."""
     return is_standard(node, *SELECTING) or (is_standard(node, "Pad") and not _fills(node))
+
+
+def clips_below_at_zero(node: ir.Node) -> bool:
+    """Tell whether the node is a Clip whose lower end is the constant 0."""
+    if not is_standard(node, "Clip"):
+        return False
+    low = constant_of(input_of(node, 1))
+    return low is not None and float(low) == 0.0
 
 
 def linear_layers(module: GraphModule) -> Iterator[Layer]:
@@ -159,10 +167,3 @@ def _fills(pad: ir.Node) -> bool:
         return False
     known = np.array(old) if filling is None else constant_of(filling)
     return known is None or bool(known.any())
-
-
-def _clips_below_at_zero(node: ir.Node) -> bool:
-    if not is_standard(node, "Clip"):
-        return False
-    low = constant_of(input_of(node, 1))
-    return low is not None and float(low) == 0.0

@@ -9,7 +9,7 @@ from onnxq.recipe import Recipe, shipped_recipes
 
 TIDY = (
     "remove-initializer-inputs,inline-functions,lift-constants,fold-constants,convert-opset{minimum=13},"
-    "widen-float16,infer-shapes,fold-batch-norm"
+    "widen-float16,infer-shapes,fold-pads,fold-batch-norm"
 )
 WEIGHTS = "encode-weights,encode-embeddings"
 PIPELINES = {
