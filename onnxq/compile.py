@@ -52,6 +52,7 @@ from onnxq.processor import cpu_flags, find_processor
 from onnxq.quant.facts import Facts, Need, joined, meets
 from onnxq.recipe import Recipe
 from onnxq.report.markdown import render_report
+from onnxq.runtime.available import cpu_kernels
 from onnxq.runtime.bench import LatencyReport
 from onnxq.runtime.compare import plain
 from onnxq.runtime.environment import runtime_versions
@@ -210,6 +211,7 @@ class _Compilation:
             recipe.runs_on,
             (VerifyEach(), *instruments),
             self._measure if self.table is not None or self.data is not None else None,
+            kernels=cpu_kernels,
         )
         return module, manager.run(module)
 

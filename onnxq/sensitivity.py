@@ -32,6 +32,7 @@ from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.quant.facts import ChannelFacts, Facts, Need, Stat
 from onnxq.recipe import Recipe
+from onnxq.runtime.available import cpu_kernels
 from onnxq.runtime.batch import Array, Batch, Feeds, batch_size
 from onnxq.runtime.compare import plain
 from onnxq.runtime.session import Session, open_session
@@ -206,7 +207,7 @@ def _decided(source: Path, recipe: Recipe, data: Dataset, threads: int | None) -
     module = load_model(source)
     if REALISE in names:
         before = passes[: names.index(REALISE)]
-        PassManager(before, recipe.runs_on, (VerifyEach(),), measure).run(module)
+        PassManager(before, recipe.runs_on, (VerifyEach(),), measure, kernels=cpu_kernels).run(module)
     if not module.decisions:
         raise RecipeError(
             f"it encodes nothing of {source.name} before {REALISE}",

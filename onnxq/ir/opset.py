@@ -17,6 +17,15 @@ from onnxq.ir.opset_rules import RULES, TYPED, CannotConvertError, Step
 HINT = "export the model again with another operator set"
 
 
+class OpsetError(ModelError):
+    """A node cannot be carried over to another operator set."""
+
+    def __init__(self, message: str, node: ir.Node) -> None:
+        """Keep the node beside the message."""
+        super().__init__(message, where=f"node {node.name!r} ({node.op_type})", hint=HINT)
+        self.node = node
+
+
 def convert_opset(model: ir.Model, version: int) -> ir.Model:
     """Return the model with its standard operators in ``version``, and an IR version that knows them.
 
@@ -25,7 +34,8 @@ def convert_opset(model: ir.Model, version: int) -> ir.Model:
     uses. Subgraphs are converted too; ``model`` itself stays as it is.
 
     Raises:
-        ModelError: An operator is no longer part of ONNX, or cannot be carried over.
+        OpsetError: An operator is no longer part of ONNX, or cannot be carried over.
+        ModelError: The model has functions of its own.
 
     """
     before = model.opset_imports[""]
@@ -43,11 +53,8 @@ def convert_opset(model: ir.Model, version: int) -> ir.Model:
         try:
             _convert(node, before, version)
         except CannotConvertError as error:
-            raise ModelError(
-                f"operator set {before} cannot be converted to {version}: {error}",
-                where=f"node {node.name!r} ({node.op_type})",
-                hint=HINT,
-            ) from error
+            text = f"operator set {before} cannot be converted to {version}: {error}"
+            raise OpsetError(text, node) from error
     copy.opset_imports[""] = version
     needed = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", version)])
     copy.ir_version = max(copy.ir_version, needed)
@@ -59,11 +66,10 @@ def _refuse_unknown_operators(model: ir.Model, version: int) -> None:
     for node in model.graph.all_nodes():
         known = onnx.defs.has(node.op_type, max_inclusive_version=version)
         if is_standard(node) and not known:
-            raise ModelError(
-                f"operator {node.op_type} of operator set {before} does not exist in operator set {version}",
-                where=f"node {node.name!r}",
-                hint=HINT,
+            text = (
+                f"operator {node.op_type} of operator set {before} does not exist in operator set {version}"
             )
+            raise OpsetError(text, node)
 
 
 def _convert(node: ir.Node, before: int, after: int) -> None:

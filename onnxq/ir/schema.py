@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
 import onnx_ir as ir
+
+from onnxq.ir.module import is_standard
 
 CONTRIB = "com.microsoft"
 FLOAT8_PRODUCT = "MatMulBlockQuantizedFp8Weight"
@@ -50,7 +53,7 @@ def signature_of(node: ir.Node, opset: int) -> Signature | None:
     if node.domain == CONTRIB and node.op_type in BLOCK_OPERATORS:
         inputs, outputs = BLOCK_OPERATORS[node.op_type]
         return Signature(_blocks(inputs), _blocks(outputs), 1)
-    if node.domain not in ("", "ai.onnx") or not onnx.defs.has(node.op_type, max_inclusive_version=opset):
+    if not is_standard(node) or not onnx.defs.has(node.op_type, max_inclusive_version=opset):
         return None
     schema = onnx.defs.get_schema(node.op_type, max_inclusive_version=opset)
     return Signature(
@@ -75,3 +78,33 @@ def _formals(
         for one in declared
     ]
     return tuple(formals[min(index, len(formals) - 1)] for index in range(count)) if formals else ()
+
+
+def body_of(node: ir.Node, opset: int) -> ir.Function | None:
+    """Return what ONNX says that a standard operator computes, in terms of others; None where it does not.
+
+    Runtimes put it in the operator's place where they have no kernel for it. What depends on types takes
+    those of the node's inputs, and float32 for what is not known.
+    """
+    if not is_standard(node) or not onnx.defs.has(node.op_type, max_inclusive_version=opset):
+        return None
+    schema: Any = onnx.defs.get_schema(node.op_type, max_inclusive_version=opset)
+    proto = onnx.FunctionProto()
+    if schema.has_function:
+        version = max(one for one in schema.function_opset_versions if one <= opset)
+        proto.ParseFromString(schema.get_function_with_opset_version(version))
+    elif schema.has_context_dependent_function:
+        version = max(one for one in schema.context_dependent_function_opset_versions if one <= opset)
+        types = [_type_proto(value).SerializeToString() for value in node.inputs]
+        called = ir.to_proto(node).SerializeToString()
+        proto.ParseFromString(
+            schema.get_context_dependent_function_with_opset_version(version, called, types)
+        )
+    else:
+        return None
+    return ir.serde.deserialize_function(proto)
+
+
+def _type_proto(value: ir.Value | None) -> onnx.TypeProto:
+    dtype = ir.DataType.FLOAT if value is None or value.dtype is None else value.dtype
+    return onnx.helper.make_tensor_type_proto(dtype.value, None)

@@ -14,12 +14,16 @@ import onnx_ir as ir
 from onnxq.ir.edit import Edit, Editor, Remark
 from onnxq.ir.layers import Layer
 from onnxq.ir.module import GraphModule
+from onnxq.kernels import KernelList
 from onnxq.passmanager.values import value_text
 from onnxq.quant.facts import Facts, Need
 from onnxq.target import Target
 
 Measure = Callable[[GraphModule, Sequence[Need]], Mapping[str, Facts]]
 """Runs the data through a module as it stands and returns facts for the values needed."""
+
+Kernels = Callable[[], KernelList]
+"""Lists the kernels of the runtime at hand, on the provider that runs any model."""
 
 
 class Effect(Enum):
@@ -44,6 +48,7 @@ class PassContext:
         measure: Measures another module on the calibration data, for a pass whose steps build on each other;
             what ``needs`` can name is measured without it. None where there is no data.
         integers: Whether a pass of the pipeline quantizes to 8 bits what layers read.
+        kernels: What the runtime at hand has; None where the model shall not be opened here.
 
     """
 
@@ -52,6 +57,7 @@ class PassContext:
     rng: np.random.Generator
     measure: Measure | None = None
     integers: bool = False
+    kernels: Kernels | None = None
 
     def weight_limit(self, layer: Layer) -> int | None:
         """Return the largest integer for an int8 weight of ``layer``, None for all of int8's.

@@ -8,8 +8,8 @@ import onnx_ir as ir
 
 from onnxq.errors import ModelError
 from onnxq.ir.module import GraphModule, constant_of, is_standard, sole_reader
-from onnxq.ir.opset import convert_opset
 from onnxq.passmanager.base import PassContext
+from onnxq.passmanager.raising import move_to_opset
 
 
 def raise_for(
@@ -22,7 +22,7 @@ def raise_for(
     if module.opset >= version or not nodes:
         return True
     try:
-        ctx.edit.apply(lambda model: convert_opset(model, version), why=why)
+        move_to_opset(module, version, ctx, why=why)
     except ModelError as error:
         for node in nodes:
             ctx.skip(node, error.message)

@@ -12,7 +12,7 @@ import numpy as np
 from onnxq.errors import CalibrationError, OnnxqError, PassError
 from onnxq.ir.edit import Editor
 from onnxq.ir.module import GraphModule, name_of
-from onnxq.passmanager.base import Measure, Pass, PassContext, PassRecord
+from onnxq.passmanager.base import Kernels, Measure, Pass, PassContext, PassRecord
 from onnxq.passmanager.instruments import Instrument
 from onnxq.quant.facts import Need, joined, meets
 from onnxq.target import Target
@@ -28,6 +28,7 @@ class PassManager:
         instruments: What watches; called in this order.
         measure: Where facts come from; without it, passes that need any fail.
         seed: The seed of every pass's random numbers, together with its place.
+        kernels: What the runtime at hand has, for passes that raise the operator set.
 
     """
 
@@ -36,6 +37,7 @@ class PassManager:
     instruments: Sequence[Instrument] = ()
     measure: Measure | None = None
     seed: int = 0
+    kernels: Kernels | None = None
 
     def run(self, module: GraphModule) -> list[PassRecord]:
         """Run the passes on ``module``, in place, and return what each did.
@@ -71,6 +73,7 @@ class PassManager:
             np.random.default_rng([self.seed, index]),
             self.measure,
             integers=any(one.makes_integers for one in self.passes),
+            kernels=self.kernels,
         )
         start = time.perf_counter()
         pass_.run(module, context)

@@ -9,16 +9,18 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from onnxq.errors import ModelError
+from onnxq.kernels import Kernel, KernelList
 from onnxq.processor import cpu_flags, here
 from onnxq.runtime.batch import Array
 from onnxq.runtime.environment import import_onnxruntime
 from onnxq.runtime.profile import Kind, kind_of
-from onnxq.runtime.session import open_session
+from onnxq.runtime.session import PROVIDERS, open_session
 
 if TYPE_CHECKING:
     import onnx
@@ -106,6 +108,25 @@ def available() -> Available:
     )
 
 
+@cache
+def cpu_kernels() -> KernelList:
+    """Return the kernels of the CPU provider of the installed build; none where they cannot be listed.
+
+    Raises:
+        TargetError: ONNX Runtime is not installed.
+
+    """
+    versions = import_onnxruntime().__version__
+    kernels: dict[tuple[str, str], list[Kernel]] = {}
+    for op_type, domain, provider, (since, until), types in _definitions():
+        if provider == PROVIDERS["cpu"]:
+            taken = {name: frozenset(_short(allowed)) for name, allowed in types.items()}
+            kernel = Kernel(since, _finite(until), taken)
+            kernels.setdefault((domain, op_type), []).append(kernel)
+    frozen = {key: tuple(several) for key, several in kernels.items()}
+    return KernelList(PROVIDERS["cpu"], f"onnxruntime {versions}, as it lists them itself", frozen)
+
+
 def _registered() -> Iterator[RegisteredKernel]:
     for op_type, domain, provider, (since, until), types in _definitions():
         attention = op_type == "Attention" and not domain
@@ -115,7 +136,7 @@ def _registered() -> Iterator[RegisteredKernel]:
                 domain=domain,
                 provider=provider,
                 since=since,
-                until=None if until >= np.iinfo(np.int32).max else until,
+                until=_finite(until),
                 types={name: _short(allowed) for name, allowed in types.items()},
             )
 
@@ -129,6 +150,10 @@ def _definitions() -> list[Any]:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     return [] if done.returncode else list(json.loads(done.stdout))
+
+
+def _finite(until: int) -> int | None:
+    return None if until >= np.iinfo(np.int32).max else until
 
 
 def _short(types: Sequence[str]) -> tuple[str, ...]:
