@@ -231,7 +231,7 @@ def _give_scopes(union: _Union, flat: Flat, side: int) -> None:
 def _noted_scope(node: ir.Node) -> str:
     try:
         scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, ""))
-    except (SyntaxError, ValueError):  # there is no note, or another exporter's
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # there is no note, or another exporter's
         return name_of_node(node).strip("/").rpartition("/")[0]
     return str(scopes[-2]) if isinstance(scopes, list) and len(scopes) > 1 else ""
 

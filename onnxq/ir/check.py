@@ -13,6 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxq.errors import ModelError
+from onnxq.ir.calls import check_calls
 from onnxq.ir.layers import LINEAR
 from onnxq.ir.module import is_standard
 
@@ -45,6 +46,7 @@ def check(model: ir.Model, path: Path) -> None:
         text = " ".join(str(error).split()).replace(" ==> Context: ", "; ")
         raise ModelError(f"the graph is not valid: {text}", hint=_checker_hint(text)) from error
     _check_text(model)
+    check_calls(model)
     _check_finite(model.graph)
 
 
@@ -90,10 +92,10 @@ def _check_finite(graph: ir.Graph) -> None:
     """Refuse NaN in any weight, and infinities in those of linear layers: masks may hold them."""
     for name, value in graph.initializers.items():
         tensor = value.const_value
-        if tensor is None or tensor.dtype not in _FLOATS or tensor.size < 2:
+        linear = any(is_standard(use.node, *LINEAR) for use in value.uses())
+        if tensor is None or tensor.dtype not in _FLOATS or tensor.size < (1 if linear else 2):
             continue
         extremes = np.array([(block.min(), block.max()) for block in _blocks(tensor)], dtype=np.float64)
-        linear = any(is_standard(use.node, *LINEAR) for use in value.uses())
         if np.isnan(extremes).any() or (linear and np.isinf(extremes).any()):
             what = "NaN" if np.isnan(extremes).any() else "infinite values"
             raise ModelError(

@@ -57,12 +57,17 @@ def _node_line(node: ir.Node) -> str:
 
 def _attribute_text(attr: ir.Attr) -> str:
     if attr.type == ir.AttributeType.GRAPH:
-        return "\n".join(_graph_lines(attr.as_graph()))
+        return _subgraph_digest(attr.as_graph())
     if attr.type == ir.AttributeType.GRAPHS:
-        return "\n".join(line for graph in attr.as_graphs() for line in _graph_lines(graph))
+        return " ".join(map(_subgraph_digest, attr.as_graphs()))
     if attr.type == ir.AttributeType.TENSOR:
         return tensor_digest(attr.as_tensor())
     return str(attr.ref_attr_name if attr.is_ref() else attr.value)
+
+
+def _subgraph_digest(graph: ir.Graph) -> str:
+    """Return a short name for a subgraph, so that a line does not grow with the depth of the nesting."""
+    return hashlib.sha256("\n".join(_graph_lines(graph)).encode()).hexdigest()
 
 
 def tensor_digest(tensor: ir.TensorProtocol) -> str:

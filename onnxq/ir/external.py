@@ -9,6 +9,8 @@ import onnx_ir as ir
 
 from onnxq.errors import ModelError
 
+_AGAIN = "export the model again"
+
 
 def tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
     """Yield every initializer and every attribute tensor, those of subgraphs and functions included."""
@@ -41,7 +43,7 @@ def attach_external(model: ir.Model, folder: Path) -> None:
     """
     for tensor in external_tensors(model):
         tensor.base_dir = folder
-        problem = _location_problem(tensor, folder) or _size_problem(tensor)
+        problem = _name_problem(tensor) or _location_problem(tensor, folder) or _size_problem(tensor)
         if problem is not None:
             raise ModelError(problem[0], where=f"tensor {tensor.name!r}", hint=problem[1])
 
@@ -57,7 +59,12 @@ def read_attributes(model: ir.Model) -> None:
 
 
 def read_embedded(model: ir.Model) -> None:
-    """Take the weights out of the protobuf message, which copies a weight each time that it is asked for."""
+    """Take the weights out of the protobuf message, which copies a weight each time that it is asked for.
+
+    Raises:
+        ModelError: The bytes of a tensor do not fit its type and shape.
+
+    """
     for graph in model.graphs():
         for value in graph.initializers.values():
             if isinstance(value.const_value, ir.TensorProtoTensor):
@@ -69,10 +76,31 @@ def read_embedded(model: ir.Model) -> None:
 
 
 def _in_memory(tensor: ir.TensorProtoTensor) -> ir.TensorProtocol:
-    array, metadata = tensor.numpy(), tensor.metadata_props
+    """Return the tensor with an array of its own; what is smaller than a byte would be padded unseen."""
+    try:
+        if tensor.dtype.bitwidth in (2, 4) and _stored_bytes(tensor) != tensor.nbytes:
+            raise ValueError("too few or too many bytes")
+        array = tensor.numpy()
+    except (ValueError, TypeError, OverflowError, MemoryError, AssertionError) as error:
+        stated = f"{tensor.dtype.name.lower()}{list(tensor.shape)}"
+        raise ModelError(
+            f"its bytes do not fit its type and shape, {stated}",
+            where=f"tensor {tensor.name!r}",
+            hint="the file is damaged: copy it again, or export the model again",
+        ) from error
     return ir.Tensor(
-        array, dtype=tensor.dtype, name=tensor.name, doc_string=tensor.doc_string, metadata_props=metadata
+        array,
+        dtype=tensor.dtype,
+        name=tensor.name,
+        doc_string=tensor.doc_string,
+        metadata_props=tensor.metadata_props,
     )
+
+
+def _stored_bytes(tensor: ir.TensorProtoTensor) -> int:
+    """Return how many bytes a tensor of numbers smaller than a byte has in its message."""
+    proto = tensor.raw
+    return len(proto.raw_data) if proto.HasField("raw_data") else len(proto.int32_data)
 
 
 def _all_nodes(model: ir.Model) -> Iterator[ir.Node]:
@@ -89,6 +117,14 @@ def _attribute_tensors(node: ir.Node) -> Iterator[ir.TensorProtocol]:
             yield attr.as_tensor()
         elif attr.type == ir.AttributeType.TENSORS:
             yield from attr.as_tensors()
+
+
+def _name_problem(tensor: ir.ExternalTensor) -> tuple[str, str] | None:
+    """Tell whether the location is one that a file can have; onnx_ir takes any text."""
+    location = str(tensor.location)
+    if not location or not location.isprintable():
+        return f"{location!r} is no name of a data file", _AGAIN
+    return None
 
 
 def _location_problem(tensor: ir.ExternalTensor, folder: Path) -> tuple[str, str] | None:
@@ -113,11 +149,13 @@ def _location_problem(tensor: ir.ExternalTensor, folder: Path) -> tuple[str, str
 
 def _size_problem(tensor: ir.ExternalTensor) -> tuple[str, str] | None:
     start, length = tensor.offset or 0, tensor.length
+    if any(axis < 0 for axis in tensor.shape.numpy()):
+        return f"an axis of its shape {list(tensor.shape)} is negative", _AGAIN
     if length not in (None, tensor.nbytes):
         return (
             f"its place in {str(tensor.location)!r} (offset {start}, length {length}) does not fit "
             f"its {tensor.nbytes} bytes",
-            "export the model again",
+            _AGAIN,
         )
     size = Path(tensor.path).stat().st_size
     if start + tensor.nbytes > size:

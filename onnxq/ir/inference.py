@@ -19,6 +19,8 @@ SEQUENCES = (
 )
 ANY_TYPE = ("Identity", "If", "Loop", "Optional", "OptionalGetElement", "Scan")
 """What they pass on may be a sequence."""
+LONGEST_VECTOR = 1 << 20
+"""onnx follows the elements of vectors, for the sake of shapes; longer ones than this are no shapes."""
 
 
 def infer_types(model: ir.Model) -> ir.Model:
@@ -32,11 +34,37 @@ def infer_types(model: ir.Model) -> ir.Model:
     nodes = list(model.graph.all_nodes())
     doubtful = [node for node in nodes if is_standard(node, *SEQUENCES, *ANY_TYPE)]
     unknown = [value for node in doubtful for value in node.outputs if value.type is None]
-    ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+    infer_shapes(model)
     if any(is_standard(node, *SEQUENCES) for node in nodes):
         for value in unknown:
             value.type, value.shape = None, None
     return model
+
+
+def infer_shapes(model: ir.Model, *, strict: bool = False) -> ir.Model:
+    """Let onnx infer in place, and return the model; where onnx fails it stays as it was.
+
+    Args:
+        model: The model.
+        strict: Whether one node of wrong types, or that onnx cannot infer, is a failure.
+
+    """
+    follow = _longest_vector(model.graph) <= LONGEST_VECTOR
+    return ShapeInferencePass(check_type=strict, strict_mode=strict, data_prop=follow)(model).model
+
+
+def _longest_vector(graph: ir.Graph) -> int:
+    """Bound the length of the vectors whose elements onnx would follow: a Concat may double at each step."""
+    length = {
+        value: tensor.size
+        for value in graph.initializers.values()
+        if (tensor := value.const_value) is not None and len(tensor.shape) == 1
+    }
+    for node in graph:
+        lengths = [length.get(value, 1) for value in node.inputs if value is not None]
+        longest = sum(lengths) if is_standard(node, "Concat") else max(lengths, default=1)
+        length.update(dict.fromkeys(node.outputs, longest))
+    return max(length.values(), default=1)
 
 
 def _name_apart(model: ir.Model) -> None:

@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from onnxq.errors import InputError, ModelError, did_you_mean
+from onnxq.errors import InputError, ModelError, OnnxqError, did_you_mean
 from onnxq.files import replacing
 from onnxq.ir.check import EXPORT_AGAIN, check, root_cause
 from onnxq.ir.edit import Remark
@@ -60,13 +60,13 @@ def load_model(path: Path | str) -> GraphModule:
 
     """
     path = Path(path)
-    model = _read(path)
-    read_embedded(model)
-    with _located(path):
+    with _at_the_door(path):
+        model = _read(path)
+        read_embedded(model)
         attach_external(model, path.absolute().parent)
         check(model, path)
-    read_attributes(model)
-    read_small_tensors(model)
+        read_attributes(model)
+        read_small_tensors(model)
     _shorten_domain(model)
     _free_negative_axes(model)
     _name_nodes(model.graph)
@@ -180,10 +180,31 @@ def _read(path: Path) -> ir.Model:
         if ir.DataType.UNDEFINED in {tensor.dtype for tensor in tensors(model)}:
             raise ValueError("a tensor has no type")
     except (ir.serde.SerdeError, ValueError, TypeError) as error:
-        raise ModelError(
-            f"the graph is not valid: {root_cause(error)}", where=str(path), hint=EXPORT_AGAIN
-        ) from error
+        raise _damaged(path, error) from error
     return model
+
+
+@contextmanager
+def _at_the_door(path: Path) -> Iterator[None]:
+    """Put the file's name into each error, and take what libraries raise as said about the file.
+
+    Nothing but reading happens here, in libraries that raise whatever a damaged file makes them meet.
+    """
+    try:
+        with _located(path):
+            yield
+    except OnnxqError:
+        raise
+    except MemoryError as error:
+        raise ModelError(
+            "it needs more memory than there is", where=str(path), hint="use a machine with more memory"
+        ) from error
+    except Exception as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ModelError:
+    return ModelError(f"the graph is not valid: {root_cause(error)}", where=str(path), hint=EXPORT_AGAIN)
 
 
 @contextmanager
@@ -256,6 +277,8 @@ def _located(path: Path) -> Iterator[None]:
     try:
         yield
     except ModelError as error:
+        if error.where == str(path):
+            raise
         where = f"{path}, {error.where}" if error.where else str(path)
         raise ModelError(error.message, where=where, hint=error.hint) from error
 
@@ -315,8 +338,8 @@ def _data_files(path: Path) -> list[Path]:
         _check_file(path)
         if not _may_have_data_files(path):
             return []
-    model = _read(path)
-    with _located(path):
+    with _at_the_door(path):
+        model = _read(path)
         attach_external(model, path.absolute().parent)
     return external_files(model)
 
