@@ -12,17 +12,27 @@ from collections import Counter
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from onnxq.errors import ModelError
 from onnxq.ir.edit import Edit
 from onnxq.passmanager.base import PassRecord
+from onnxq.reading import parse_json
 from onnxq.recipe import Recipe
+from onnxq.target import TARGETS
 
 SCHEMA_VERSION = 1
+_MOVE_AWAY = "compile the model again, or move the file away"
 PACKAGES = ("onnxq", "onnx", "onnx-ir", "onnxscript", "numpy", "ml-dtypes")
+
+
+def _plain_name(name: str) -> str:
+    """Refuse a name that would lead into another folder."""
+    if name != Path(name).name or "\0" in name:
+        raise ValueError("no name of a file")
+    return name
 
 
 class ModelFile(BaseModel):
@@ -30,7 +40,7 @@ class ModelFile(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    name: str
+    name: Annotated[str, AfterValidator(_plain_name)]
     digest: str
     size_bytes: int
 
@@ -129,20 +139,29 @@ def session_options_beside(model: Path) -> dict[str, str]:
     """Return the session configuration entries that a manifest beside ``model`` names; none without one.
 
     Raises:
-        ModelError: The manifest cannot be read.
+        ModelError: The manifest cannot be read, or names others than onnxq's targets ask for.
 
     """
     path = manifest_path(model)
     if not path.is_file():
         return {}
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")).get("session_options", {}))
-    except (ValueError, TypeError, AttributeError) as error:
+        asked = dict(parse_json(path.read_text(encoding="utf-8")).get("session_options", {}))
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise ModelError(
             "this is no manifest, and it may name what the model beside it wants to be run with",
             where=str(path),
-            hint="compile the model again, or move the file away",
+            hint=_MOVE_AWAY,
         ) from error
+    known = {entry for target in TARGETS.values() for entry in target.session_entries}
+    for entry in asked.items():
+        if entry not in known:
+            raise ModelError(
+                f"it asks for the session entry {entry[0]}={entry[1]}, which no target of onnxq does",
+                where=str(path),
+                hint=_MOVE_AWAY,
+            )
+    return asked
 
 
 def report_path(model: Path) -> Path:

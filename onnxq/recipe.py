@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -15,6 +16,7 @@ from pydantic_core import ErrorDetails
 
 from onnxq.errors import RecipeError, did_you_mean
 from onnxq.processor import PROCESSORS, here
+from onnxq.reading import UnreadableError, parse_json, untrusted
 from onnxq.runtime.gates import Gates
 from onnxq.target import TARGETS, Target, find_target
 
@@ -45,7 +47,7 @@ class Calibration(_Section):
 
     """
 
-    samples: int = Field(default=128, ge=1)
+    samples: int = Field(default=128, ge=1, le=sys.maxsize)
 
 
 class Recipe(_Section):
@@ -208,8 +210,9 @@ def parse_recipe(text: str, *, where: str) -> Recipe:
 
     """
     try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        with untrusted():
+            data = tomllib.loads(text)
+    except UnreadableError as error:
         raise RecipeError(f"not TOML: {error}", where=where) from error
     return _checked(data, where)
 
@@ -232,8 +235,8 @@ def _manifest(path: Path) -> dict[str, Any]:
     """Return the content of a manifest, which holds a recipe."""
     hint = "give a manifest that onnxq compile wrote, or a .toml file"
     try:
-        manifest = json.loads(_read(path))
-    except json.JSONDecodeError as error:
+        manifest = parse_json(_read(path))
+    except UnreadableError as error:
         raise RecipeError(f"not JSON: {error}", where=str(path), hint=hint) from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("recipe"), dict):
         raise RecipeError("this JSON has no recipe in it", where=str(path), hint=hint)

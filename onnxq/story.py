@@ -23,8 +23,11 @@ from onnxq.manifest import Manifest
 from onnxq.quant.encoding import Encoding
 from onnxq.quant.facts import Facts, Need, Stat
 from onnxq.quant.seen import clipped_share, expected_sqnr_db, outlier_ratio, picture
+from onnxq.reading import UnreadableError, untrusted
+from onnxq.report.tables_of_story import story_charts, story_facts, story_tables
 from onnxq.runtime.compare import plain
 
+_NAME_ONE = "name the .manifest.json beside a compiled model"
 OUTLIERS = 8
 """Channels that are named for each tensor."""
 
@@ -104,7 +107,9 @@ def read_story(path: Path | str, source: Path | str | None = None, data: Data | 
     if source is not None and data is not None:
         facts.update(_measured(Path(source), data, [name for name in encodings if name in facts]))
     seen = [_seen(name, facts[name], encoding) for name, encoding in encodings.items() if name in facts]
-    return Story(manifest.model_dump(mode="json"), tuple(sorted(seen, key=_badness)))
+    story = Story(manifest.model_dump(mode="json"), tuple(sorted(seen, key=_badness)))
+    _check_told(story, path)
+    return story
 
 
 def read_manifest(path: Path) -> Manifest:
@@ -118,10 +123,19 @@ def read_manifest(path: Path) -> Manifest:
         return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"it cannot be read: {error.strerror}", where=str(path)) from error
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise InputError(
-            "it is no manifest", where=str(path), hint="name the .manifest.json beside a compiled model"
-        ) from error
+    except (ValidationError, UnicodeDecodeError, RecursionError) as error:
+        raise InputError("it is no manifest", where=str(path), hint=_NAME_ONE) from error
+
+
+def _check_told(story: Story, path: Path) -> None:
+    """Tell it once: the reports inside a manifest are plain values, and any of them may be missing."""
+    try:
+        with untrusted():
+            story_tables(story.to_dict())
+            story_charts(story.to_dict())
+            story_facts(story.to_dict())
+    except UnreadableError as error:
+        raise InputError(f"the manifest is damaged: {error}", where=str(path), hint=_NAME_ONE) from error
 
 
 def encodings_of(path: Path) -> dict[str, Encoding]:

@@ -65,6 +65,11 @@ class Target:
             return None
         return EXACT_LIMIT
 
+    @property
+    def session_entries(self) -> frozenset[tuple[str, str]]:
+        """Every session entry that the target may ask for."""
+        return frozenset(entry for entries in self.session_options.values() for entry in entries.items())
+
     def options_for(self, module: GraphModule) -> dict[str, str]:
         """Return the session configuration entries that ``module`` asks for."""
         operators = {node.op_type for node in module.graph}

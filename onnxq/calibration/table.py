@@ -18,6 +18,7 @@ from onnxq.errors import CalibrationError
 from onnxq.files import write_whole
 from onnxq.quant.facts import ChannelFacts, Facts, Stat
 from onnxq.quant.histogram import BIN_COUNT, Histogram
+from onnxq.reading import parse_json
 
 SCHEMA = 2
 """The version of the table's layout; a table of another one is refused."""
@@ -55,7 +56,8 @@ class CalibrationTable:
 
     def __post_init__(self) -> None:
         """Check the header."""
-        if self.samples < 1 or not self.model or not self.data:
+        texts = all(isinstance(text, str) for text in (self.model, self.data, self.onnxq))
+        if not texts or self.samples < 1 or not self.model or not self.data:
             raise ValueError("a calibration table needs samples and the digests of model and data")
 
     def check(self, model: str, where: str = "the calibration table") -> None:
@@ -101,13 +103,13 @@ class CalibrationTable:
 
         """
         try:
-            content = json.loads(text)
+            content = parse_json(text)
             schema = content["schema"]
             if schema == SCHEMA:
                 facts = {name: _facts_in(entry) for name, entry in content["facts"].items()}
                 header = {key: content[key] for key in ("model", "data", "samples", "onnxq")}
                 return CalibrationTable(facts=facts, **header)
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
             raise CalibrationError(
                 "it is not a calibration table, or is damaged", where=where, hint=_AGAIN
             ) from error
@@ -154,7 +156,7 @@ def _facts_out(facts: Facts) -> dict[str, Any]:
 
 
 def _facts_in(entry: Mapping[str, Any]) -> Facts:
-    return Facts(
+    facts = Facts(
         count=int(entry["count"]),
         low=float(entry["low"]),
         high=float(entry["high"]),
@@ -162,6 +164,10 @@ def _facts_in(entry: Mapping[str, Any]) -> Facts:
         histogram=_if(_histogram_in, entry.get("histogram")),
         channels={int(axis): _along_in(along) for axis, along in entry.get("channels", {}).items()},
     )
+    numbers = (facts.low, facts.high, *(facts.average or ()))
+    if facts.count < 0 or any(map(math.isnan, numbers)) or any(axis >= 0 for axis in facts.channels):
+        raise ValueError("no facts look like this")
+    return facts
 
 
 CHANNEL_PARTS = ("low", "high", "mean", "rows")
@@ -174,7 +180,14 @@ def _along_out(along: ChannelFacts) -> dict[str, Any]:
 
 
 def _along_in(entry: Mapping[str, Any]) -> ChannelFacts:
-    return ChannelFacts(**{name: _if(_array_in, entry.get(name)) for name in CHANNEL_PARTS})
+    parts = {name: _if(_array_in, entry.get(name)) for name in CHANNEL_PARTS}
+    arrays = {name: array for name, array in parts.items() if array is not None}
+    for name, array in arrays.items():
+        if array.dtype != np.float32 or array.ndim != 1 + (name == "rows") or np.isnan(array).any():
+            raise ValueError(f"{name} of channels is {array.dtype}{list(array.shape)}")
+    if len({array.shape[-1] for array in arrays.values()}) > 1:
+        raise ValueError("parts of channels have different lengths")
+    return ChannelFacts(**parts)
 
 
 def _without_rows(facts: Facts) -> Facts:
@@ -220,4 +233,6 @@ def _histogram_out(histogram: Histogram) -> dict[str, Any]:
 def _histogram_in(entry: Mapping[str, Any]) -> Histogram:
     counts = np.zeros(BIN_COUNT, np.int64)
     counts[_array_in(entry["bins"])] = _array_in(entry["counts"])
+    if counts.min() < 0:
+        raise ValueError("a bin counts less than nothing")
     return Histogram(counts)

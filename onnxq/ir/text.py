@@ -16,9 +16,11 @@ from numpy.typing import NDArray
 
 from onnxq.errors import ModelError
 from onnxq.ir.digest import tensor_digest
+from onnxq.ir.external import read_embedded
 from onnxq.ir.module import GraphModule, name_of
 from onnxq.ir.notes import Fields, WeightNote, decision_fields, facts_fields, note_line, notes_in, quoted
 from onnxq.quant.facts import Facts, joined
+from onnxq.reading import UnreadableError, untrusted
 
 _DIGEST_DIGITS = 16
 _PRINTED_AS = {
@@ -75,7 +77,14 @@ def parse(text: str) -> GraphModule:
         ModelError: The text is no such module; what and in which line.
 
     """
-    lines = text.splitlines()
+    try:
+        with untrusted():
+            return _parsed(text.splitlines())
+    except UnreadableError as error:
+        raise ModelError(f"this is not ONNX text: {error}") from error
+
+
+def _parsed(lines: list[str]) -> GraphModule:
     notes = list(notes_in(lines))
     graph = "\n".join("" if line.startswith("#") else line for line in lines)
     try:
@@ -84,6 +93,7 @@ def parse(text: str) -> GraphModule:
         raise ModelError(f"this is not ONNX text: {_reason(error)}") from error
     _fill_in(proto, {name: note for kind, name, note in notes if kind == "weight"})
     model = ir.from_proto(proto)
+    read_embedded(model)
     for node in model.graph.all_nodes():
         node.name = node.name or name_of(node.outputs[0])
     facts: dict[str, Facts] = {}

@@ -8,7 +8,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FLOORS = [
-    {"errors", "files", "limits", "processor", "staging"},
+    {"errors", "files", "limits", "processor", "reading", "staging"},
     {"quant", "report"},
     {"ir"},
     {"target", "kernels"},

@@ -14,6 +14,7 @@ import numpy as np
 
 from onnxq.calibration.data.base import ArrayRows, Chunk
 from onnxq.errors import DataError, did_you_mean
+from onnxq.runtime.batch import Array
 
 SOURCE = re.compile(r"([A-Za-z_][\w.]*):([A-Za-z_]\w*)")
 
@@ -40,8 +41,9 @@ class FunctionSource:
                     where=where,
                     hint="yield {input name: array}, or a pair of that and the labels",
                 )
-            arrays = {str(name): ArrayRows(np.asarray(value)) for name, value in feeds.items()}
-            yield Chunk(arrays, where, None if labels is None else ArrayRows(np.asarray(labels)), whole=True)
+            arrays = {str(name): ArrayRows(_array(value, where)) for name, value in feeds.items()}
+            marks = None if labels is None else ArrayRows(_array(labels, where))
+            yield Chunk(arrays, where, marks, whole=True)
 
     def _items(self) -> Iterator[Any]:
         """Iterate over the user's function; whatever it raises is the user's to mend."""
@@ -53,6 +55,15 @@ class FunctionSource:
                 where=self.name,
                 hint="call the function in Python to see where",
             ) from error
+
+
+def _array(value: Any, where: str) -> Array:
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"yielded what is no array ({error})", where=where, hint="yield numpy arrays"
+        ) from error
 
 
 def load_function(source: str) -> Callable[[], Iterable[Any]]:

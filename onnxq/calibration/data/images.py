@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,11 +15,15 @@ from onnxq.calibration.data.options import DataOptions
 from onnxq.calibration.data.preprocess import Preprocess, preprocess_for
 from onnxq.calibration.data.records import Columns, Label, read_records
 from onnxq.errors import DataError, TargetError
+from onnxq.limits import PIXELS
+from onnxq.reading import UnreadableError, untrusted
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+"""What a file may hold, whatever its name: of Pillow's others, some start programs."""
 LABEL_FILES = ("labels.tsv", "labels.csv")
 FILE_COLUMN, LABEL_COLUMN = "file", "label"
 
@@ -102,10 +107,22 @@ def _import_pillow(folder: Path) -> None:
 def _load(path: Path) -> Image:
     from PIL import Image, ImageOps
 
-    try:
-        with Image.open(path) as image:
+    Image.MAX_IMAGE_PIXELS = None  # our own limit holds, which can be raised
+    with ExitStack() as stack:
+        with _reading(path):
+            image = stack.enter_context(Image.open(path, formats=FORMATS))
+        PIXELS.check(image.width * image.height, "the image has", str(path), DataError)
+        with _reading(path):
             return ImageOps.exif_transpose(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what Pillow raises on damaged files into a DataError."""
+    try:
+        with untrusted():
+            yield
+    except UnreadableError as error:
         raise DataError(
             f"not a readable image ({error})", where=str(path), hint="remove or replace the file"
         ) from error

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 from pathlib import Path
 from typing import IO, Any
@@ -18,11 +17,14 @@ from onnxq.calibration.data.base import ArrayRows, Chunk, InputSpec, Rows
 from onnxq.calibration.data.matching import ROW_AXIS, Matcher
 from onnxq.calibration.data.options import DataOptions
 from onnxq.errors import DataError
+from onnxq.limits import ITEM_BYTES
+from onnxq.reading import UnreadableError, untrusted
 from onnxq.runtime.batch import Array
 
 SUFFIXES = (".npy", ".npz")
 LABELS = ("labels", "y")
-BROKEN = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+LARGEST_HEADER = 1 << 16
+"""Bytes of an array's header; one of numbers has some hundred."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class NpyRows:
 
     def _read(self, shape: tuple[int, ...]) -> Array:
         wanted = prod(shape) * self.dtype.itemsize
+        ITEM_BYTES.check(wanted, f"reading {list(shape)} at once takes", self.where, DataError)
         with reading(self.where):
             data = self.file.read(wanted)
         if len(data) < wanted:
@@ -91,12 +94,53 @@ class NpyRows:
         return np.frombuffer(data, self.dtype).reshape(shape)
 
 
+@dataclass
+class FortranRows:
+    """``Rows`` of an array stored column by column: all of it is read when the first rows are asked for."""
+
+    stored: NpyRows
+    _read: ArrayRows | None = field(default=None, init=False)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Return the element type."""
+        return self.stored.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return the shape of the whole array."""
+        return self.stored.shape[::-1]
+
+    def take(self, count: int) -> Array:
+        """Return the next ``count`` entries of axis 0."""
+        if self._read is None:
+            self._read = ArrayRows(self.whole())
+        return self._read.take(count)
+
+    def whole(self) -> Array:
+        """Return everything."""
+        return self.stored.whole().T
+
+
+@dataclass(frozen=True)
+class _Header:
+    """The start of a stream, of which no more is read at once than a header has."""
+
+    file: IO[bytes]
+
+    def read(self, count: int = 0, /) -> bytes:
+        if count > LARGEST_HEADER:
+            raise ValueError(f"a header of {count} bytes")
+        return self.file.read(count)
+
+
 @contextmanager
 def reading(where: str) -> Iterator[None]:
     """Turn what NumPy and zipfile raise on damaged files into a DataError."""
     try:
-        yield
-    except BROKEN as error:
+        with untrusted():
+            yield
+    except UnreadableError as error:
         raise DataError(
             f"not a readable NumPy file ({error})",
             where=where,
@@ -105,15 +149,15 @@ def reading(where: str) -> Iterator[None]:
 
 
 def _open_arrays(path: Path, stack: ExitStack) -> dict[str, Rows]:
+    if path.suffix == ".npy":
+        with reading(str(path)):
+            file = stack.enter_context(path.open("rb"))
+        return {path.stem: _open_npy(file, str(path))}
     with reading(str(path)):
-        if path.suffix == ".npy":
-            return {path.stem: _open_npy(stack.enter_context(path.open("rb")), str(path))}
         archive = stack.enter_context(zipfile.ZipFile(path))
-        members = [name for name in archive.namelist() if name.endswith(".npy")]
-        return {
-            name.removesuffix(".npy"): _open_npy(stack.enter_context(archive.open(name)), f"{path}[{name}]")
-            for name in members
-        }
+        names = [name for name in archive.namelist() if name.endswith(".npy")]
+        members = {name: stack.enter_context(archive.open(name)) for name in names}
+    return {name.removesuffix(".npy"): _open_npy(file, f"{path}[{name}]") for name, file in members.items()}
 
 
 def _open_npy(file: IO[bytes], where: str) -> Rows:
@@ -123,6 +167,21 @@ def _open_npy(file: IO[bytes], where: str) -> Rows:
         The .npy format, numpy.lib.format (NEP 1).
 
     """
+    with reading(where):
+        shape, fortran, dtype = _header(_Header(file))
+    if dtype.hasobject:
+        raise DataError(
+            "the array holds pickled Python objects, which are refused: reading them can run any code",
+            where=where,
+            hint="save arrays of numbers: np.save(file, array.astype(np.float32))",
+        )
+    if fortran:
+        return FortranRows(NpyRows(file, dtype, shape[::-1], where))
+    return NpyRows(file, dtype, shape, where)
+
+
+def _header(file: _Header) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Return shape, whether it is stored column by column, and type."""
     version = npy_format.read_magic(file)
     read_header = {
         (1, 0): npy_format.read_array_header_1_0,
@@ -131,20 +190,9 @@ def _open_npy(file: IO[bytes], where: str) -> Rows:
     if read_header is None:
         raise ValueError(f"version {version} of the format, which is only for structured arrays")
     shape, fortran, dtype = read_header(file)
-    if dtype.hasobject:
-        raise DataError(
-            "the array holds pickled Python objects, which are refused: reading them can run any code",
-            where=where,
-            hint="save arrays of numbers: np.save(file, array.astype(np.float32))",
-        )
-    rows = NpyRows(file, dtype, shape, where)
-    return ArrayRows(_from_fortran(rows)) if fortran else rows
-
-
-def _from_fortran(rows: NpyRows) -> Array:
-    """Read an array stored column by column, of which the rows cannot be read one by one."""
-    reversed_axes = NpyRows(rows.file, rows.dtype, rows.shape[::-1], rows.where)
-    return reversed_axes.whole().T
+    if not all(type(axis) is int and axis >= 0 for axis in shape):
+        raise ValueError(f"{shape} is no shape")
+    return shape, fortran, dtype
 
 
 def _count(chunk: Chunk, matcher: Matcher) -> int:

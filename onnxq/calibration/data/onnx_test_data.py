@@ -9,6 +9,7 @@ from pathlib import Path
 
 from onnxq.calibration.data.base import ArrayRows, Chunk, InputSpec
 from onnxq.errors import DataError
+from onnxq.reading import UnreadableError, untrusted
 from onnxq.runtime.batch import Array
 
 SET_NAME = re.compile(r"test_data_set_(\d+)")
@@ -53,17 +54,18 @@ def _numbered(folder: Path, pattern: re.Pattern[str]) -> list[tuple[int, Path]]:
 
 def _read_tensor(path: Path) -> Array:
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
-        tensor = onnx.load_tensor(str(path))
-    except (DecodeError, OSError) as error:
+        with untrusted():
+            tensor = onnx.load_tensor(str(path))
+    except UnreadableError as error:
         raise _broken(path, str(error)) from error
     if tensor.data_location == onnx.TensorProto.EXTERNAL:
         raise _broken(path, "its values lie in another file, which is refused")
     try:
-        return onnx.numpy_helper.to_array(tensor)
-    except (ValueError, TypeError, KeyError) as error:
+        with untrusted():
+            return onnx.numpy_helper.to_array(tensor)
+    except UnreadableError as error:
         raise _broken(path, str(error)) from error
 
 

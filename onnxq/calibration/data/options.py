@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
@@ -99,8 +100,9 @@ class DataOptions:
 
 
 def _at_least_one(name: str, value: int | None) -> None:
-    if value is not None and value < 1:
-        raise RecipeError(f"{value} is not a positive number", where=name, hint="give 1 or more")
+    if value is not None and not 1 <= value <= sys.maxsize:
+        what = "is not a positive number" if value < 1 else "is more than a machine can count to"
+        raise RecipeError(f"{value} {what}", where=name, hint="give 1 or more")
 
 
 def _one_of(name: str, value: str | None, choice: tuple[str, ...]) -> None:

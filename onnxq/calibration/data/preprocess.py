@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,8 @@ from onnxq.calibration.data.base import InputSpec
 from onnxq.calibration.data.options import ChannelLayout, ChannelOrder, DataOptions
 from onnxq.calibration.data.pixels import BYTE, Pixels, channel_layout, pixels_from
 from onnxq.errors import DataError
+from onnxq.limits import PIXELS
+from onnxq.reading import parse_json
 from onnxq.runtime.batch import Array
 
 if TYPE_CHECKING:
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 
 CONFIG_FILE = "preprocessor_config.json"
 BILINEAR = 2
+RESAMPLES = range(6)
+"""Pillow's numbers of its filters."""
 CROP_BELOW = 384
 
 
@@ -54,20 +58,21 @@ class Preprocess:
 
     def __call__(self, image: Image, where: str) -> Array:
         """Return float32 of shape (C,H,W) or (H,W,C)."""
-        resized = self._resized(image.convert("L" if self.grey else "RGB"))
-        cropped = resized if self.crop is None else _center_crop(resized, self.crop)
+        resized = self._resized(image.convert("L" if self.grey else "RGB"), where)
+        cropped = resized if self.crop is None else _center_crop(resized, self.crop, where)
         array = np.asarray(cropped)
         array = array[..., None] if self.grey else array[..., :: 1 if self.order == "rgb" else -1]
         values = self.pixels.apply(array, channel_axis=2, where=where)
         return np.ascontiguousarray(values.transpose(2, 0, 1)) if self.layout == "nchw" else values
 
-    def _resized(self, image: Image) -> Image:
+    def _resized(self, image: Image, where: str) -> Image:
         size = self.size
         if self.shortest is not None:
             size = _fit_shortest(image.height, image.width, self.shortest, self.longest)
         if size is None:
             return image
         height, width = size
+        _check_size(height, width, where)
         return image.resize((width, height), self.resample)
 
 
@@ -123,8 +128,8 @@ def _find_config(folder: Path, model_dir: Path | None) -> tuple[dict[str, Any], 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        config = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise DataError(
             f"not valid JSON ({error})", where=str(path), hint="export the model again"
         ) from error
@@ -137,7 +142,7 @@ def _from_config(config: dict[str, Any], where: str) -> Preprocess:
     """Read ``config``; a value of the wrong type is the file's fault."""
     try:
         return _steps(config, where)
-    except (TypeError, ValueError) as error:
+    except (ArithmeticError, TypeError, ValueError) as error:
         raise DataError(
             f"a value is not of the expected type ({error})", where=where, hint="export the model again"
         ) from error
@@ -153,7 +158,7 @@ def _steps(config: dict[str, Any], where: str) -> Preprocess:
     crop = _sides(config.get("crop_size"), where) if config.get("do_center_crop", False) else None
     steps = Preprocess(
         crop=crop,
-        resample=int(config.get("resample", BILINEAR)),
+        resample=_resample(config),
         pixels=_pixels(config),
     )
     if not config.get("do_resize", True) or config.get("size") is None:
@@ -175,10 +180,18 @@ def _with_size(steps: Preprocess, config: dict[str, Any], where: str) -> Preproc
             return replace(steps, shortest=int(shortest / percent), crop=(shortest, shortest))
         if percent:
             return replace(steps, size=(shortest, shortest))
-        return replace(steps, shortest=shortest, longest=size.get("longest_edge"))
+        longest = size.get("longest_edge")
+        return replace(steps, shortest=shortest, longest=None if longest is None else int(longest))
     if isinstance(size, int) and steps.crop is not None:
         return replace(steps, shortest=size)
     return replace(steps, size=_sides(size, where))
+
+
+def _resample(config: dict[str, Any]) -> int:
+    number = int(config.get("resample", BILINEAR))
+    if number not in RESAMPLES:
+        raise ValueError(f"resample {number}")
+    return number
 
 
 def _sides(size: object, where: str) -> tuple[int, int]:
@@ -197,7 +210,10 @@ def _pixels(config: dict[str, Any]) -> Pixels:
     scale = float(config.get("rescale_factor", BYTE)) if config.get("do_rescale", True) else 1.0
     if not config.get("do_normalize", True) or config.get("image_mean") is None:
         return Pixels(scale)
-    return Pixels(scale, _floats(config["image_mean"]), _floats(config.get("image_std", 1.0)))
+    mean, std = _floats(config["image_mean"]), _floats(config.get("image_std", 1.0))
+    if not all(map(isfinite, (scale, *mean, *std))) or 0 in std:
+        raise ValueError(f"scale {scale}, mean {mean}, standard deviation {std}")
+    return Pixels(scale, mean, std)
 
 
 def _floats(values: float | Sequence[float]) -> tuple[float, ...]:
@@ -213,7 +229,19 @@ def _fit_shortest(height: int, width: int, shortest: int, longest: int | None) -
     return (shortest, other) if height <= width else (other, shortest)
 
 
-def _center_crop(image: Image, size: tuple[int, int]) -> Image:
+def _center_crop(image: Image, size: tuple[int, int], where: str) -> Image:
     height, width = size
+    _check_size(height, width, where)
     top, left = (image.height - height) // 2, (image.width - width) // 2
     return image.crop((left, top, left + width, top + height))
+
+
+def _check_size(height: int, width: int, where: str) -> None:
+    """Raise if an image cannot have this size, or not within the limit."""
+    if height < 1 or width < 1:
+        raise DataError(
+            f"it would be resized or cropped to {height} x {width} pixels",
+            where=where,
+            hint="leave the image out, or give --size HEIGHTxWIDTH",
+        )
+    PIXELS.check(height * width, f"resized or cropped to {height} x {width} it has", where, DataError)

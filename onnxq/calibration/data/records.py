@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +11,8 @@ from typing import Any, TextIO
 
 from onnxq.calibration.data.options import Column
 from onnxq.errors import DataError, did_you_mean
+from onnxq.limits import LINE_CHARACTERS
+from onnxq.reading import UnreadableError, parse_json
 
 SUFFIXES = (".txt", ".csv", ".tsv", ".jsonl")
 TEXT_NAMES = ("text", "sentence")
@@ -75,6 +76,14 @@ def _opened(path: Path) -> Iterator[TextIO]:
         ) from error
 
 
+def _lines(file: TextIO, path: Path) -> Iterator[str]:
+    """Yield the lines, as iterating the file does, none of them longer than the limit."""
+    most = LINE_CHARACTERS.value
+    while line := file.readline(most + 1):
+        LINE_CHARACTERS.check(len(line), "a line has at least", str(path), DataError)
+        yield line
+
+
 def _plain_lines(file: TextIO, path: Path, columns: Columns) -> Iterator[Record]:
     if columns.texts or columns.label is not None:
         raise DataError(
@@ -82,13 +91,13 @@ def _plain_lines(file: TextIO, path: Path, columns: Columns) -> Iterator[Record]
             where=str(path),
             hint="leave --text-column and --label-column out, or name the file .tsv or .csv",
         )
-    for number, line in enumerate(file, 1):
+    for number, line in enumerate(_lines(file, path), 1):
         if line.strip():
             yield Record(number, (line.strip(),), None)
 
 
 def _json_lines(file: TextIO, path: Path, columns: Columns) -> Iterator[Record]:
-    for number, line in enumerate(file, 1):
+    for number, line in enumerate(_lines(file, path), 1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
@@ -97,13 +106,13 @@ def _json_lines(file: TextIO, path: Path, columns: Columns) -> Iterator[Record]:
         texts = [_value(row, name, where) for name in names]
         label = str(LABEL_NAME if columns.label is None else columns.label)
         wanted = columns.label is not None or label in row
-        yield Record(number, _strings(texts, where), _value(row, label, where) if wanted else None)
+        yield Record(number, _strings(texts, where), _label(row, label, where) if wanted else None)
 
 
 def _parse_object(line: str, where: str) -> dict[str, Any]:
     try:
-        row = json.loads(line)
-    except ValueError as error:
+        row = parse_json(line)
+    except UnreadableError as error:
         raise DataError(
             f"not valid JSON ({error})", where=where, hint="each line is one JSON object"
         ) from error
@@ -120,6 +129,17 @@ def _value(row: dict[str, Any], name: str, where: str) -> Any:
     return row[name]
 
 
+def _label(row: dict[str, Any], name: str, where: str) -> Label | None:
+    value = _value(row, name, where)
+    if value is not None and not isinstance(value, Label):
+        raise DataError(
+            f"the label is a {type(value).__name__}, not a number or a string",
+            where=where,
+            hint="choose another --label-column",
+        )
+    return value
+
+
 def _strings(values: Sequence[Any], where: str) -> tuple[str, ...]:
     for value in values:
         if not isinstance(value, str):
@@ -132,10 +152,10 @@ def _strings(values: Sequence[Any], where: str) -> tuple[str, ...]:
 
 
 def _table(file: TextIO, path: Path, columns: Columns) -> Iterator[Record]:
-    first = file.readline()
+    first = next(_lines(file, path), "")
     file.seek(0)
     delimiter = _delimiter(first, path)
-    reader = _reader(file, delimiter)
+    reader = _reader(_lines(file, path), delimiter)
     indices: tuple[tuple[int, ...], int | None] | None = None
     for cells in _rows(reader, path):
         where = f"{path}, line {reader.line_num}"
@@ -151,7 +171,7 @@ def _table(file: TextIO, path: Path, columns: Columns) -> Iterator[Record]:
         )
 
 
-def _reader(file: TextIO, delimiter: str) -> Any:
+def _reader(file: Iterator[str], delimiter: str) -> Any:
     """Return a csv reader; in tab-separated files a quote is a letter like any other."""
     if delimiter == "\t":
         return csv.reader(file, delimiter=delimiter, quoting=csv.QUOTE_NONE)

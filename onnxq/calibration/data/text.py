@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -15,6 +14,7 @@ from onnxq.calibration.data.base import ArrayRows, Chunk, InputSpec
 from onnxq.calibration.data.options import DataOptions
 from onnxq.calibration.data.records import Columns, Record, read_records
 from onnxq.errors import DataError, TargetError
+from onnxq.reading import UnreadableError, parse_json, untrusted
 from onnxq.runtime.batch import Array
 
 if TYPE_CHECKING:
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 MAX_LENGTH = 512
 PAD_NAMES = ("[PAD]", "<pad>")
 TOKENIZER_FILE = "tokenizer.json"
+CONFIG_FILE = "tokenizer_config.json"
+EXPORT_AGAIN = "export the tokenizer again"
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class TextSource:
     def chunks(self) -> Iterator[Chunk]:
         """Tokenize batch after batch."""
         for records in _batched(self._records(), self.rows):
-            encodings = self.tokenizer.encode_batch([_text(record) for record in records])
+            encodings = self._encoded(records)
             self._check_not_empty(records, encodings)
             arrays = self._wanted(_arrays(encodings))
             labels = _labels(records)
@@ -53,6 +55,17 @@ class TextSource:
                 f"{self.path}, lines {records[0].line} to {records[-1].line}",
                 None if labels is None else ArrayRows(labels),
             )
+
+    def _encoded(self, records: Sequence[Record]) -> Sequence[Encoding]:
+        try:
+            with untrusted():
+                return self.tokenizer.encode_batch([_text(record) for record in records])
+        except UnreadableError as error:
+            raise DataError(
+                f"the tokenizer fails on these texts ({error})",
+                where=f"{self.path}, lines {records[0].line} to {records[-1].line}",
+                hint=EXPORT_AGAIN,
+            ) from error
 
     def _records(self) -> Iterator[Record]:
         return islice(read_records(self.path, self.columns), self.limit)
@@ -108,21 +121,26 @@ def _load(file: Path) -> Tokenizer:
             "text data needs the tokenizers package", where=str(file), hint='pip install "onnxq[text]"'
         ) from error
     try:
-        return Tokenizer.from_file(str(file))
-    except Exception as error:  # the package raises nothing narrower
-        raise DataError(
-            f"not a readable tokenizer ({error})", where=str(file), hint="export the tokenizer again"
-        ) from error
+        with untrusted():
+            return Tokenizer.from_file(str(file))
+    except UnreadableError as error:
+        raise DataError(f"not a readable tokenizer ({error})", where=str(file), hint=EXPORT_AGAIN) from error
 
 
 def _set_up(tokenizer: Tokenizer, file: Path, options: DataOptions, fixed: int | None) -> Tokenizer:
     """Replace the file's own truncation and padding by ours."""
-    config = _read_config(file.parent / "tokenizer_config.json")
+    config = _read_config(file.parent / CONFIG_FILE)
     length = options.pad_to or fixed
     longest = options.max_length or _sane_length(config)
     padding = tokenizer.padding or {}
     token = _pad_token(tokenizer, padding, config, file)
     side = padding.get("direction") or config.get("padding_side") or "right"
+    if side not in ("left", "right"):
+        raise DataError(
+            f"padding_side is {side!r}, neither 'left' nor 'right'",
+            where=str(file.parent / CONFIG_FILE),
+            hint=EXPORT_AGAIN,
+        )
     tokenizer.enable_truncation(min(longest, length or longest))
     tokenizer.enable_padding(
         direction=side,
@@ -138,18 +156,16 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(
-            f"not valid JSON ({error})", where=str(path), hint="export the tokenizer again"
-        ) from error
+        config = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"not valid JSON ({error})", where=str(path), hint=EXPORT_AGAIN) from error
     return config if isinstance(config, dict) else {}
 
 
 def _sane_length(config: dict[str, Any]) -> int:
     """Return ``model_max_length``, at most 512; some tokenizers state 10**30 for "no limit"."""
     stated = config.get("model_max_length")
-    return min(int(stated), MAX_LENGTH) if isinstance(stated, int | float) and stated >= 1 else MAX_LENGTH
+    return int(min(stated, MAX_LENGTH)) if isinstance(stated, int | float) and stated >= 1 else MAX_LENGTH
 
 
 def _pad_token(tokenizer: Tokenizer, padding: dict[str, Any], config: dict[str, Any], file: Path) -> str:
