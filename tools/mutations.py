@@ -166,7 +166,8 @@ def _other(value: Any, field: FieldDescriptor, rng: np.random.Generator) -> Any:
     if field.cpp_type in (FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE):
         return FLOATS[int(rng.integers(len(FLOATS)))]
     if field.cpp_type == FieldDescriptor.CPPTYPE_ENUM:
-        return int(rng.integers(0, 30))
+        numbers = sorted(one.number for one in field.enum_type.values)
+        return numbers[int(rng.integers(len(numbers)))]
     low, high = (-(2**63), 2**63) if "INT64" in _cpp(field) else (-(2**31), 2**31)
     if _cpp(field).startswith("U"):
         low, high = 0, 2 * high

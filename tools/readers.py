@@ -185,12 +185,13 @@ def _use_external(content: bytes, folder: Path) -> None:
 
 @cache
 def _texts() -> tuple[bytes, ...]:
-    return tuple(path.read_bytes() for path in sorted((REPOSITORY / "models").glob("*.onnxtxt"))) + (
+    written = (
         b'# encode x: scale=0.5 zero_point=0 readers=act+"b c"\n'
         b"# fact x: count=4 low=-1.0 high=2.0 axis=-1 channel_low=[-1.0, 0.0] channel_high=[0.0, 2.0]\n"
         b'<ir_version: 10, opset_import: ["" : 21]>\nmain (float[N,2] x) => (float[N,2] y)\n'
-        b"{\n    [act] y = Relu(x)\n}\n",
+        b"{\n    [act] y = Relu(x)\n}\n"
     )
+    return written, *(path.read_bytes() for path in sorted((REPOSITORY / "models").glob("*.onnxtxt")))
 
 
 def _use_text(content: bytes, folder: Path) -> None:
@@ -318,7 +319,7 @@ TOKENIZER = {
     },
 }
 LINES = {
-    ".jsonl": b'{"text": "a good film", "label": 1}\n{"text": "film", "label": 0}\n{"text": "a", "label": 2}\n',
+    ".jsonl": b'{"text": "a good film", "label": 1}\n{"text": "film", "label": 0}\n',
     ".csv": b'text,label\n"a good, ""film""",1\nfilm,0\na,2\n',
     ".tsv": b"sentence\tlabel\na good film\t1\nfilm\t0\n",
     ".txt": b"a good film\nfilm\n\na\n",
