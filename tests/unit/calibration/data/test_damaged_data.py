@@ -86,12 +86,14 @@ def test_pickles_are_never_opened(tmp_path: Path) -> None:
 
 
 def test_the_shape_of_an_array_in_fortran_order_is_compared_before_it_is_read(tmp_path: Path) -> None:
-    with zipfile.ZipFile(tmp_path / "f.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        with archive.open("x.npy", "w", force_zip64=True) as file:
-            header = {"descr": "<f4", "fortran_order": True, "shape": (1 << 24, 2)}
-            np.lib.format.write_array_header_1_0(file, header)
-            for _ in range(32):
-                file.write(bytes(1 << 22))
+    with (
+        zipfile.ZipFile(tmp_path / "f.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open("x.npy", "w", force_zip64=True) as file,
+    ):
+        header = {"descr": "<f4", "fortran_order": True, "shape": (1 << 24, 2)}
+        np.lib.format.write_array_header_1_0(file, header)
+        for _ in range(32):
+            file.write(bytes(1 << 22))
     tracemalloc.start()
     error = refusal(tmp_path / "f.npz")
     _, peak = tracemalloc.get_traced_memory()
