@@ -30,9 +30,10 @@ from onnxq.ir.store import (
     foreign_operators,
     load_model,
     model_digest,
+    model_files,
     model_size,
     output_files,
-    save_model,
+    write_model,
 )
 from onnxq.manifest import (
     DataUsed,
@@ -40,10 +41,9 @@ from onnxq.manifest import (
     ModelFile,
     ProcessorAssumed,
     installed_versions,
-    manifest_path,
-    report_path,
     summarise,
 )
+from onnxq.outputs import Outputs
 from onnxq.passmanager.base import PassRecord
 from onnxq.passmanager.instruments import Instrument, VerifyEach
 from onnxq.passmanager.manager import PassManager
@@ -107,12 +107,16 @@ def compile_model(
     instruments: Sequence[Instrument] = (),
     options: CompileOptions | None = None,
     on_progress: Progress | None = None,
+    force: bool = False,
+    inputs: Sequence[Path] = (),
 ) -> CompileResult:
     """Compile ``source`` into ``output``, with a manifest and a report beside it.
 
+    All are written together or not at all, and replace files of the same kinds that onnxq wrote, no others.
+
     Args:
         source: An ONNX model; it is only read.
-        output: Where the compiled model goes; written whole or not at all.
+        output: Where the compiled model goes.
         recipe: Which passes, for which target.
         data: Samples to measure ranges on; what lies beyond those is used to validate.
         validation_data: Other samples to validate and time with.
@@ -120,6 +124,8 @@ def compile_model(
         instruments: What watches the passes.
         options: What happens around them.
         on_progress: Called as the work goes on.
+        force: Replace files that onnxq did not write, too; what is being read never is.
+        inputs: More files that are being read, besides ``source`` and the data.
 
     Raises:
         OnnxqError: What is wrong, where, and what to do; the outputs are then as they were before,
@@ -130,6 +136,9 @@ def compile_model(
     require_measurable(options.gates, compared=options.validate, has_metric=options.metric is not None)
     recipe = recipe.settled()
     compilation = _Compilation(Path(source), recipe, data, options, progress)
+    read = [path for dataset in (data, validation_data) if dataset is not None for path in dataset.paths]
+    outputs = Outputs(Path(output), (*model_files(Path(source)), *inputs, *read), force)
+    outputs.files(load_model(source))  # what cannot be written is better known now
     if table is not None:
         compilation.accept(table)
     if options.choose and recipe.choices:
@@ -137,7 +146,7 @@ def compile_model(
     if options.tune and options.bench and recipe.target in TUNED_TARGETS:
         compilation.tune(validation_data)
     module, records = compilation.run_passes(compilation.recipe, instruments)
-    return compilation.finish(module, records, Path(output), validation_data)
+    return compilation.finish(module, records, outputs, validation_data)
 
 
 def calibrate_model(
@@ -234,7 +243,8 @@ class _Compilation:
             def build(recipe: Recipe) -> Path:
                 module, _ = self.run_passes(recipe)
                 self.table = self.table and self.table.only(names)
-                save_model(module, path := Path(folder, "tried.onnx"), source=self.source)
+                *_, path = files = output_files(module, Path(folder, "tried.onnx"))
+                write_model(module, files)
                 return path
 
             threads = self.options.threads
@@ -247,7 +257,7 @@ class _Compilation:
 
         def build(recipe: Recipe, path: Path, instruments: Sequence[Instrument]) -> None:
             module, _ = self.run_passes(recipe, instruments)
-            save_model(module, path, source=self.source)
+            write_model(module, output_files(module, path))
 
         def on_progress(done: int, total: int | None) -> None:
             self.progress("tuning", done, total)
@@ -316,7 +326,7 @@ class _Compilation:
         self,
         module: GraphModule,
         records: Sequence[PassRecord],
-        output: Path,
+        outputs: Outputs,
         validation_data: Dataset | None,
     ) -> CompileResult:
         """Save the model, compare, time, and write what is known beside it: all of it, or nothing."""
@@ -325,9 +335,10 @@ class _Compilation:
         samples = choose_samples(validation_data, self.data, used, self._face.inputs, self.options)
         target = self.recipe.runs_on
         provider, config = usable_provider(target.provider), target.options_for(module)
-        files = output_files(module, output, self.source)
-        with replacing(report_path(output), manifest_path(output), *files) as (report, content, *_, tried):
-            save_model(module, tried, source=self.source)
+        output = outputs.model
+        with replacing(*outputs.files(module)) as (report, content, *model):
+            write_model(module, model)
+            tried = model[-1]
             with called(tried, str(output)):
                 comparison = compare(
                     self.source, tried, samples, self.options, self.progress, provider, config

@@ -132,7 +132,7 @@ class Manifest(BaseModel):
 
 def manifest_path(model: Path) -> Path:
     """Return where the manifest of a compiled model lies."""
-    return model.with_suffix(".manifest.json")
+    return _beside(model, ".manifest.json")
 
 
 def session_options_beside(model: Path) -> dict[str, str]:
@@ -166,7 +166,17 @@ def session_options_beside(model: Path) -> dict[str, str]:
 
 def report_path(model: Path) -> Path:
     """Return where the report of a compiled model lies."""
-    return model.with_suffix(".report.md")
+    return _beside(model, ".report.md")
+
+
+def failed_path(model: Path) -> Path:
+    """Return the folder for what a failed compilation leaves to look at."""
+    return _beside(model, ".failed")
+
+
+def _beside(model: Path, suffix: str) -> Path:
+    """Only ``.onnx`` gives way: ``net.int8`` and ``net.fp16`` are two models."""
+    return model.with_name(model.name.removesuffix(".onnx") + suffix)
 
 
 def summarise(records: Sequence[PassRecord]) -> tuple[PassSummary, ...]:

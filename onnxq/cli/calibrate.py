@@ -10,7 +10,7 @@ import typer
 from onnxq.cli.choose import RecipeSettings
 from onnxq.cli.console import progress, show, show_json
 from onnxq.cli.options import DataSettings, Json, Model, NeededData
-from onnxq.cli.overwriting import TABLE_STAMP, refuse_overwriting
+from onnxq.overwriting import TABLE, refuse_overwriting
 
 Output = Annotated[
     Path,
@@ -34,7 +34,7 @@ def run(
     """
     from onnxq.compile import calibrate_model
 
-    refuse_overwriting(output, TABLE_STAMP)
+    refuse_overwriting(output, TABLE, inputs=[model, Path(data)])
     dataset = reading.open(data, model)
     with progress() as on_progress:
         table = calibrate_model(model, dataset, recipe=wanted.choose(has_data=True), on_progress=on_progress)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,6 @@ from onnxq.cli.options import (
     Threads,
     metric_of,
 )
-from onnxq.cli.overwriting import MODEL_STAMP, refuse_overwriting
 from onnxq.errors import RecipeError, ToleranceError, did_you_mean
 
 if TYPE_CHECKING:
@@ -153,9 +153,6 @@ def run(
     from onnxq.compile import compile_model
     from onnxq.runtime.gates import Gates, require_measurable
 
-    refuse_overwriting(
-        output, MODEL_STAMP, force=force, hint="give another name to -o, or --force to replace it"
-    )
     measured = choose_table(table, None if data else wanted.recipe)
     options = work.options(tunes=wanted.is_shipped)
     require_measurable(gates.over(Gates()), compared=options.validate, has_metric=options.metric is not None)
@@ -175,6 +172,8 @@ def run(
                 instruments=[_reproducer(output, recipe), *watching],
                 options=options,
                 on_progress=on_progress,
+                force=force,
+                inputs=_read(table, wanted.recipe),
             ).manifest
     except ToleranceError:
         present(output, load_manifest(output), as_json=as_json, passed=False, with_passes=watch.time_passes)
@@ -215,6 +214,12 @@ def present(
 
 def _reproducer(output: Path, recipe: Recipe) -> Instrument:
     """Return what writes a failing pass and its graph into a folder beside ``output``."""
+    from onnxq.manifest import failed_path
     from onnxq.passmanager.reproducer import Reproducer
 
-    return Reproducer(output.with_suffix(".failed"), recipe.runs_on)
+    return Reproducer(failed_path(output), recipe.runs_on)
+
+
+def _read(*named: Path | str | None) -> list[Path]:
+    """Return the files among these: a recipe may be a name, too."""
+    return [Path(name) for name in named if name is not None and os.path.isfile(name)]

@@ -10,7 +10,7 @@ import typer
 
 from onnxq.cli.console import remark, show, show_json
 from onnxq.cli.options import AllowFallback, DataSettings, Json, Provider, SomeData, Threads, provider_of
-from onnxq.cli.overwriting import PAGE_STAMP, refuse_overwriting
+from onnxq.overwriting import PAGE, refuse_overwriting
 
 if TYPE_CHECKING:
     from onnxq.diff.models import Aligned
@@ -62,7 +62,7 @@ def run(
     from onnxq.diff.rules import parse_rule
 
     if html is not None:
-        refuse_overwriting(html, PAGE_STAMP)
+        refuse_overwriting(html, PAGE, inputs=[before, after])
     rules = [parse_rule(text) for text in fail_on or ()]
     found = align_models(
         before,

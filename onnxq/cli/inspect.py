@@ -9,8 +9,8 @@ import typer
 
 from onnxq.cli.console import remark, show, show_json
 from onnxq.cli.options import DataSettings, Json, Model, Provider, SomeData, Threads, provider_of
-from onnxq.cli.overwriting import PAGE_STAMP, refuse_overwriting
 from onnxq.errors import RecipeError
+from onnxq.overwriting import PAGE, refuse_overwriting
 
 if TYPE_CHECKING:
     from onnxq.ir.module import GraphModule
@@ -74,7 +74,7 @@ def run(
     if source is not None and not kernels:
         raise RecipeError("--source is given without --kernels", hint="give both")
     if html is not None:
-        refuse_overwriting(html, PAGE_STAMP)
+        refuse_overwriting(html, PAGE, inputs=[model])
     module = load_model(model)
     if text and not as_json:
         show(render(module, elide_above=ELIDE_ABOVE))

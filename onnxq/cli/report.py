@@ -9,8 +9,8 @@ import typer
 
 from onnxq.cli.console import remark, show, show_json
 from onnxq.cli.options import DataSettings, Json, SomeData
-from onnxq.cli.overwriting import PAGE_STAMP, refuse_overwriting
 from onnxq.errors import RecipeError
+from onnxq.overwriting import PAGE, refuse_overwriting
 
 if TYPE_CHECKING:
     from onnxq.story import Story
@@ -57,7 +57,7 @@ def run(
     if (source is None) != (data is None):
         raise RecipeError("--source and --data belong together", hint="give both, or neither")
     if html is not None:
-        refuse_overwriting(html, PAGE_STAMP)
+        refuse_overwriting(html, PAGE, inputs=[manifest])
     dataset = reading.open(data, source) if data is not None and source is not None else None
     story = read_story(manifest, source, dataset)
     content = story.to_dict()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -92,17 +92,26 @@ def save_model(
 
     """
     targets = output_files(module, Path(path), source, external_data=external_data)
+    with replacing(*targets) as staged:
+        write_model(module, staged)
+
+
+def write_model(module: GraphModule, files: Sequence[Path]) -> None:
+    """Write the files of a model as they are named, over whatever is there; the module stays as it is.
+
+    Args:
+        module: The module.
+        files: What ``output_files`` names: perhaps a data file, and the model; or the same elsewhere.
+
+    """
+    *data, path = files
     model = module.model.clone()
     _sort_initializers(model.graph)
-    with replacing(*targets) as staged:
-        if len(staged) > 1:
-            ir.external_data.unload_from_model(
-                model, staged[0].parent, staged[0].name, size_threshold_bytes=_SMALL_TENSOR
-            )
-        else:
-            ir.external_data.load_to_model(model)
-        proto = ir.serde.serialize_model(model)
-        staged[-1].write_bytes(proto.SerializeToString(deterministic=True))
+    for file in data:
+        ir.external_data.unload_from_model(model, file.parent, file.name, size_threshold_bytes=_SMALL_TENSOR)
+    if not data:
+        ir.external_data.load_to_model(model)
+    path.write_bytes(ir.serde.serialize_model(model).SerializeToString(deterministic=True))
 
 
 def output_files(
@@ -116,10 +125,20 @@ def output_files(
     """
     large = external_data or sum(tensor.nbytes for tensor in tensors(module.model)) > EMBEDDED_LIMIT
     targets = (path.with_name(path.name + DATA_SUFFIX), path) if large else (path,)
-    inputs = [*external_files(module.model), *([source, *_data_files(source)] if source else [])]
+    inputs = [*external_files(module.model), *(model_files(source) if source else [])]
     for target in targets:
         _refuse_overwriting(target, inputs)
     return targets
+
+
+def model_files(path: Path) -> list[Path]:
+    """Return the files that a model consists of: its data files, sorted, and itself.
+
+    Raises:
+        ModelError: The file cannot be read, or its data are missing.
+
+    """
+    return [*_data_files(path), path]
 
 
 def model_digest(path: Path) -> str:
@@ -147,7 +166,7 @@ def model_size(path: Path) -> int:
         ModelError: The file or its data cannot be read.
 
     """
-    return sum(file.stat().st_size for file in (*_data_files(path), path))
+    return sum(file.stat().st_size for file in model_files(path))
 
 
 def foreign_operators(module: GraphModule) -> list[Remark]:

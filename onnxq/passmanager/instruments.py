@@ -13,6 +13,7 @@ from onnxq.ir.digest import graph_digest
 from onnxq.ir.module import GraphModule
 from onnxq.ir.text import render
 from onnxq.ir.verify import check_operators, verify
+from onnxq.overwriting import DUMP, refuse_overwriting
 from onnxq.passmanager.base import Pass, PassRecord
 
 DUMP_ELIDES_ABOVE = 64
@@ -91,13 +92,14 @@ class DumpTo(Instrument):
         """Write, with large weights by digest.
 
         Raises:
-            InputError: The folder cannot be made or written.
+            InputError: The folder cannot be made or written, or the file is there and no dump.
 
         """
         text = render(module, elide_above=DUMP_ELIDES_ABOVE)
         path = self.folder / f"{index + 1:03}-{pass_.name}.onnxtxt"
         with write_errors(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
+            refuse_overwriting(path, DUMP)
             path.write_text(f"# after pass {index + 1}: {record.text}\n{text}", encoding="utf-8")
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from onnxq.errors import PassError
+from onnxq.errors import InputError, PassError
 from onnxq.ir.module import GraphModule
 from onnxq.ir.text import render
+from onnxq.overwriting import REPRODUCER, refuse_overwriting
 from onnxq.passmanager.base import Pass, PassRecord
 from onnxq.passmanager.instruments import Instrument
 from onnxq.quant.facts import ChannelFacts, Facts
@@ -61,8 +62,9 @@ class Reproducer(Instrument):
         text = render(self._copy or module, elide_above=ELIDES_ABOVE)
         head.append(f"# ERROR: {error.message.splitlines()[0]}")
         path = self.folder / f"{index + 1:03}-{pass_.name}.onnxtxt"
-        with suppress(OSError):
+        with suppress(OSError, InputError):
             self.folder.mkdir(parents=True, exist_ok=True)
+            refuse_overwriting(path, REPRODUCER)
             path.write_text("\n".join([*head, text]), encoding="utf-8")
             error.reproducer = path
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
+from onnxq.overwriting import REPORT_END
 from onnxq.report.tables import (
     Table,
     accuracy_table,
@@ -41,7 +42,7 @@ class Manifest(Protocol):
 def render_report(manifest: Manifest) -> str:
     """Return what was done and why, what was left alone, and what came of it."""
     content = manifest.model_dump(mode="json")
-    sections = [_summary(content), *_results(content), *_work(content), *_provenance(content)]
+    sections = [_summary(content), *_results(content), *_work(content), *_provenance(content), REPORT_END]
     return "\n\n".join(sections) + "\n"
 
 

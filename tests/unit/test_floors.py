@@ -8,13 +8,13 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FLOORS = [
-    {"errors", "files", "limits", "processor", "reading", "staging"},
+    {"errors", "files", "limits", "overwriting", "processor", "reading", "staging"},
     {"quant", "report"},
     {"ir"},
     {"target", "kernels"},
     {"passmanager", "runtime", "digits"},
     {"calibration", "testing", "recipe"},
-    {"choosing", "comparison", "diff", "manifest", "sensitivity", "tuning"},
+    {"choosing", "comparison", "diff", "manifest", "outputs", "sensitivity", "tuning"},
     {"compile", "export", "prospects", "story"},
     {"cli"},
 ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -16,6 +18,8 @@ from onnxq.errors import DataError
 from onnxq.runtime.batch import Array, Feeds
 
 DEFAULT_BATCH = 8
+BESIDE_THE_MODEL = ("tokenizer.json", "tokenizer_config.json", "preprocessor_config.json")
+"""What readers look for in the model's folder."""
 
 
 @dataclass
@@ -50,6 +54,14 @@ class Dataset:
     def warning(self) -> str | None:
         """What the user has to know before trusting results on this data."""
         return self.source.warning
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files and folders that are read, those beside the model included."""
+        tokenizer, folder = self.options.tokenizer, self.options.model_dir
+        beside = [] if folder is None else [folder / name for name in BESIDE_THE_MODEL]
+        named = [Path(self.name), *([] if tokenizer is None else [tokenizer])]
+        return tuple(path for path in (*named, *beside) if os.path.exists(path))
 
     @property
     def notes(self) -> tuple[str, ...]:
