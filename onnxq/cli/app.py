@@ -10,6 +10,7 @@ import typer
 
 from onnxq.cli.console import listen
 from onnxq.cli.frame import framed
+from onnxq.cli.streams import settle_streams
 
 COMMANDS = (
     "compile",
@@ -49,6 +50,7 @@ def make_app() -> typer.Typer:
 
 def main() -> None:
     """Run the command line and leave with its exit code."""
+    settle_streams()
     make_app()(prog_name="onnxq")
 
 

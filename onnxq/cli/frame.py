@@ -20,7 +20,7 @@ from onnxq.staging import repair
 TRACEBACK = "ONNXQ_TRACEBACK"
 """The environment variable that asks for the traceback of every error."""
 
-USAGE, OURS, INTERRUPTED, BROKEN_PIPE = 2, 3, 130, 141
+USAGE, OURS, INTERRUPTED = 2, 3, 130
 
 
 def framed(run: Callable[..., None]) -> Callable[..., None]:
@@ -104,9 +104,6 @@ def _exit_code(work: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         complain("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:
-        _close_stdout()
-        return BROKEN_PIPE
     except OSError as error:
         complain(_os_reason(error))
         return _with_traceback(USAGE)
@@ -129,8 +126,3 @@ def _with_traceback(code: int) -> int:
     if os.environ.get(TRACEBACK):
         traceback.print_exc()
     return code
-
-
-def _close_stdout() -> None:
-    """Let nothing more be written to a reader that has gone, not even when Python ends."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
