@@ -11,7 +11,7 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxq.calibration.data import Batch, DataOptions, Dataset, InputSpec, open_data
-from onnxq.errors import InputError
+from onnxq.errors import InputError, ModelError, PassError
 from onnxq.ir.module import GraphModule
 from onnxq.ir.products import saturating_products
 from onnxq.ir.rounding import spell_out_rounding
@@ -166,20 +166,25 @@ def compare(
     provider: Provider | None = "cpu",
     config: Mapping[str, str] | None = None,
 ) -> Comparison:
-    """Compare and time both models on ``samples``, as far as ``options`` ask for it.
+    """Open the compiled model, and compare and time both on ``samples``, as far as ``options`` ask for it.
 
     Where the ``provider`` is not here (None), they are compared on the CPU, with the rounding of narrow types
-    spelled out, and not timed.
+    spelled out, and not timed; what the CPU has no kernels for is not compared, with a warning.
 
     Raises:
-        OnnxqError: One of them does not run on these samples. Where the samples are made up that is
-            no reason to fail: the comparison is left out, with a warning.
+        PassError: The compiled model does not open, though its source does.
+        OnnxqError: Neither opens, or one of them does not run on these samples. Where the samples are made
+            up, the latter is no reason to fail: the comparison is left out, with a warning.
 
     """
+    opened = _open(source, output, options, provider)
+    if isinstance(opened, str):
+        return Comparison(None, None, (f"neither opened nor compared here: {opened}",))
     try:
         accuracy, latency = None, None
         if options.validate:
-            accuracy = _validate(source, output, samples, options, progress, provider)
+            accuracy = _validate(source, opened, samples, options, progress, provider)
+        del opened  # two models in memory are enough to time
         if options.bench and provider is not None:
             latency = _bench(source, output, samples, options, progress, provider, config)
     except InputError as error:
@@ -196,9 +201,31 @@ def with_options(data: Dataset, **changes: Any) -> Dataset:
     return replace(data, options=replace(data.options, **changes))
 
 
+def _open(source: Path, output: Path, options: CompileOptions, provider: Provider | None) -> Session | str:
+    """Open the compiled model; where its provider is not here, and it does not open, return the reason."""
+    try:
+        if provider is None:
+            return _rounded(output, options.threads)
+        return open_session(output, provider, options.threads)
+    except ModelError as error:
+        if provider is None:
+            return error.message
+        try:
+            open_session(source, provider, options.threads)
+        except ModelError as earlier:
+            raise ModelError(
+                earlier.message, where=str(source), hint="onnxq compiles models that run as they are"
+            ) from earlier
+        raise PassError(
+            f"the compiled model does not open, though its source does: {error.message}",
+            where=str(output),
+            hint="please report it with the model; leaving passes out may help: onnxq recipes",
+        ) from error
+
+
 def _validate(
     source: Path,
-    output: Path,
+    candidate: Session,
     samples: Samples,
     options: CompileOptions,
     progress: Progress,
@@ -207,7 +234,6 @@ def _validate(
     def on_progress(done: int, total: int | None) -> None:
         progress("validating", done, total)
 
-    candidate = output if provider is not None else _rounded(output, options.threads)
     return validate(
         source,
         candidate,

@@ -63,7 +63,9 @@ class WorkSettings:
         ),
     ] = None
     no_bench: Annotated[bool, typer.Option("--no-bench", help="Do not time the models.")] = False
-    no_validate: Annotated[bool, typer.Option("--no-validate", help="Do not compare the models.")] = False
+    no_validate: Annotated[
+        bool, typer.Option("--no-validate", help="Do not compare the models; the result is only opened.")
+    ] = False
     metric: MetricName = None
 
     def options(self, *, tunes: bool) -> CompileOptions:
