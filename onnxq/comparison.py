@@ -50,6 +50,7 @@ class CompileOptions:
         bench: Time both.
         choose: Decide the recipe's choices by the error of the outputs, where there is data.
         tune: Time forms of the graph first and keep the fastest, where the target is this machine.
+        keep_useful: Keep layers in float where an output is useless else, and the target is this machine.
         threads: Threads within an operator; None leaves it to ONNX Runtime.
         bench_batch_size: Samples in each timed run.
         validation_samples: How many samples the comparison takes, beyond those calibrated on.
@@ -62,6 +63,7 @@ class CompileOptions:
     bench: bool = True
     choose: bool = True
     tune: bool = True
+    keep_useful: bool = True
     threads: int | None = None
     bench_batch_size: int = 1
     validation_samples: int = 256
@@ -77,7 +79,7 @@ class Samples:
         data: Where they come from.
         skip: How many were used to measure ranges.
         count: How many to compare; None for all that ``data`` gives.
-        made_up: Whether they are random.
+        made_up: Whether they are random, because there were none.
         warnings: What has to be known about them.
 
     """
@@ -87,6 +89,11 @@ class Samples:
     count: int | None = None
     made_up: bool = False
     warnings: tuple[str, ...] = ()
+
+    @property
+    def meaningful(self) -> bool:
+        """Whether a model's accuracy can be told on them: they are neither random nor otherwise doubtful."""
+        return not self.made_up and not self.data.warning
 
     def batches(self) -> Iterator[Batch]:
         """Yield whole batches; one that holds a skipped sample is left out."""

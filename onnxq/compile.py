@@ -54,12 +54,20 @@ from onnxq.recipe import Recipe
 from onnxq.report.markdown import render_report
 from onnxq.runtime.available import cpu_kernels
 from onnxq.runtime.bench import LatencyReport
-from onnxq.runtime.compare import plain
+from onnxq.runtime.compare import OutputAccuracy, plain
 from onnxq.runtime.environment import runtime_versions
-from onnxq.runtime.gates import Gates, enforce, require_measurable
+from onnxq.runtime.gates import (
+    Gates,
+    accepting,
+    enforce,
+    enforce_useful,
+    require_measurable,
+    useless,
+    uselessness,
+)
 from onnxq.runtime.session import usable_provider
 from onnxq.runtime.validate import AccuracyReport
-from onnxq.tuning import Tuning, tune
+from onnxq.tuning import Tuning, in_float, tune
 
 TUNED_TARGETS = ("cpu",)
 """Targets that promise speed on the machine at hand."""
@@ -146,6 +154,11 @@ def compile_model(
     if options.tune and options.bench and recipe.target in TUNED_TARGETS:
         compilation.tune(validation_data)
     module, records = compilation.run_passes(compilation.recipe, instruments)
+    try:
+        return compilation.finish(module, records, outputs, validation_data)
+    except _UselessError as error:
+        compilation.keep_float(error.output)
+    module, records = compilation.run_passes(compilation.recipe, instruments)
     return compilation.finish(module, records, outputs, validation_data)
 
 
@@ -167,6 +180,14 @@ def calibrate_model(
             hint="the model has nothing that it quantizes, or another recipe has to be chosen: onnxq recipes",
         )
     return compilation.table
+
+
+class _UselessError(Exception):
+    """The result is useless and there is a better one; nothing was written."""
+
+    def __init__(self, output: OutputAccuracy) -> None:
+        super().__init__(output.name)
+        self.output = output
 
 
 def _quiet(stage: str, done: int, total: int | None) -> None:
@@ -202,6 +223,8 @@ class _Compilation:
     table: CalibrationTable | None = None
     choice: Choice | None = None
     tuning: Tuning | None = None
+    kept_float: str | None = None
+    """Why the layers stay in float after all, as a warning."""
     seen: dict[str, Mapping[str, Facts]] = field(default_factory=dict)
     """What was measured, by the graph that ran: forms that are chosen from begin alike."""
 
@@ -322,6 +345,25 @@ class _Compilation:
             self.table = CalibrationTable(model_digest(self.source), data.digest(), found.samples, {})
         return found.facts
 
+    def keep_float(self, poor: OutputAccuracy) -> None:
+        """Take the recipe with its layers in float, as its result leaves ``poor`` useless."""
+        self.recipe = in_float(self.recipe)
+        self.kept_float = (
+            f"the recipe's result leaves output {poor.name!r} useless, with {uselessness(poor)}: kept its "
+            f"layers in float ({accepting(poor)} for the result); onnxq sensitivity tells what costs it"
+        )
+
+    @property
+    def _judges_itself(self) -> bool:
+        """Whether nobody said how close the result must come, so that it must be of use at least."""
+        return self.recipe.gates == self.options.gates == Gates()
+
+    def _require_better(self, accuracy: AccuracyReport) -> None:
+        """Raise if the result is useless, and the recipe with its layers in float is another one."""
+        has_float = self.recipe.target in TUNED_TARGETS and in_float(self.recipe) != self.recipe
+        if self.options.keep_useful and has_float and (poor := useless(accuracy)):
+            raise _UselessError(poor[0])
+
     def finish(
         self,
         module: GraphModule,
@@ -343,6 +385,9 @@ class _Compilation:
                 comparison = compare(
                     self.source, tried, samples, self.options, self.progress, provider, config
                 ).about(output)
+            judged = comparison.accuracy if self._judges_itself and samples.meaningful else None
+            if judged is not None:
+                self._require_better(judged)
             manifest = self._manifest(module, records, tried, comparison)
             content.write_text(manifest.to_json(), encoding="utf-8")
             report.write_text(render_report(manifest), encoding="utf-8")
@@ -353,6 +398,8 @@ class _Compilation:
                 raise ToleranceError(
                     "no gate could be measured, as the models were not compared", where=str(output)
                 )
+        if judged is not None:
+            enforce_useful(judged)
         return CompileResult(output, manifest, tuple(records), comparison.accuracy, comparison.latency)
 
     def _processor_assumed(self) -> ProcessorAssumed | None:
@@ -365,9 +412,10 @@ class _Compilation:
         of_data = (self.data.warning,) if self.data is not None and self.data.warning else ()
         of_tuning = self.tuning.warnings if self.tuning is not None else ()
         unmeasured = self.recipe.gates != Gates() and not self.options.validate
+        of_float = (self.kept_float,) if self.kept_float is not None else ()
         of_gates = ("the recipe's gates were not measured, as asked",) if unmeasured else ()
         of_target = self._warnings_of_target(module)
-        return of_data + self._face.warnings + of_tuning + of_target + of_gates
+        return of_data + self._face.warnings + of_tuning + of_float + of_target + of_gates
 
     def _warnings_of_target(self, module: GraphModule) -> tuple[str, ...]:
         """Say where the result was not run, or where it does not run right."""

@@ -204,7 +204,7 @@ def _verdict(timed: ModelLatency) -> Verdict:
 
 def _never_slower(recipe: Recipe, tuned: Recipe, verdicts: list[Verdict], timing: _Timing) -> Tuning:
     """Compare with the source; where int8 loses, keep the faster of the exact passes and the source."""
-    exact = _in_float(tuned)
+    exact = in_float(tuned)
     plain = recipe.model_copy(update={"pipeline": "", "needs_data": False})
     models = {"source": timing.source}
     for name, form in (("tuned", tuned), ("exact", exact)):
@@ -225,7 +225,7 @@ def _never_slower(recipe: Recipe, tuned: Recipe, verdicts: list[Verdict], timing
     return Tuning(choice, tuple(verdicts), (warning,))
 
 
-def _in_float(recipe: Recipe) -> Recipe:
+def in_float(recipe: Recipe) -> Recipe:
     """Return the recipe with all layers in float; one that quantizes none stays as it is."""
     if all(pass_.name != "encode-weights" for pass_ in parse_pipeline(recipe.pipeline)):
         return recipe

@@ -68,8 +68,8 @@ class WorkSettings:
     ] = False
     metric: MetricName = None
 
-    def options(self, *, tunes: bool) -> CompileOptions:
-        """Return the library's options; it tunes if asked to, or else if ``tunes``.
+    def options(self, *, shipped: bool) -> CompileOptions:
+        """Return the library's options; forms are timed, and useless ones replaced, of ``shipped`` recipes.
 
         Raises:
             RecipeError: There is no such metric.
@@ -81,7 +81,8 @@ class WorkSettings:
             validate=not self.no_validate,
             bench=not self.no_bench,
             choose=not self.no_choose,
-            tune=tunes if self.tune is None else self.tune,
+            tune=shipped if self.tune is None else self.tune,
+            keep_useful=shipped,
             threads=self.threads,
             metric=metric_of(self.metric),
         )
@@ -156,7 +157,7 @@ def run(
     from onnxq.runtime.gates import Gates, require_measurable
 
     measured = choose_table(table, None if data else wanted.recipe)
-    options = work.options(tunes=wanted.is_shipped)
+    options = work.options(shipped=wanted.is_shipped)
     require_measurable(gates.over(Gates()), compared=options.validate, has_metric=options.metric is not None)
     recipe = gates.into(wanted.choose(has_data=bool(data or measured)))
     watching = list(watch.instruments(recipe))

@@ -10,6 +10,9 @@ from onnxq.errors import RecipeError, ToleranceError
 from onnxq.runtime.compare import OutputAccuracy
 from onnxq.runtime.validate import AccuracyReport
 
+USELESS_DB = 10.0
+"""Below this SQNR the error of an output is a third of its signal and more: without gates, none may be."""
+
 
 @dataclass(frozen=True)
 class Gates:
@@ -98,6 +101,46 @@ def enforce(report: AccuracyReport, gates: Gates) -> None:
     missed = check(report, gates)
     if missed:
         raise ToleranceError("; ".join(missed), where=report.candidate)
+
+
+def useless(report: AccuracyReport) -> list[OutputAccuracy]:
+    """Return the outputs of which a third is error, or whose numbers became NaN or infinite; worst first."""
+    found = [output for output in report.outputs if output.new_non_finite or _decibels(output) < USELESS_DB]
+    return sorted(found, key=_decibels)
+
+
+def enforce_useful(report: AccuracyReport) -> None:
+    """Raise if an output is useless: what holds where no gate was set.
+
+    Raises:
+        ToleranceError: The message names the worst output, and the hint what to do.
+
+    """
+    if found := useless(report):
+        raise ToleranceError(
+            f"output {found[0].name!r} is useless: {uselessness(found[0])}",
+            where=report.candidate,
+            hint=f"onnxq sensitivity tells what costs it; {accepting(found[0])} takes it as it is",
+        )
+
+
+def uselessness(output: OutputAccuracy) -> str:
+    """Say how far a useless output is from the source's."""
+    if output.new_non_finite:
+        return f"{output.new_non_finite} NaN or infinite values where the source's has numbers"
+    return f"an SQNR of {_decibels(output):z.1f} dB (at {USELESS_DB:g} dB a third is error)"
+
+
+def accepting(output: OutputAccuracy) -> str:
+    """Return the option of ``onnxq compile`` that takes such an output."""
+    if output.new_non_finite:
+        return "--no-validate"
+    return f"--min-sqnr-db {math.floor(_decibels(output))}"
+
+
+def _decibels(output: OutputAccuracy) -> float:
+    """Return the SQNR; infinite where there is none, or no signal to judge it by."""
+    return output.sqnr_db if output.sqnr_db is not None and output.scale else math.inf
 
 
 def _spelled(name: str) -> str:

@@ -57,7 +57,7 @@ class LostSlices:
 
 
 class _Sums(NamedTuple):
-    """Of each slice: how many values, sums of x², x⁴ and (x - y)², and the extremes of x."""
+    """Of each slice: the sums of x², x⁴ and (x - y)², and the extremes of x."""
 
     signal: Array
     fourth: Array
