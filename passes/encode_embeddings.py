@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxq.ir.layers import has_numbers
 from onnxq.ir.module import (
     GraphModule,
     array_of,
@@ -70,8 +71,10 @@ class EncodeEmbeddings(Pass):
             return "its rows are chosen by constants"
         if rank_of(node.inputs[0]) != 2 or attribute(node, "axis", 0) != 0:
             return "its table is not a matrix of rows"
-        if array_of(node.inputs[0]).size < self.minimum:
-            return f"its table has fewer than {self.minimum} elements"
+        if not has_numbers(node.inputs[0]):
+            return "its table holds NaN or infinity"
+        if array_of(node.inputs[0]).size < max(self.minimum, 1):
+            return f"its table has fewer than {max(self.minimum, 1)} elements"
         if self.block is not None and self.bits == 4 and array_of(node.inputs[0]).shape[1] % 2:
             return "its rows are of odd length, and two values share a byte"
         return None

@@ -27,6 +27,9 @@ LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 SELECTING = frozenset({"Flatten", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 """Their output holds no value that their input does not hold."""
 
+FINITE = "onnxq_finite"
+"""Under this key, a tensor keeps whether all of its elements are finite."""
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -141,6 +144,8 @@ def _not_a_layer(node: ir.Node, activation: ir.Value | None, weight: ir.Value | 
         return "both of its inputs are computed at run time"
     if constant.size == 0:
         return "its weight is empty"
+    if not (has_numbers(weight) and has_numbers(input_of(node, 2))):
+        return "its weight or bias holds NaN or infinity"
     if not (is_float(activation) and is_float(weight)):
         return "it does not compute in float32"
     if (rank_of(weight) or 0) < 2:
@@ -158,6 +163,20 @@ def _channel_axis(node: ir.Node, weight: ir.Value) -> int:
     if node.op_type == "Gemm":
         return 0 if attribute(node, "transB", 0) else 1
     return (rank_of(weight) or 2) - 1
+
+
+def has_numbers(value: ir.Value | None) -> bool:
+    """Tell whether all elements of a constant are finite; so does what is no constant, and what is absent.
+
+    It is looked at once: what a tensor holds never changes.
+    """
+    constant = constant_of(value)
+    if value is None or constant is None or value.const_value is None:
+        return True
+    known = value.const_value.meta
+    if FINITE not in known:
+        known[FINITE] = bool(np.isfinite(constant.astype(np.float32, copy=False)).all())
+    return bool(known[FINITE])
 
 
 def _fills(pad: ir.Node) -> bool:

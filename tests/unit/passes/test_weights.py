@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from onnxq.ir.module import GraphModule, array_of
+from onnxq.testing.laws import run_model
 
 # input, operator, shape of the weight, channel axis
 LAYERS = {
@@ -63,3 +64,20 @@ def test_seven_bits_keep_two_products_within_sixteen(
     largest = int(np.abs(array_of(stored["w_q"]).astype(int)).max())
     assert largest == 63
     assert 2 * 255 * largest <= np.iinfo(np.int16).max
+
+
+def test_each_matrix_of_a_weight_keeps_its_bits(
+    build: Callable[..., GraphModule], compiled: Callable[..., GraphModule]
+) -> None:
+    """Experts that are 300 times smaller than others: one scale for all would leave them nothing."""
+    rng = np.random.default_rng(0)
+    weight = (rng.normal(size=(4, 32, 8)) * np.logspace(-2.5, 0, 4)[:, None, None]).astype(np.float32)
+    module = build("main (float[N,1,5,32] x) => (float[N,4,5,8] y) { y = MatMul(x, w) }", {"w": weight})
+    x = rng.normal(size=(3, 1, 5, 32)).astype(np.float32)
+    pipeline = "normalize-matrices, encode-weights, insert-qdq, remove-dead"
+    found = run_model(compiled(module, pipeline, target="portable"), {"x": x})["y"]
+    wanted = x.astype(np.float64) @ weight
+    # Each weight is off by half a step of its own column at most, and float32 rounds 32 terms.
+    steps = np.abs(weight).max(axis=1, keepdims=True) / 127
+    bound = np.abs(x).sum(axis=-1, keepdims=True) * (steps / 2 * (1 + 1e-4))
+    assert (np.abs(found - wanted) <= bound).all()

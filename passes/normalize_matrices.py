@@ -1,0 +1,81 @@
+"""Give the columns of a weight of several matrices one range, so that one scale serves all of them.
+
+Before: ``y = MatMul(x, w)``, ``w`` of shape (E, K, N): experts, or heads. After: ``y = MatMul(x, w / f) * f`` with
+``f`` of shape (E, 1, N), how far each column of each matrix reaches beside the one that reaches furthest. No
+kernel of ONNX Runtime takes a scale for each matrix, and with one for all of them small matrices would lose
+nearly all their bits. A weight of shape (1, K, N) is one matrix, and becomes one: its columns get scales then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from onnxq.ir.layers import Layer, linear_layers
+from onnxq.ir.module import GraphModule, array_of, rank_of
+from onnxq.passmanager.base import Effect, Pass, PassContext
+
+SMALLEST = 1e-30
+"""Columns that reach less far beside the furthest count as if they reached so far: float32 holds the factor."""
+
+
+@dataclass(frozen=True)
+class NormalizeMatrices(Pass):
+    """Normalize each weight of a MatMul with more than two axes; run it before anything is encoded."""
+
+    name: ClassVar[str] = "normalize-matrices"
+    effect: ClassVar[Effect] = Effect.EXACT
+
+    def run(self, module: GraphModule, ctx: PassContext) -> None:
+        """Leave a weight alone that a vector meets, as the product has other axes then."""
+        for layer in list(linear_layers(module)):
+            if layer.node.op_type != "MatMul" or rank_of(layer.weight) == 2:
+                continue
+            if module.reads_encoded(layer.node, layer.weight):
+                ctx.skip(layer.node, "its weight is encoded already")
+            elif (rank_of(layer.activation) or 0) < 2:
+                ctx.skip(layer.node, "its input is a vector, or nobody knows how many axes it has")
+            else:
+                _normalize(layer, ctx)
+
+
+def _normalize(layer: Layer, ctx: PassContext) -> None:
+    weight = array_of(layer.weight)
+    if weight[..., 0, 0].size == 1 and (rank_of(layer.activation) or 0) >= weight.ndim:
+        why = "it is one matrix"
+        matrix = ctx.edit.constant(f"{layer.weight.name}_matrix", weight.reshape(weight.shape[-2:]), why=why)
+        ctx.edit.rewire(layer.node, 1, matrix, why=why)
+        return
+    reach = np.abs(weight.astype(np.float64)).max(axis=-2, keepdims=True)
+    if (reach == reach.max()).all():
+        return
+    _scale(layer, np.maximum(reach / reach.max(), SMALLEST).astype(np.float32), ctx)
+
+
+def _scale(layer: Layer, factors: np.ndarray, ctx: PassContext) -> None:
+    why, node, output = "its matrices differ in their ranges", layer.node, layer.output
+    weight = ctx.edit.constant(
+        f"{layer.weight.name}_even", array_of(layer.weight) / factors, why=why, dtype=layer.weight.dtype
+    )
+    product = ctx.edit.insert(
+        "MatMul",
+        [layer.activation, weight],
+        f"{output.name}_product",
+        before=node,
+        dtype=output.dtype,
+        shape=output.shape,
+        why=why,
+    )
+    scaled = ctx.edit.insert(
+        "Mul",
+        [product, ctx.edit.constant(f"{output.name}_reaches", factors, why=why)],
+        f"{output.name}_scaled",
+        before=node,
+        dtype=output.dtype,
+        shape=output.shape,
+        why=why,
+    )
+    ctx.edit.replace(output, scaled, why=why)
+    ctx.edit.remove(node, why=why)
