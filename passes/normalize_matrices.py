@@ -1,9 +1,10 @@
 """Give the columns of a weight of several matrices one range, so that one scale serves all of them.
 
-Before: ``y = MatMul(x, w)``, ``w`` of shape (E, K, N): experts, or heads. After: ``y = MatMul(x, w / f) * f`` with
-``f`` of shape (E, 1, N), how far each column of each matrix reaches beside the one that reaches furthest. No
-kernel of ONNX Runtime takes a scale for each matrix, and with one for all of them small matrices would lose
-nearly all their bits. A weight of shape (1, K, N) is one matrix, and becomes one: its columns get scales then.
+Before: ``y = MatMul(x, w)``, ``w`` of shape (E, K, N): experts, or heads. After: ``y = f * MatMul(x, w / f)``
+with ``f`` of shape (E, 1, N): how far each column of each matrix reaches, beside the furthest.
+No kernel of ONNX Runtime takes a scale for each matrix, and with one for all of them small matrices would
+lose nearly all their bits. A weight of shape (1, K, N) is one matrix, and is written as one: its columns get
+scales of their own then.
 """
 
 from __future__ import annotations
@@ -12,13 +13,14 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from onnxq.ir.layers import Layer, linear_layers
 from onnxq.ir.module import GraphModule, array_of, rank_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 
 SMALLEST = 1e-30
-"""Columns that reach less far beside the furthest count as if they reached so far: float32 holds the factor."""
+"""Columns that reach less far beside the furthest count as if they did: float32 holds this factor."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ def _normalize(layer: Layer, ctx: PassContext) -> None:
     _scale(layer, np.maximum(reach / reach.max(), SMALLEST).astype(np.float32), ctx)
 
 
-def _scale(layer: Layer, factors: np.ndarray, ctx: PassContext) -> None:
+def _scale(layer: Layer, factors: NDArray[np.float32], ctx: PassContext) -> None:
     why, node, output = "its matrices differ in their ranges", layer.node, layer.output
     weight = ctx.edit.constant(
         f"{layer.weight.name}_even", array_of(layer.weight) / factors, why=why, dtype=layer.weight.dtype

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from onnxq.ir.layers import LINEAR, Layer, layer_of
 from onnxq.ir.module import GraphModule, array_of, constant_of, is_standard
+from onnxq.ir.products import TOO_MANY, sums_fit
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.quant.encoding import Encoding, symmetric_encoding
 from onnxq.quant.split import (
@@ -116,6 +118,9 @@ class SplitLinear(Pass):
         rounded = (rounded_tightly if self.tight else rounded_around_zero)(rows, labels, self.bits)
         joined = weight_of(rounded, weight, axis)
         encoding = _carrier(joined, None if length == weight.size else axis, ctx.weight_limit(layer))
+        if ctx.integers and not sums_fit(layer, joined, encoding):
+            ctx.skip(layer.node, TOO_MANY)
+            return
         codes = rows_of(encoding.quantize(joined), axis, length)
         packed = packed_bits(distinct_values(codes), length, CODE_BITS)
         packed += FLOAT_BITS * encoding.scale.size / weight.size
@@ -128,17 +133,22 @@ class SplitLinear(Pass):
         """Let a layer for each part stand in the place of ``layer``, and add what they compute."""
         weight, axis, length = array_of(layer.weight), layer.channel_axis, self._length(layer)
         rows = rows_of(weight, axis, length)
-        labels, biases = part_labels(rows, self.parts, self.cuts, self.bits), self._biases(layer, ctx)
-        dtype = self._dtype()
+        labels, dtype = part_labels(rows, self.parts, self.cuts, self.bits), self._dtype()
         limit = ctx.weight_limit(layer) if dtype == "int8" else None
+        parts = [part_of(rows, labels, part) for part in range(self.parts)]
+        grids = [
+            _shaped(part_encoding(part, self.bits, dtype, limit), weight, axis, length) for part in parts
+        ]
+        weights = [weight_of(part, weight, axis) for part in parts]
+        if ctx.integers and dtype == "int8" and not all(map(partial(sums_fit, layer), weights, grids)):
+            ctx.skip(layer.node, TOO_MANY)
+            return
         outputs = []
-        for part, bias in enumerate(biases):
-            values = part_of(rows, labels, part)
+        for part, bias in enumerate(self._biases(layer, ctx)):
             why = f"part {part + 1} of {self.parts}"
-            value = ctx.edit.constant(f"{layer.weight.name}_{part}", weight_of(values, weight, axis), why=why)
+            value = ctx.edit.constant(f"{layer.weight.name}_{part}", weights[part], why=why)
             outputs.append(_add_branch(layer, value, bias, part, why, ctx))
-            encoding = _shaped(part_encoding(values, self.bits, dtype, limit), weight, axis, length)
-            ctx.edit.encode(value, encoding, why=self._cost(length))
+            ctx.edit.encode(value, grids[part], why=self._cost(length))
         total = ctx.edit.insert(
             "Sum",
             outputs,

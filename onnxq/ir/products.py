@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxq.ir.layers import is_depthwise
+from onnxq.ir.layers import Layer, is_depthwise
 from onnxq.ir.module import GraphModule, attribute, constant_of, input_of, is_standard
+from onnxq.quant.encoding import Encoding
 
 EIGHT_BITS = (ir.DataType.INT8, ir.DataType.UINT8)
 FACTORS = {
@@ -23,7 +25,10 @@ FACTORS = {
     "QLinearMatMul": (0, 3),
 }
 """Which inputs of an integer operator are its activation and its weight."""
-LARGEST_SUM = (2**15 - 1) // 255
+LARGEST_ACTIVATION = 255
+LARGEST_HALF = 2**30
+TOO_MANY = "int32 does not hold its sums of so many products"
+LARGEST_SUM = (2**15 - 1) // LARGEST_ACTIVATION
 """Two weights of one sign, times 255 each, stay within signed 16 bits if they add up to no more."""
 
 
@@ -36,6 +41,23 @@ def saturating_products(module: GraphModule) -> list[ir.Node]:
     """
     nodes = ir.traversal.RecursiveGraphIterator(module.model.graph)
     return [node for node in nodes if _exceeds(_integer_weight(node))]
+
+
+def sums_fit(layer: Layer, weight: NDArray[Any], encoding: Encoding) -> bool:
+    """Tell whether int32 holds all that ``layer`` adds up of ``weight``, so encoded, and 8-bit activations.
+
+    An activation is at most 255 steps from its zero point. Half of int32 is for the bias that is added.
+    """
+    inner = (-2,) if is_standard(layer.node, "MatMul") else _without(layer.channel_axis, weight.ndim)
+    products = math.prod(weight.shape[axis] for axis in inner)
+    if products * LARGEST_ACTIVATION * -min(encoding.limits) <= LARGEST_HALF:
+        return True
+    sums = np.abs(encoding.quantize(weight)).sum(axis=inner, dtype=np.int64)
+    return int(sums.max()) * LARGEST_ACTIVATION <= LARGEST_HALF
+
+
+def _without(axis: int, rank: int) -> tuple[int, ...]:
+    return tuple(other for other in range(rank) if other != axis)
 
 
 def _integer_weight(node: ir.Node) -> NDArray[Any] | None:

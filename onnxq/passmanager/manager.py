@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
 from onnxq.errors import CalibrationError, OnnxqError, PassError
-from onnxq.ir.edit import Editor
+from onnxq.ir.edit import Editor, Remark
 from onnxq.ir.module import GraphModule, name_of
 from onnxq.passmanager.base import Kernels, Measure, Pass, PassContext, PassRecord
 from onnxq.passmanager.instruments import Instrument
@@ -75,10 +75,11 @@ class PassManager:
             integers=any(one.makes_integers for one in self.passes),
             kernels=self.kernels,
         )
+        read = _read_encodings(module)
         start = time.perf_counter()
         pass_.run(module, context)
         seconds = time.perf_counter() - start
-        _drop_vanished_facts(module)
+        _drop_orphans(module, read, editor, pass_)
         return PassRecord(str(pass_), seconds, tuple(editor.edits), tuple(editor.remarks))
 
     def _measure_for(self, module: GraphModule, planned: Sequence[tuple[int, Pass]]) -> None:
@@ -125,7 +126,24 @@ def _located(error: Exception, place: str) -> PassError:
     return type(error)(error.message, where=where, hint=error.hint, reproducer=error.reproducer)
 
 
-def _drop_vanished_facts(module: GraphModule) -> None:
-    alive = {name_of(value) for value in module.values()}
-    for name in module.facts.keys() - alive:
+def _drop_orphans(module: GraphModule, read: Collection[str], editor: Editor, pass_: Pass) -> None:
+    """Drop what is noted of values that are gone, and, with a remark, ``read`` encodings without readers."""
+    values = {name_of(value): value for value in module.values()}
+    for name in module.facts.keys() - values.keys():
         del module.facts[name]
+    for name in sorted(module.decisions.keys() - _read_encodings(module)):
+        if name in read:
+            reason = f"its encoding lost all readers: {pass_.name} belongs before the passes that encode"
+            editor.remarks.append(Remark(name, "value", reason))
+        if name in read or name not in values:
+            del module.decisions[name]
+
+
+def _read_encodings(module: GraphModule) -> set[str]:
+    """Return the names of the encoded values whose quantized form somebody reads."""
+    return {
+        name_of(value)
+        for value in module.values()
+        if (decision := module.decisions.get(name_of(value))) is not None
+        and (value.is_graph_output() or any(map(decision.read_by, value.consumers())))
+    }

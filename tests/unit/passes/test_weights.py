@@ -81,3 +81,50 @@ def test_each_matrix_of_a_weight_keeps_its_bits(
     steps = np.abs(weight).max(axis=1, keepdims=True) / 127
     bound = np.abs(x).sum(axis=-1, keepdims=True) * (steps / 2 * (1 + 1e-4))
     assert (np.abs(found - wanted) <= bound).all()
+
+
+COUNT = 100_000
+"""2 ** 31 / (255 * 127) is about 66,000 products; of so many with 7 bits, half of int32 is full."""
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "rest", "fits"),
+    [
+        ("encode-weights", 1.0, False),
+        ("encode-weights", 0.25, True),  # beside one large weight, the others take a quarter of the grid
+        ("split-linear", 1.0, False),
+        ("split-linear{mode=branches, bits=8}", 1.0, False),
+    ],
+)
+@pytest.mark.parametrize("layer", ["MatMul", "Conv"])
+def test_a_sum_that_int32_does_not_hold_stays_in_float(
+    pipeline: str,
+    rest: float,
+    fits: bool,
+    layer: str,
+    build: Callable[..., GraphModule],
+    compiled: Callable[..., GraphModule],
+) -> None:
+    weight = np.full(COUNT, rest, np.float32)
+    weight[0] = 1.0
+    end = [1] if layer == "Conv" else []
+    shape, declared = ((1, COUNT, 1), f"N,{COUNT},1") if end else ((COUNT, 1), f"N,{COUNT}")
+    text = f"main (float[{declared}] x) => (float[N,1{',1' * len(end)}] y) {{ y = {layer}(x, w) }}"
+    feeds = {"x": np.ones((1, COUNT, *end), np.float32)}
+    module = build(text, {"w": weight.reshape(shape)})
+    found = compiled(module, f"{pipeline}, encode-activations, insert-qdq, remove-dead", feeds)
+    assert any(array_of(value).dtype == np.int8 for value in found.graph.initializers.values()) == fits
+    # Half a step of the input's grid, 1 / 255, and of the weights', in each of so many products of at most 1;
+    # and half a step of the output's.
+    bound = COUNT * (0.5 / 255 + 0.5 / 63 + 0.5 / 255)
+    np.testing.assert_allclose(run_model(found, feeds)["y"].item(), weight.sum(), rtol=1e-4, atol=bound)
+
+
+def test_weights_alone_add_up_in_float(
+    build: Callable[..., GraphModule], compiled: Callable[..., GraphModule]
+) -> None:
+    module = build(
+        f"main (float[N,{COUNT}] x) => (float[N,1] y) {{ y = MatMul(x, w) }}",
+        {"w": np.ones((COUNT, 1), np.float32)},
+    )
+    assert "w_q" in compiled(module, "encode-weights, insert-qdq", target="portable").graph.initializers
