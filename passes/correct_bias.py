@@ -98,7 +98,7 @@ def _correctable(layers: Iterable[Layer], ctx: PassContext) -> Iterator[tuple[La
 
 def _correct_by_weight(layer: Layer, bias: Operand, module: GraphModule, ctx: PassContext) -> None:
     mean = _mean_of(layer.activation, layer.input_axis, module)
-    if mean is None or not np.isfinite(mean).all():
+    if mean is None:
         ctx.skip(layer.node, "the mean of its input is not known")
         return
     if layer.node.op_type == "MatMul" and rank_of(layer.weight) != 2:
@@ -113,9 +113,10 @@ def _correct_by_weight(layer: Layer, bias: Operand, module: GraphModule, ctx: Pa
 
 
 def _mean_of(value: ir.Value, axis: int, module: GraphModule) -> NDArray[np.float32] | None:
-    """Return the mean of each channel along ``axis``; None if there was no element, or it is not known."""
+    """Return the mean of each channel along ``axis``; None if it is not known, or not finite."""
     facts = module.facts.get(name_of(value))
-    return None if facts is None else facts.along(axis).mean
+    mean = None if facts is None else facts.along(axis).mean
+    return mean if mean is not None and np.isfinite(mean).all() else None
 
 
 def _correct_by_output(level: list[tuple[Layer, Operand]], module: GraphModule, ctx: PassContext) -> None:
@@ -123,7 +124,7 @@ def _correct_by_output(level: list[tuple[Layer, Operand]], module: GraphModule, 
     means = _quantized_means([layer for layer, _ in level], module, ctx)
     for (layer, bias), after in zip(level, means, strict=True):
         before = _mean_of(layer.output, layer.output_axis, module)
-        if before is None or after is None or not np.isfinite(after - before).all():
+        if before is None or after is None or len(before) != bias.channels.count or np.isinf(after).any():
             ctx.skip(layer.node, "the mean of its output is not known")
             continue
         _subtract(layer, bias, after.astype(np.float64) - before, ctx)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pytest
@@ -258,3 +258,15 @@ def test_a_value_is_measured_along_each_axis_that_a_layer_reads() -> None:
     for name, wanted in original.items():
         assert np.abs(plain[name] - wanted).max() > 1e-4
         np.testing.assert_allclose(corrected[name], wanted, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("method", ["analytic", "empirical"])
+def test_a_vector_has_no_means_to_correct_by(
+    method: str, build: Callable[..., GraphModule], compiled: Callable[..., GraphModule]
+) -> None:
+    rng = np.random.default_rng(0)
+    weights = {"w": rng.normal(size=(32, 16)).astype(np.float32), "b": np.ones(16, np.float32)}
+    module = build("main (float[32] x) => (float[16] y) { h = MatMul(x, w) y = Add(h, b) }", weights)
+    pipeline = f"encode-weights, encode-activations, correct-bias{{method={method}}}"
+    feeds = {"x": rng.normal(size=32).astype(np.float32)}
+    assert [node.inputs[1].name for node in compiled(module, pipeline, feeds).graph] == ["w", "b"]
