@@ -16,6 +16,7 @@ runs the seeds that failed before, and no others. Exits with 1 if anything faile
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -51,14 +52,14 @@ class State:
     Args:
         next_seed: Where to go on.
         tried: Models by route and outcome: ``ok``, ``unusable``, ``refused`` or ``failed``.
-        kinds: The seeds of each kind of refusal and failure.
+        kinds: Seed and route of each refusal and failure, by kind.
         seconds: Processor time.
 
     """
 
     next_seed: int = 0
     tried: dict[str, dict[str, int]] = field(default_factory=dict)
-    kinds: dict[str, list[int]] = field(default_factory=dict)
+    kinds: dict[str, list[tuple[int, str]]] = field(default_factory=dict)
     seconds: float = 0.0
 
     @classmethod
@@ -77,13 +78,13 @@ class State:
         outcomes[outcome] = outcomes.get(outcome, 0) + 1
         if not kind:
             return 0
-        self.kinds.setdefault(kind, []).append(seed)
+        self.kinds.setdefault(kind, []).append((seed, route.name))
         return len(self.kinds[kind])
 
     @property
-    def failed(self) -> dict[str, list[int]]:
-        """The seeds of failures by kind."""
-        return {kind: seeds for kind, seeds in self.kinds.items() if not kind.startswith("refused")}
+    def failures(self) -> int:
+        """How many models failed."""
+        return sum(len(found) for kind, found in self.kinds.items() if not kind.startswith("refused"))
 
 
 def main() -> int:
@@ -92,30 +93,30 @@ def main() -> int:
     options.add_argument("--count", type=int, default=None, help="stop after so many models")
     options.add_argument("--seed", type=int, default=0, help="the first seed of a new run")
     options.add_argument("--only", default="", help="try only routes with this text in their name")
-    options.add_argument("--again", action="store_true", help="try what failed before, and nothing else")
+    options.add_argument("--again", action="store_true", help="try what failed or was refused before")
     options.add_argument("--folder", type=Path, default=Path("fuzz"), help="where state and models go")
     args = options.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     path = args.folder / "state.json"
     state = State.load(path, args.seed)
+    through = [route for route in routes() if args.only in route.name]
     if args.again:
-        seeds: Iterable[int] = sorted(seed for seeds in state.failed.values() for seed in seeds)
-        state, path = State(), args.folder / "again.json"
+        trials, state, path = _again(state, through), State(), args.folder / "again.json"
     else:
-        seeds = _seeds(state, args.minutes, args.count)
-    run(seeds, [route for route in routes() if args.only in route.name], state, path)
+        trials = _turns(_seeds(state.next_seed, args.minutes, args.count), through)
+    run(trials, state, path)
     title = (
         f"{sum(sum(o.values()) for o in state.tried.values())} random models, each through one of the routes"
     )
     show(title, list(_rows(state)), list(_notes(state)), as_json=args.json)
-    return int(bool(state.failed))
+    return int(state.failures > 0)
 
 
-def run(seeds: Iterable[int], through: list[Route], state: State, path: Path) -> None:
-    """Try each seed's model, and keep the state."""
+def run(trials: Iterable[tuple[int, Route]], state: State, path: Path) -> None:
+    """Try each seed's model on its route, and keep the state."""
     start = time.process_time()
-    for number, seed in enumerate(seeds, 1):
-        route, sample = through[seed % len(through)], seeded_sample(seed)
+    for number, (seed, route) in enumerate(trials, 1):
+        sample = seeded_sample(seed)
         outcome, kind, message = attempt(sample, route)
         if state.count(route, outcome, seed, kind) in range(1, KEPT + 1) and outcome == "failed":
             write_case(path.parent / f"{seed:06}.onnxtxt", sample, route, message)
@@ -161,14 +162,24 @@ def _without_particulars(message: str) -> str:
     return re.sub(r"[\[(][#, xN?]*[\])]", "[#]", text)[:160]
 
 
-def _seeds(state: State, minutes: float | None, count: int | None) -> Iterator[int]:
+def _seeds(first: int, minutes: float | None, count: int | None) -> Iterator[int]:
     """Yield seeds until time or number is up; forever if neither is given."""
     end = None if minutes is None else time.monotonic() + 60 * minutes
-    first = state.next_seed
-    seed = first
-    while (end is None or time.monotonic() < end) and (count is None or seed < first + count):
+    for seed in itertools.count(first):
+        if (end is not None and time.monotonic() >= end) or (count is not None and seed >= first + count):
+            return
         yield seed
-        seed += 1
+
+
+def _turns(seeds: Iterable[int], through: list[Route]) -> Iterator[tuple[int, Route]]:
+    return ((seed, through[seed % len(through)]) for seed in seeds)
+
+
+def _again(state: State, through: list[Route]) -> Iterator[tuple[int, Route]]:
+    """Yield what failed or was refused, on the routes of the same names."""
+    by_name = {route.name: route for route in through}
+    found = sorted((seed, route) for some in state.kinds.values() for seed, route in some)
+    return ((seed, by_name[route]) for seed, route in found if route in by_name)
 
 
 def _rows(state: State) -> Iterator[dict[str, Any]]:
@@ -186,9 +197,9 @@ def _row(name: str, outcomes: dict[str, int]) -> dict[str, Any]:
 
 def _notes(state: State) -> Iterator[str]:
     yield f"seeds up to {state.next_seed - 1}; {state.seconds:.0f} s of processor time"
-    for kind, seeds in sorted(state.kinds.items(), key=lambda item: -len(item[1])):
-        shown = ", ".join(map(str, seeds[:KEPT])) + (", ..." if len(seeds) > KEPT else "")
-        yield f"{len(seeds)} {kind} (seeds {shown})"
+    for kind, found in sorted(state.kinds.items(), key=lambda item: -len(item[1])):
+        shown = "; ".join(f"{seed}, {route}" for seed, route in found[:KEPT])
+        yield f"{len(found)} {kind} ({shown}{'; ...' if len(found) > KEPT else ''})"
 
 
 if __name__ == "__main__":
