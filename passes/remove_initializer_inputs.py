@@ -1,7 +1,8 @@
 """Stop listing weights as inputs of the model, so that they count as constants.
 
 Before: ``main (x, w) <w = {...}>``. After: ``main (x) <w = {...}>``. Models of IR version 3 had to list
-them; a caller who overrides a weight at run time can no longer do so.
+them; a caller who overrides a weight at run time can no longer do so. What was declared with open axes gets
+the shape of its numbers.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveInitializersFromInputsPass
 
 from onnxq.ir.module import GraphModule
+from onnxq.ir.store import give_weights_their_shapes
 from onnxq.passmanager.base import Effect, Pass, PassContext
 
 FIRST_IR_VERSION = 4
@@ -34,4 +36,6 @@ class RemoveInitializerInputs(Pass):
 
 def _remove(model: ir.Model) -> ir.Model:
     model.ir_version = max(model.ir_version, FIRST_IR_VERSION)
-    return RemoveInitializersFromInputsPass()(model).model
+    model = RemoveInitializersFromInputsPass()(model).model
+    give_weights_their_shapes(model.graph)
+    return model

@@ -145,6 +145,16 @@ def test_an_axis_of_length_minus_one_is_one_of_any_length(tmp_path: Path) -> Non
     assert all(list(shape) == [ir.SymbolicDim(None), ir.SymbolicDim("N"), 0, 4] for shape in shapes)
 
 
+def test_a_weight_that_is_an_output_with_open_axes_has_the_shape_of_its_numbers(tmp_path: Path) -> None:
+    module = load_model(written(_with_output("w", matmul()), tmp_path / "m.onnx"))
+    assert module.graph.initializers["w"].shape == ir.Shape([2, 4])
+
+
+def _with_output(name: str, model: onnx.ModelProto) -> onnx.ModelProto:
+    model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", None]))
+    return model
+
+
 def test_a_missing_file_is_an_error_that_names_a_similar_one(tmp_path: Path) -> None:
     written(matmul(), tmp_path / "model.onnx")
     error = refusal(tmp_path / "modle.onnx")

@@ -124,6 +124,18 @@ def test_the_honest_ones_pass() -> None:
     run(Exact(replace_constant("w", lambda w: w * (1 + 1e-7))))
 
 
+def test_rows_of_a_table_may_be_quantized_once_more() -> None:
+    module = parse(TEXT)
+    feeds = [random_feeds(module, 0)]
+    prepare = "infer-shapes,encode-embeddings{minimum=1},encode-activations{scope=all-tensors},insert-qdq"
+    passes = parse_pipeline(prepare)
+    PassManager(passes, find_target("cpu"), [HoldToPromise(feeds)], FeedsData(feeds).measure).run(module)
+    pairs = [
+        node for node in module.graph if node.op_type == "QuantizeLinear" and "rows" in str(node.outputs)
+    ]
+    assert len(pairs) == 1
+
+
 EXACT_MUTANTS = {
     "a weight moved by a thousandth": (replace_constant("w", lambda w: w * 1.001), "output 'y': differs by"),
     "a bias lost": (replace_constant("b", lambda b: b * 0), "output 'y': differs by"),
