@@ -36,7 +36,7 @@ from onnxq.passmanager.instruments import Instrument
 from onnxq.quant.encoding import Encoding
 from onnxq.quant.facts import Facts, Need
 from onnxq.testing.rounding import assert_rounded
-from onnxq.testing.running import Array, Feeds, assert_near, evaluate, run_model
+from onnxq.testing.running import Array, Feeds, assert_near, evaluate, is_floats, run_model
 
 Seen = Mapping[str, Array]
 """Values by name: what was fed, and what a run computed."""
@@ -169,7 +169,7 @@ def rounding_bound(runs: Sequence[tuple[GraphModule, Seen]]) -> float:
         runs: Modules, and the values seen in a run of each.
 
     """
-    floats = [v for _, seen in runs for v in seen.values() if v.size and v.dtype.kind == "f"]
+    floats = [v for _, seen in runs for v in seen.values() if is_floats(v) and v.size]
     narrowest = {value.dtype for module, _ in runs for value in module.values()}
     eps = np.finfo(np.float16 if ir.DataType.FLOAT16 in narrowest else np.float32).eps
     terms = max(sum(_terms(node, seen) for node in module.graph) for module, seen in runs)

@@ -94,11 +94,17 @@ class Route:
 
 def routes() -> list[Route]:
     """Return all routes; the recipes, as the most important ones, come twice."""
-    recipes = [_recipe_route(recipe) for recipe in shipped_recipes()]
-    chosen = [_recipe_route(recipe, chosen=True) for recipe in shipped_recipes() if recipe.choices]
+    recipes = recipe_routes()
     combined = [Route(f"pipeline {name}", text) for name, text in PIPELINES.items()]
     bare = [Route(f"bare {name}", f"infer-shapes,{name}") for name in pass_names()]
-    return [*recipes, *chosen, *combined, *recipes, *bare, *map(alone, pass_names())]
+    return [*recipes, *combined, *recipes, *bare, *map(alone, pass_names())]
+
+
+def recipe_routes() -> list[Route]:
+    """Return the shipped recipes, and those with choices once more with all of them taken."""
+    shipped = shipped_recipes()
+    chosen = [_recipe_route(recipe, chosen=True) for recipe in shipped if recipe.choices]
+    return [*map(_recipe_route, shipped), *chosen]
 
 
 def alone(name: str) -> Route:

@@ -86,8 +86,21 @@ def _opsets(node: ir.Node) -> dict[str, int]:
     return {"": node.graph.opset_imports[""] if node.graph else onnx.defs.onnx_opset_version()}
 
 
-def assert_near(new: Array, old: Array, bound: Array | float, where: str) -> None:
-    """Assert that two arrays have one shape and differ by at most ``bound``; integers not at all."""
+def is_floats(value: Any) -> bool:
+    """Tell whether a value is an array of floats; others are of integers or texts, sequences, or absent."""
+    return isinstance(value, np.ndarray) and value.dtype.kind == "f"
+
+
+def assert_near(new: Any, old: Any, bound: Array | float, where: str) -> None:
+    """Assert that two arrays have one shape and differ by at most ``bound``; integers not at all.
+
+    Sequences are compared item by item; None stands for an absent value.
+    """
+    if isinstance(old, list) or old is None:
+        assert type(new) is type(old), f"{where}: another kind of value"
+        for one, other in zip(new or (), old or (), strict=True):
+            assert_near(one, other, bound, where)
+        return
     assert new.shape == old.shape, f"{where}: shape {old.shape} became {new.shape}"
     if new.dtype.kind != "f":
         np.testing.assert_array_equal(new, old, where)
