@@ -23,18 +23,18 @@ from onnxq.comparison import (
     with_options,
 )
 from onnxq.errors import CalibrationError, InputError, ToleranceError, called
-from onnxq.files import replacing
+from onnxq.files import as_utf8, replacing
 from onnxq.ir.digest import graph_digest
 from onnxq.ir.module import GraphModule, name_of
 from onnxq.ir.store import (
     foreign_operators,
-    load_model,
     model_digest,
     model_files,
     model_size,
     output_files,
     write_model,
 )
+from onnxq.ir.watched import WatchedModel
 from onnxq.manifest import (
     DataUsed,
     Manifest,
@@ -143,10 +143,11 @@ def compile_model(
     options, progress = options or CompileOptions(), on_progress or _quiet
     require_measurable(options.gates, compared=options.validate, has_metric=options.metric is not None)
     recipe = recipe.settled()
-    compilation = _Compilation(Path(source), recipe, data, options, progress)
+    watched = WatchedModel.of(Path(source))
+    compilation = _Compilation(watched, recipe, data, options, progress)
     read = [path for dataset in (data, validation_data) if dataset is not None for path in dataset.paths]
     outputs = Outputs(Path(output), (*model_files(Path(source)), *inputs, *read), force)
-    outputs.files(load_model(source))  # what cannot be written is better known now
+    outputs.files(watched.load())  # what cannot be written is better known now
     if table is not None:
         compilation.accept(table)
     if options.choose and recipe.choices:
@@ -171,8 +172,10 @@ def calibrate_model(
         CalibrationError: No pass of the recipe needs data for this model.
 
     """
-    compilation = _Compilation(Path(source), recipe, data, CompileOptions(), on_progress or _quiet)
+    watched = WatchedModel.of(Path(source))
+    compilation = _Compilation(watched, recipe, data, CompileOptions(), on_progress or _quiet)
     compilation.run_passes(recipe)
+    watched.verify()
     if compilation.table is None:
         raise CalibrationError(
             f"no pass needs data for {compilation.source.name}",
@@ -215,7 +218,7 @@ class _Face:
 class _Compilation:
     """The state of one compilation, from the source to the report."""
 
-    source: Path
+    watched: WatchedModel
     recipe: Recipe
     data: Dataset | None
     options: CompileOptions
@@ -228,16 +231,21 @@ class _Compilation:
     seen: dict[str, Mapping[str, Facts]] = field(default_factory=dict)
     """What was measured, by the graph that ran: forms that are chosen from begin alike."""
 
+    @property
+    def source(self) -> Path:
+        """The file that is compiled."""
+        return self.watched.path
+
     def accept(self, table: CalibrationTable) -> None:
         """Take facts from ``table``, which has to be the source's."""
-        table.check(model_digest(self.source))
+        table.check(self.watched.digest)
         self.table = table
 
     def run_passes(
         self, recipe: Recipe, instruments: Sequence[Instrument] = ()
     ) -> tuple[GraphModule, list[PassRecord]]:
         """Run the recipe on the source; facts come from the table, or else from the data."""
-        module = load_model(self.source)
+        module = self.watched.load()
         manager = PassManager(
             parse_pipeline(recipe.pipeline),
             recipe.runs_on,
@@ -297,7 +305,7 @@ class _Compilation:
 
     @cached_property
     def _face(self) -> _Face:
-        return _Face.of(load_model(self.source))
+        return _Face.of(self.watched.load())
 
     @cached_property
     def _calibration_data(self) -> Dataset | None:
@@ -342,7 +350,7 @@ class _Compilation:
             on_progress=lambda done: self.progress("calibrating", done, data.samples),
         )
         if self.table is None:
-            self.table = CalibrationTable(model_digest(self.source), data.digest(), found.samples, {})
+            self.table = CalibrationTable(self.watched.digest, data.digest(), found.samples, {})
         return found.facts
 
     def keep_float(self, poor: OutputAccuracy) -> None:
@@ -391,6 +399,7 @@ class _Compilation:
             manifest = self._manifest(module, records, tried, comparison)
             content.write_text(manifest.to_json(), encoding="utf-8")
             report.write_text(render_report(manifest), encoding="utf-8")
+            self.watched.verify()
         for gates in (self.recipe.gates, self.options.gates):
             if comparison.accuracy is not None:
                 enforce(comparison.accuracy, gates)
@@ -431,7 +440,7 @@ class _Compilation:
                 "onnxq.version": installed_versions()["onnxq"],
                 "onnxq.recipe": self.recipe.name,
                 "onnxq.pipeline": " ".join(self.recipe.pipeline.split()),
-                "onnxq.source.sha256": model_digest(self.source),
+                "onnxq.source.sha256": self.watched.digest,
             }
         )
 
@@ -443,11 +452,11 @@ class _Compilation:
         comparison: Comparison,
     ) -> Manifest:
         table, accuracy, latency = self.table, comparison.accuracy, comparison.latency
-        name = self.data.name if self.data is not None else "calibration table"
+        name = as_utf8(self.data.name) if self.data is not None else "calibration table"
         return Manifest(
             recipe=self.recipe.decided(),
-            source=_model_file(self.source),
-            output=_model_file(output),
+            source=_model_file(self.source, self.watched.digest),
+            output=_model_file(output, model_digest(output)),
             opsets={
                 domain or "ai.onnx": version for domain, version in sorted(module.model.opset_imports.items())
             },
@@ -464,9 +473,9 @@ class _Compilation:
             accuracy=None if accuracy is None else accuracy.to_dict(),
             latency=None if latency is None else latency.to_dict(),
             kernels=None if latency is None else latency.models[1].kernels.to_dict(),
-            warnings=self._warnings(module) + comparison.warnings,
+            warnings=tuple(map(as_utf8, self._warnings(module) + comparison.warnings)),
         )
 
 
-def _model_file(path: Path) -> ModelFile:
-    return ModelFile(name=path.name, digest=model_digest(path), size_bytes=model_size(path))
+def _model_file(path: Path, digest: str) -> ModelFile:
+    return ModelFile(name=path.name, digest=digest, size_bytes=model_size(path))

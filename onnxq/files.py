@@ -84,6 +84,28 @@ def check_target(path: Path) -> None:
         pass
 
 
+def require_utf8(path: Path, kind: type[InputError] = InputError) -> None:
+    """Raise ``kind`` if ``path`` is not UTF-8: ONNX Runtime takes no other names of models.
+
+    Raises:
+        InputError: It is not; in the class ``kind``.
+
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise kind(
+            "ONNX Runtime opens no model whose name is not UTF-8",
+            where=str(path),
+            hint="rename it, or where the locale is the reason: export LC_ALL=C.UTF-8",
+        ) from error
+
+
+def as_utf8(name: str) -> str:
+    r"""Return a name of the file system as text; bytes in it that are not UTF-8 are written like ``\xff``."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 @contextmanager
 def write_errors(path: Path) -> Iterator[None]:
     """Tell of a read-only or full folder as the caller's error.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnxq.errors import InputError
+from onnxq.files import require_utf8
 from onnxq.ir.module import GraphModule
 from onnxq.ir.store import model_files, output_files
 from onnxq.manifest import manifest_path, report_path
@@ -34,10 +35,11 @@ class Outputs:
         """Return the files to write with ``module`` as the model: report, manifest, perhaps data, and model.
 
         Raises:
-            InputError: One cannot be written, or would replace an input, a file that onnxq did not write, or
-                another model's manifest.
+            InputError: One cannot be written or opened, or would replace an input, a file that onnxq did not
+                write, or another model's manifest.
 
         """
+        require_utf8(self.model)
         manifest, report = manifest_path(self.model), report_path(self.model)
         *data, model = output_files(module, self.model)
         for path, kind in ((model, MODEL), (manifest, MANIFEST), (report, REPORT)):

@@ -25,6 +25,7 @@ from onnxq.passmanager.base import Pass, PassRecord
 from onnxq.passmanager.instruments import Instrument
 from onnxq.passmanager.pipeline import format_pipeline, parse_pipeline
 from onnxq.passmanager.values import value_text
+from onnxq.reading import parse_json
 from onnxq.recipe import Recipe
 from onnxq.runtime.batch import Feeds
 from onnxq.runtime.bench import LatencyReport, ModelLatency, Progress, bench
@@ -247,7 +248,7 @@ def _shape_of(layer: Layer) -> str:
 class _Memory:
     """Verdicts of earlier runs, by ONNX Runtime, processor, threads, input shapes, passes and form."""
 
-    path: Path
+    path: Path | None
     place: str
 
     @classmethod
@@ -267,6 +268,8 @@ class _Memory:
 
     def keep(self, verdicts: Sequence[Verdict]) -> None:
         """Remember; where the cache cannot be written, the next run measures again."""
+        if self.path is None:
+            return
         new = {self.place: {**self._read(), **{verdict.name: verdict.dropped for verdict in verdicts}}}
         with suppress(OSError, InputError):
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -276,13 +279,23 @@ class _Memory:
         return self._read_all().get(self.place, {})
 
     def _read_all(self) -> dict[str, dict[str, bool]]:
+        """Return what is remembered; a file that is damaged, or a part that is, says nothing."""
         try:
-            return dict(json.loads(self.path.read_text(encoding="utf-8")))
+            content = parse_json(self.path.read_text(encoding="utf-8")) if self.path is not None else {}
         except (OSError, ValueError):
             return {}
+        places = content.items() if isinstance(content, dict) else ()
+        return {place: known for place, known in places if _is_known(known)}
 
 
-def cache_file() -> Path:
-    """Return where verdicts are remembered."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "onnxq" / "tuning.json"
+def _is_known(known: object) -> bool:
+    return isinstance(known, dict) and all(isinstance(dropped, bool) for dropped in known.values())
+
+
+def cache_file() -> Path | None:
+    """Return where verdicts are remembered; None for a user without a home."""
+    given = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(given or Path.home() / ".cache", "onnxq", "tuning.json")
+    except RuntimeError:
+        return None

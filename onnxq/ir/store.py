@@ -15,7 +15,7 @@ import onnx_ir as ir
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from onnxq.errors import InputError, ModelError, OnnxqError, did_you_mean
-from onnxq.files import replacing
+from onnxq.files import replacing, require_utf8
 from onnxq.ir.check import EXPORT_AGAIN, check, root_cause
 from onnxq.ir.edit import Remark
 from onnxq.ir.external import (
@@ -253,6 +253,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 def _check_file(path: Path) -> None:
+    require_utf8(path, ModelError)
     if path.is_dir():
         raise ModelError("this is a folder, not a model file", where=str(path), hint=_folder_hint(path))
     if not path.is_file():

@@ -1,7 +1,9 @@
 """What a compilation may replace: from Python as from the command line, nothing is lost."""
 
+import json
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +13,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxq.calibration.data import DataOptions, input_specs, open_data
 from onnxq.comparison import CompileOptions
-from onnxq.compile import compile_model
-from onnxq.errors import InputError
-from onnxq.ir.store import load_model
+from onnxq.compile import calibrate_model, compile_model
+from onnxq.errors import InputError, ModelError
+from onnxq.ir.module import GraphModule
+from onnxq.ir.store import load_model, model_digest
 from onnxq.manifest import failed_path, manifest_path, report_path
 from onnxq.outputs import Outputs
+from onnxq.passmanager.base import Pass
+from onnxq.passmanager.instruments import Instrument
 from onnxq.recipe import load_recipe
+from onnxq.story import read_story
 
 QUIET = CompileOptions(validate=False, bench=False, tune=False, choose=False)
 FOREIGN = "it exists already, and onnxq did not write it"
@@ -164,3 +170,83 @@ def test_a_data_file_is_replaced_only_with_the_model_that_it_belongs_to(
     compiled(source, output)
     output.unlink()
     refused(FOREIGN, lambda: compiled(source, output), tmp_path)
+
+
+@dataclass
+class Meanwhile(Instrument):
+    """Does something to a file in the middle of a compilation."""
+
+    path: Path
+    change: Callable[[Path], object]
+
+    def before(self, module: GraphModule, pass_: Pass, index: int) -> None:
+        if index == 1:
+            self.change(self.path)
+
+
+def grown(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"\0" * 8)
+
+
+def replaced(path: Path) -> None:
+    other = path.with_suffix(".new")
+    other.write_bytes(path.read_bytes()[:-1] + b"\1")
+    other.rename(path)
+
+
+def changed_in_place(path: Path) -> None:
+    """Change one byte, and hide it."""
+    was = path.stat()
+    with path.open("r+b") as file:
+        file.seek(-1, os.SEEK_END)
+        file.write(b"\1")
+    os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+
+
+@pytest.mark.parametrize("name", ["net.onnx", "net.data"])
+@pytest.mark.parametrize("change", [grown, replaced, changed_in_place, Path.unlink])
+def test_a_source_that_changes_meanwhile_is_noticed(
+    source: Path, tmp_path: Path, name: str, change: Callable[[Path], object]
+) -> None:
+    watch = Meanwhile(source.with_name(name), change)
+    with pytest.raises(ModelError, match="it has changed while it was worked on"):
+        compiled(source, tmp_path / "out.onnx", instruments=[watch])
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_a_source_that_is_only_touched_is_no_other(source: Path, tmp_path: Path) -> None:
+    compiled(source, tmp_path / "out.onnx", instruments=[Meanwhile(source, Path.touch)])
+    written = json.loads((tmp_path / "out.manifest.json").read_text())
+    assert written["source"]["digest"] == model_digest(source)
+
+
+def test_a_table_is_of_a_source_that_did_not_change(source: Path, tmp_path: Path) -> None:
+    data = open_data("random", input_specs(load_model(source).model), DataOptions(limit=4))
+
+    def on_progress(stage: str, done: int, total: int | None) -> None:
+        if stage == "calibrating":
+            changed_in_place(source.with_name("net.data"))
+
+    with pytest.raises(ModelError, match="it has changed while it was worked on"):
+        calibrate_model(source, data, recipe=load_recipe("cpu"), on_progress=on_progress)
+
+
+def test_a_model_whose_name_is_not_utf8_is_refused_before_the_work(source: Path, tmp_path: Path) -> None:
+    strange = tmp_path / os.fsdecode(b"net-\xff.onnx")
+    refused("opens no model whose name is not UTF-8", lambda: compiled(source, strange), tmp_path)
+    source.rename(strange)
+    refused(
+        "opens no model whose name is not UTF-8", lambda: compiled(strange, tmp_path / "o.onnx"), tmp_path
+    )
+
+
+def test_data_may_be_called_as_they_like(source: Path, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode("daten für-".encode() + b"\xff")
+    folder.mkdir()
+    np.save(folder / os.fsdecode(b"a-\xfe.npy"), np.eye(32, dtype=np.float32))
+    data = open_data(str(folder), input_specs(load_model(source).model))
+    compile_model(source, tmp_path / "out.onnx", recipe=load_recipe("cpu"), data=data, options=QUIET)
+    written = json.loads((tmp_path / "out.manifest.json").read_text())
+    assert written["data"]["name"] == f"{tmp_path}/daten für-\\xff"
+    assert read_story(tmp_path / "out.manifest.json").content["data"]["name"] == written["data"]["name"]
