@@ -22,8 +22,8 @@ from onnxq.passmanager.shielding import shield_float_layers
 from onnxq.quant.encoding import DTYPES, Encoding
 from onnxq.quant.packing import pack, unsigned
 
-Grid = tuple[ir.Value, ir.Value]
-"""The scale and the zero point of one encoding, as initializers."""
+Grid = tuple[ir.Value, ...]
+"""The scale and the zero point of one encoding, as initializers; of a bias the scale alone."""
 
 
 @dataclass(frozen=True)
@@ -197,12 +197,13 @@ def _gather_blocks(table: ir.Value, gathers: list[ir.Node], encoding: Encoding, 
 
 
 def _grid(name: str | None, encoding: Encoding, ctx: PassContext) -> Grid:
+    """Leave the zero point of a bias to the operator's default: as many int32 as the bias has, all zero."""
     why = "scale and zero point"
+    scale = ctx.edit.constant(f"{name}_scale", encoding.scale, why=why)
+    if encoding.dtype == "int32" and not encoding.zero_point.any():
+        return (scale,)
     zero_point = encoding.zero_point.astype(DTYPES[encoding.dtype])
-    return (
-        ctx.edit.constant(f"{name}_scale", encoding.scale, why=why),
-        ctx.edit.constant(f"{name}_zero_point", zero_point, why=why),
-    )
+    return scale, ctx.edit.constant(f"{name}_zero_point", zero_point, why=why)
 
 
 def _axis(encoding: Encoding) -> dict[str, int]:
