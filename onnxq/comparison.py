@@ -299,10 +299,12 @@ def warn_of_speed(ratio: Spread) -> tuple[str, ...]:
     return (f"the compiled model is slower than the source here ({ratio.median:.2f}x): its kernels tell why",)
 
 
-def warn_of_saturation(module: GraphModule) -> tuple[str, ...]:
+def warn_of_saturation(model: GraphModule | Path) -> tuple[str, ...]:
     """Return a warning if the model can compute something else here than where integer products are exact."""
     saturating = [one.name for one in (at_hand(), here()) if one.saturates]
-    layers = saturating_products(module) if saturating else []
+    if not saturating:
+        return ()
+    layers = saturating_products(load_model(model) if isinstance(model, Path) else model)
     if not layers:
         return ()
     more = f" and {len(layers) - 1} more" if len(layers) > 1 else ""

@@ -8,6 +8,7 @@ there must stay within ``EXACT_LIMIT``. ``tools/check_saturation.py`` measures w
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -95,7 +96,7 @@ def at_hand() -> Processor:
     return processor_of(cpu_flags())
 
 
-def processor_of(flags: tuple[str, ...]) -> Processor:
+def processor_of(flags: Sequence[str]) -> Processor:
     """Return the most able processor with any of these features."""
     known = set(flags)
     return next((one for one in PROCESSORS.values() if one.features & known), PROCESSORS["unknown"])

@@ -22,7 +22,7 @@ def run(*, as_json: Json = False) -> None:
 
     The exit code is 2 if there is no ONNX Runtime.
     """
-    from onnxq.processor import cpu_flags
+    from onnxq.processor import at_hand, cpu_flags, here
     from onnxq.runtime.environment import import_onnxruntime
 
     runtime = _runtime()
@@ -30,6 +30,7 @@ def run(*, as_json: Json = False) -> None:
         "versions": {name: _version(name) for name in CORE},
         "runtime": runtime,
         "cpu_flags": list(cpu_flags()),
+        "processor": {"at_hand": at_hand().name, "compiled_for": here().name},
         "gpu": _gpu(),
         "available": None if runtime is None else _available(),
         "extras": {name: [one for one in needs if _version(one) is None] for name, needs in extras().items()},
@@ -89,6 +90,7 @@ def _present(report: dict[str, Any]) -> None:
     versions = {**report["versions"], **(report["runtime"] or {"onnxruntime": None})}
     rows = [(name, found or "not installed") for name, found in versions.items() if name != "build"]
     rows.append(("CPU features", ", ".join(report["cpu_flags"]) or "unknown"))
+    rows.append(("processor", _processor_text(report["processor"])))
     show(draw(Table("Installed", ("what", "version"), tuple(rows), text_columns=2)))
     show(*_gpu_lines(report["gpu"]))
     if report["available"]:
@@ -98,6 +100,11 @@ def _present(report: dict[str, Any]) -> None:
         for name, lacking in report["extras"].items()
     )
     show(draw(Table("Extras", ("extra", "state", "missing"), missing, text_columns=3)))
+
+
+def _processor_text(found: dict[str, str]) -> str:
+    own, wanted = found["at_hand"], found["compiled_for"]
+    return own if own == wanted else f"{own}; ONNXQ_PROCESSOR says to compile for {wanted}"
 
 
 def _gpu_lines(found: dict[str, Any]) -> Iterator[str]:

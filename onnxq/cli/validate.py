@@ -57,7 +57,7 @@ def run(
 
     The exit code is 1 if a gate is missed, or if a sample's result moves with its batch.
     """
-    from onnxq.comparison import warn_of_accuracy
+    from onnxq.comparison import warn_of_accuracy, warn_of_saturation
     from onnxq.runtime.gates import Gates, enforce, require_measurable
     from onnxq.runtime.invariance import check_invariance, require_invariance
     from onnxq.runtime.validate import validate
@@ -83,7 +83,8 @@ def run(
         )
     for note in dataset.notes:
         remark(note)
-    for warning in warn_of_accuracy(report.outputs):
+    saturation = warn_of_saturation(candidate) if provider_of(provider) == "cpu" else ()
+    for warning in (*warn_of_accuracy(report.outputs), *saturation):
         remark(warning, "warning")
     found = None
     if invariance:

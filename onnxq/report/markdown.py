@@ -115,6 +115,8 @@ def _provenance(content: Mapping[str, Any]) -> Iterator[str]:
     yield table_text(Table("Versions", ("package", "version"), tuple(content["versions"].items()), 2))
     flags = ", ".join(content["cpu_flags"]) or "unknown"
     yield f"CPU features that matter here: {flags}."
+    if processor := content.get("processor"):
+        yield f"Compiled for the processor {processor['name']}; its products: {processor['summary']}."
 
 
 def _origins(content: Mapping[str, Any]) -> Table:
