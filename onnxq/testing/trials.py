@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 
 from onnxq.errors import OnnxqError
 from onnxq.ir.module import GraphModule
@@ -23,9 +24,15 @@ from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.processor import at_hand
 from onnxq.runtime.session import open_session
 from onnxq.target import find_target
-from onnxq.testing.laws import FeedsData, HoldToPromise, assert_text_round_trip
+from onnxq.testing.laws import (
+    FeedsData,
+    HoldToPromise,
+    assert_text_round_trip,
+    rounding_bound,
+    run_inside,
+)
 from onnxq.testing.routes import Route
-from onnxq.testing.running import Array, Feeds, is_floats, run_model
+from onnxq.testing.running import Array, Feeds, is_floats
 
 REALISING = "insert-qdq"
 NARROWING, NARROW_LIMIT = "lower-precision", 3e4
@@ -71,13 +78,15 @@ def try_route(
     assert again == data, "a second run gives other bytes"
     assert not module.decisions or REALISING not in route.pipeline, "decisions are left"
     assert_text_round_trip(module)
-    plain = run_model(module, feeds)
+    plain = run_inside(module, feeds)
+    rounding = rounding_bound([(module, plain)])
+    plain = {name: plain[name] for name in expected}
     assert_same_form(expected, plain)
     if find_target(route.target).provider == "cpu" and runs_here(module):
         optimised = open_session(data, threads=1).run(feeds)
         assert_same_form(expected, optimised)
         if repeatable and not (at_hand().saturates and saturating_products(module)):
-            assert_about_as_near(expected, plain, optimised)
+            assert_about_as_near(expected, plain, optimised, rounding)
     return module
 
 
@@ -119,8 +128,16 @@ def _passes(route: Route) -> list[Pass]:
 
 
 def runs_here(module: GraphModule) -> bool:
-    """Tell whether the CPU provider has a kernel for every node: it has none for products in float8."""
-    return all(node.op_type != FLOAT8_PRODUCT for node in module.graph)
+    """Tell whether the CPU provider runs every node, and rightly.
+
+    It has no products in float8. And before a QuantizeLinear to float8 its optimiser drops a Relu, as if the
+    zero point 0 were the smallest number there is (onnxruntime 1.32.0).
+    """
+    return not any(
+        node.op_type == FLOAT8_PRODUCT
+        or (node.op_type == "QuantizeLinear" and node.outputs[0].dtype == ir.DataType.FLOAT8E4M3FN)
+        for node in module.graph
+    )
 
 
 def assert_same_form(expected: Outputs, found: Outputs) -> None:
@@ -133,12 +150,13 @@ def assert_same_form(expected: Outputs, found: Outputs) -> None:
         assert _is_finite(found[name]), f"output {name!r} is not finite"
 
 
-def assert_about_as_near(source: Outputs, plain: Outputs, optimised: Outputs) -> None:
+def assert_about_as_near(source: Outputs, plain: Outputs, optimised: Outputs, rounding: float = 0.0) -> None:
     """Assert that ONNX Runtime's integer kernels give about what the written operators mean.
 
     A kernel may round a value to its other neighbour, and nothing bounds what later layers make of that. But
     what saturates, or is quantized behind our back, shows as an error of another size: more than ``TIMES``
-    the error of the written operators and a share of ``STEPS`` of the largest output.
+    the error of the written operators and a share of ``STEPS`` of the largest output. What cancels to nothing
+    keeps the rounding of what it was made of.
     """
     for name, wanted in source.items():
         if not is_floats(wanted) or not wanted.size:
@@ -146,7 +164,9 @@ def assert_about_as_near(source: Outputs, plain: Outputs, optimised: Outputs) ->
         size = float(np.abs(wanted).max())
         error = float(np.abs(plain[name] - wanted.astype(np.float64)).max())
         moved = float(np.abs(optimised[name] - plain[name].astype(np.float64)).max())
-        assert moved <= TIMES * error + STEPS * size, f"optimised output {name!r}: moved by {moved} of {size}"
+        assert moved <= TIMES * error + STEPS * size + rounding, (
+            f"optimised output {name!r}: moved by {moved} of {size}"
+        )
 
 
 def _form(value: Any) -> Any:
