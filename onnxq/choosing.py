@@ -15,6 +15,7 @@ from pathlib import Path
 from onnxq.recipe import Recipe
 from onnxq.runtime.batch import Batch
 from onnxq.runtime.compare import OutputAccuracy
+from onnxq.runtime.seeded import random_operators
 from onnxq.runtime.session import open_session
 from onnxq.runtime.validate import validate
 
@@ -72,7 +73,8 @@ def choose(
         on_progress: Called with (values tried, values in all).
 
     """
-    reference = open_session(source, threads=threads)
+    drawing = random_operators(source)  # what they draw goes on from run to run: each trial begins anew
+    reference = source if drawing else open_session(source, threads=threads)
 
     def noise_of(tried: Recipe) -> float:
         report = validate(reference, build(tried), batches(), threads=threads)

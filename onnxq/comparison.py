@@ -21,6 +21,7 @@ from onnxq.runtime.bench import LatencyReport, Spread, bench
 from onnxq.runtime.compare import OutputAccuracy
 from onnxq.runtime.gates import Gates
 from onnxq.runtime.metrics import Metric
+from onnxq.runtime.seeded import open_comparable
 from onnxq.runtime.session import Provider, Session, open_session
 from onnxq.runtime.validate import AccuracyReport, validate
 
@@ -213,7 +214,7 @@ def _open(source: Path, output: Path, options: CompileOptions, provider: Provide
     try:
         if provider is None:
             return _rounded(output, options.threads)
-        return open_session(output, provider, options.threads)
+        return open_comparable(output, provider, options.threads)
     except ModelError as error:
         if provider is None:
             return error.message

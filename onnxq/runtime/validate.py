@@ -14,7 +14,8 @@ from onnxq.runtime.batch import Array, Batch, batch_size
 from onnxq.runtime.bound import Replay
 from onnxq.runtime.compare import EqualityComparison, FloatComparison, OutputAccuracy, plain
 from onnxq.runtime.metrics import Metric
-from onnxq.runtime.session import Provider, Session, ValueSpec, open_session
+from onnxq.runtime.seeded import open_comparable, random_operators
+from onnxq.runtime.session import Provider, Session, ValueSpec
 
 MASK = "attention_mask"
 """The feed of shape (N, T) whose zeros mark padding, by the name exporters give it."""
@@ -100,7 +101,8 @@ def validate(
     """Run both models on every batch and compare their outputs, in a stream.
 
     Float tensors are compared by cosine, SQNR, largest difference and, where they look like
-    rows of classes, by the place of the largest value; all else by equality. Where the data
+    rows of classes, by the place of the largest value; all else by equality. Random operators of models
+    given as files draw the same numbers in both. Where the data
     has an ``attention_mask`` of shape (N, T), outputs of shape (N, T, ...) are compared only
     where it is not zero, and the report's notes say so.
 
@@ -121,7 +123,7 @@ def validate(
 
     """
     first, second = (
-        open_session(model, provider, threads, config=config, cuda_graph=cuda_graph)
+        open_comparable(model, provider, threads, config=config, cuda_graph=cuda_graph)
         if isinstance(model, Path)
         else model
         for model, config in zip((reference, candidate), configs, strict=True)
@@ -143,7 +145,8 @@ def validate(
     _need_data(done)
     judged = MetricResult(metric.name, *(score.result() for score in scores)) if metric else None
     outputs = tuple(comparison.result() for comparison in comparisons)
-    return AccuracyReport(first.source, second.source, samples, done, outputs, judged, _notes(outputs))
+    notes = (*_notes(outputs), *_note_of_seeds(reference))
+    return AccuracyReport(first.source, second.source, samples, done, outputs, judged, notes)
 
 
 def _need_data(batches: int) -> None:
@@ -221,3 +224,11 @@ def _notes(outputs: Sequence[OutputAccuracy]) -> tuple[str, ...]:
         (one.name, one.non_finite + one.new_non_finite, "NaN or infinite values") for one in outputs
     ]
     return tuple(f"output {name!r}: {count} {what} were left out" for name, count, what in left_out if count)
+
+
+def _note_of_seeds(reference: Session | Path) -> tuple[str, ...]:
+    """Say that the numbers do not hold what random operators do from run to run."""
+    drawing = random_operators(reference) if isinstance(reference, Path) else ()
+    if not drawing:
+        return ()
+    return (f"{', '.join(drawing)}: the model draws random numbers; both models got the same, by one seed",)

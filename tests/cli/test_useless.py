@@ -74,3 +74,18 @@ def test_random_samples_judge_nothing(onnxq, model: Path, tmp_path: Path) -> Non
         "compile", model, "-o", tmp_path / "out.onnx", "--data", "random", *QUICK, "--recipe", "portable"
     )
     assert result.exit_code == 0
+
+
+def test_random_operators_are_no_loss(onnxq, tmp_path: Path) -> None:
+    """The passes move the node to another place, by which ONNX Runtime seeds it; both get one seed."""
+    path, output = tmp_path / "noisy.onnx", tmp_path / "out.onnx"
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]> noisy (float[N,3] x) => (float[N,2] y)
+    <float[3,2] w = {1, 0, 1, -1, 0.5, 2}> {
+        b = Identity(x) c = Identity(b) p = MatMul(c, w) r = RandomNormalLike(p) y = Add(p, r)
+    }"""
+    onnx.save(onnx.parser.parse_model(text), path)
+    result = onnxq("compile", path, "-o", output, "--data", "random", *QUICK, "--recipe", "weight-only")
+    assert result.exit_code == 0
+    assert "far from" not in result.stderr
+    assert "RandomNormalLike: the model draws random numbers" in output.with_suffix(".report.md").read_text()

@@ -1,0 +1,47 @@
+"""Sessions of models with random operators draw the same numbers, or nothing could be compared."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from onnxq.runtime.seeded import open_comparable, random_operators
+
+BODIES = {
+    "RandomNormalLike": "r = RandomNormalLike(x)",
+    "RandomUniform": "u = RandomUniform<shape = [4, 3]>() r = Mul(x, u)",
+    "Bernoulli": "s = Sigmoid(x) r = Bernoulli(s)",
+    "Multinomial": "m = Multinomial<sample_size = 3>(x) r = Cast<to = 1>(m)",
+    "Dropout": "ratio = Constant<value = float {0.5}>() on = Constant<value = bool {1}>() "
+    "r = Dropout(x, ratio, on)",
+    "If": "yes = Constant<value = bool {1}>() "
+    "r = If (yes) <then_branch = t () => (float[4,3] a) { a = RandomNormalLike(x) }, "
+    "else_branch = e () => (float[4,3] b) { b = Identity(x) }>",
+}
+
+
+def written(folder: Path, body: str) -> Path:
+    head = '<ir_version: 8, opset_import: ["" : 17]> g (float[4,3] x) => (float[4,3] y)'
+    text = f"{head} {{ {body} y = Add(x, r) }}"
+    onnx.save(onnx.parser.parse_model(text), folder / "model.onnx")
+    return folder / "model.onnx"
+
+
+@pytest.mark.parametrize("name", BODIES)
+def test_random_operators_draw_alike(name: str, tmp_path: Path) -> None:
+    path = written(tmp_path, BODIES[name])
+    assert random_operators(path) == ("RandomNormalLike" if name == "If" else name,)
+    x = {"x": np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)}
+    first, second = open_comparable(path), open_comparable(path)
+    drawn = [(first.run(x)["y"], second.run(x)["y"]) for _ in range(4)]
+    for one, other in drawn:
+        np.testing.assert_array_equal(one, other)
+    assert any(not np.array_equal(one, drawn[0][0]) for one, _ in drawn)
+
+
+def test_a_dropout_that_does_not_train_draws_nothing(tmp_path: Path) -> None:
+    body = (
+        "ratio = Constant<value = float {0.5}>() on = Constant<value = bool {0}>() r = Dropout(x, ratio, on)"
+    )
+    assert random_operators(written(tmp_path, body)) == ()
