@@ -2,6 +2,7 @@
 
 Every encoded value gets a switch: its readers read either the value itself or what its encoding makes of it.
 So one model, opened once, runs in any mixture: nothing quantized, everything, one tensor alone, all but one.
+What makes up for the error of a weight, as a corrected bias does, is switched together with that weight.
 The choices of the recipe stay undecided: its pipeline is measured as it stands.
 
 Source: Nagel et al., 2021, arXiv:2106.08295, section 3.7: the debugging flow.
@@ -27,8 +28,9 @@ from onnxq.ir.layers import linear_layers
 from onnxq.ir.module import GraphModule, constant_of, name_of, rank_of
 from onnxq.ir.store import load_model, save_model
 from onnxq.ir.switches import SWITCHES, Edge, insert_switches
-from onnxq.passmanager.instruments import VerifyEach
+from onnxq.passmanager.instruments import Instrument, VerifyEach
 from onnxq.passmanager.manager import PassManager
+from onnxq.passmanager.originals import Originals
 from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.quant.facts import ChannelFacts, Facts, Need, Stat
 from onnxq.recipe import Recipe
@@ -152,12 +154,13 @@ def measure_sensitivity(
         OnnxqError: The model or the data is at fault.
 
     """
-    module = _decided(source, recipe, data, threads)
+    originals = Originals()
+    module = _decided(source, recipe, data, threads, originals)
     options = CompileOptions(validation_samples=samples)
     chosen = choose_samples(None, data, recipe.calibration.samples, input_specs(module.model), options)
     channels = _outlier_channels(module, chosen, threads)
     kinds = {layer.node.name or "": layer.node.op_type for layer in linear_layers(module)}
-    edges = insert_switches(module)
+    edges = insert_switches(module, originals.found)
     with TemporaryDirectory(prefix="onnxq-sensitivity-") as folder:
         save_model(module, path := Path(folder, "model.onnx"))
         with called(path, "the model with switches"):
@@ -194,7 +197,9 @@ def _ranked(entries: Iterable[Entry]) -> tuple[Entry, ...]:
     return tuple(sorted(entries, key=lambda entry: (entry.alone_db, entry.name)))
 
 
-def _decided(source: Path, recipe: Recipe, data: Dataset, threads: int | None) -> GraphModule:
+def _decided(
+    source: Path, recipe: Recipe, data: Dataset, threads: int | None, watch: Instrument
+) -> GraphModule:
     """Return the source as it stands before its decisions are realised."""
     passes = parse_pipeline(recipe.pipeline)
     names = [pass_.name for pass_ in passes]
@@ -207,7 +212,7 @@ def _decided(source: Path, recipe: Recipe, data: Dataset, threads: int | None) -
     module = load_model(source)
     if REALISE in names:
         before = passes[: names.index(REALISE)]
-        PassManager(before, recipe.runs_on, (VerifyEach(),), measure, kernels=cpu_kernels).run(module)
+        PassManager(before, recipe.runs_on, (VerifyEach(), watch), measure, kernels=cpu_kernels).run(module)
     if not module.decisions:
         raise RecipeError(
             f"it encodes nothing of {source.name} before {REALISE}",

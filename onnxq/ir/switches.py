@@ -5,14 +5,16 @@ So one model runs in any mixture: nothing quantized, everything, one tensor alon
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from onnxq.ir.edit import Editor
-from onnxq.ir.module import GraphModule, attribute, constant_of, is_standard, name_of
+from onnxq.ir.module import GraphModule, attribute, constant_of, input_of, is_standard, name_of
 from onnxq.quant.encoding import DTYPES, Encoding
 
 SWITCHES = "onnxq_switches"
@@ -39,30 +41,124 @@ class Edge:
     dtype: str
 
 
-def insert_switches(module: GraphModule) -> list[Edge]:
+Originals = Mapping[tuple[str, int], NDArray[Any] | None]
+"""By the name of a node and the number of its input: the constant that was read there before it was changed
+to make up for quantization; None if there was none."""
+
+
+def insert_switches(module: GraphModule, originals: Originals | None = None) -> list[Edge]:
     """Insert one switch for each edge, and return the edges in the order of the input ``SWITCHES``.
 
     Where a switch is on, the reader reads quantized and restored values, in float. No decision is left.
+
+    Args:
+        module: The module, its decisions complete.
+        originals: What is read instead where the weight's switch is off, so that with all of them off nothing
+            makes up for errors that are not there.
+
     """
-    encoded, edit = list(_encoded(module)), Editor(module)
-    count = sum(len(readers) for _, _, readers in encoded)
-    switches = ir.Value(name=SWITCHES, type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([count]))
+    places = [(value, reader) for value, readers in _encoded(module) for reader in readers]
+    edit = Editor(module)
+    switches = ir.Value(name=SWITCHES, type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([len(places)]))
     module.graph.inputs.append(switches)
+    restored = {
+        value: _restored(value, module.decisions[name_of(value)].encoding, edit) for value, _ in places
+    }
+    inserted = _Switches(module, edit, originals or {}, restored)
     edges: list[Edge] = []
-    for value, encoding, readers in encoded:
-        name, constant = name_of(value), constant_of(value) is not None
-        restored = _restored(value, encoding, edit)
-        for reader in readers:
-            place = edit.constant(f"{name}_place", np.array(len(edges), np.int64), why=WHY)
-            switch = edit.insert("Gather", [switches, place], f"{name}_switch", why=WHY)
-            _choose(value, restored, reader, switch, edit)
-            edges.append(Edge(name, None if reader is None else reader.name, constant, encoding.dtype))
+    for number, (value, reader) in enumerate(places):
+        place = edit.constant(f"{name_of(value)}_place", np.array(number, np.int64), why=WHY)
+        switch = edit.insert("Gather", [switches, place], f"{name_of(value)}_switch", why=WHY)
+        constant, dtype = constant_of(value) is not None, module.decisions[name_of(value)].encoding.dtype
+        edges.append(Edge(name_of(value), None if reader is None else reader.name, constant, dtype))
+        if constant and reader is not None and input_of(reader, 1) is value:
+            inserted.weights[reader] = switch
+        inserted.all.append((value, reader, switch))
+    inserted.insert()
     module.decisions.clear()
     return edges
 
 
-def _encoded(module: GraphModule) -> Iterator[tuple[ir.Value, Encoding, list[ir.Node | None]]]:
-    """Yield each encoded value with its encoding and readers; None stands for the model's output.
+@dataclass
+class _Switches:
+    """The switches of one module, and what each of them chooses between.
+
+    Args:
+        module: The module.
+        edit: Changes it.
+        originals: See ``insert_switches``.
+        restored: What the encoding of each encoded value makes of it.
+        all: Encoded values, their readers and the switches of both.
+        weights: The switch of each layer's weight.
+
+    """
+
+    module: GraphModule
+    edit: Editor
+    originals: Originals
+    restored: dict[ir.Value, ir.Value]
+    all: list[tuple[ir.Value, ir.Node | None, ir.Value]] = field(default_factory=list)
+    weights: dict[ir.Node, ir.Value] = field(default_factory=dict)
+
+    def insert(self) -> None:
+        """Put them all in; the nodes that only read changed constants come first, as they are as yet."""
+        encoded = {(reader, value) for value, reader, _ in self.all}
+        for node in list(self.module.graph):
+            for number, value in enumerate(node.inputs):
+                if value is not None and (node, value) not in encoded:
+                    self._switch_original(node, number, value)
+        for value, reader, switch in self.all:
+            on, off = self._forms(value, reader)
+            _choose(value, on, off, reader, switch, self.edit)
+
+    def _switch_original(self, node: ir.Node, number: int, value: ir.Value) -> None:
+        switch, original = self._switch_for(node), self._original(node, number, value)
+        if switch is not None and original is not None:
+            off = self.edit.constant(f"{name_of(value)}_original", original, why=WHY)
+            self.edit.rewire(node, number, self._chosen(switch, value, off, node), why=WHY)
+
+    def _forms(self, value: ir.Value, reader: ir.Node | None) -> tuple[ir.Value, ir.Value]:
+        """Return what ``reader`` reads with the switch on, and with it off."""
+        restored, number = self.restored[value], None if reader is None else list(reader.inputs).index(value)
+        original = None if reader is None or number is None else self._original(reader, number, value)
+        if reader is None or original is None:
+            return restored, value
+        off = self.edit.constant(f"{name_of(value)}_original", original, why=WHY)
+        switch = self._switch_for(reader)
+        if number == 1 or switch is None:
+            return restored, off
+        encoding, name = self.module.decisions[name_of(value)].encoding, f"{name_of(value)}_original_dq"
+        on = self.edit.constant(name, encoding.dequantize(encoding.quantize(original)), why=WHY)
+        off = self._chosen(switch, value, off, reader)
+        return self._chosen(switch, restored, on, reader), off
+
+    def _original(self, node: ir.Node, number: int, value: ir.Value) -> NDArray[Any] | None:
+        """Return what ``node`` read before its constant was changed; zeros where that was nothing."""
+        place, now = (node.name or "", number), constant_of(value)
+        if place not in self.originals or now is None:
+            return None
+        original = self.originals[place]
+        return np.broadcast_to(np.zeros((), now.dtype) if original is None else original, now.shape).copy()
+
+    def _switch_for(self, node: ir.Node) -> ir.Value | None:
+        """Return the switch of the weight whose error ``node``, a layer or the Add behind it, takes out."""
+        before = [value.producer() for value in node.inputs if value is not None]
+        return next((self.weights[one] for one in (node, *before) if one in self.weights), None)
+
+    def _chosen(self, switch: ir.Value, on: ir.Value, off: ir.Value, reader: ir.Node) -> ir.Value:
+        return self.edit.insert(
+            "Where",
+            [switch, on, off],
+            f"{off.name}_chosen",
+            before=reader,
+            dtype=off.dtype,
+            shape=off.shape,
+            why=WHY,
+        )
+
+
+def _encoded(module: GraphModule) -> Iterator[tuple[ir.Value, list[ir.Node | None]]]:
+    """Yield each encoded value with its readers; None stands for the model's output.
 
     Constants come last, as rows that are gathered from them may be encoded too.
     """
@@ -72,7 +168,7 @@ def _encoded(module: GraphModule) -> Iterator[tuple[ir.Value, Encoding, list[ir.
         readers: list[ir.Node | None] = [node for node in value.consumers() if decision.read_by(node)]
         if decision.readers is None and value.is_graph_output() and value.producer() is not None:
             readers.append(None)
-        yield value, decision.encoding, readers
+        yield value, readers
 
 
 def _restored(value: ir.Value, encoding: Encoding, edit: Editor) -> ir.Value:
@@ -97,19 +193,19 @@ def _restored(value: ir.Value, encoding: Encoding, edit: Editor) -> ir.Value:
 
 
 def _choose(
-    value: ir.Value, restored: ir.Value, reader: ir.Node | None, switch: ir.Value, edit: Editor
+    value: ir.Value, on: ir.Value, off: ir.Value, reader: ir.Node | None, switch: ir.Value, edit: Editor
 ) -> None:
-    """Let ``reader`` read ``restored`` where the switch is on; rows of a table are chosen once gathered."""
+    """Let ``reader`` read ``on`` or ``off`` by its switch; rows of a table are chosen once gathered."""
     if reader is None:
-        edit.reroute_output(value, _where(switch, restored, value, edit), why=WHY)
+        edit.reroute_output(value, _where(switch, on, off, edit), why=WHY)
     elif is_standard(reader, "Gather") and constant_of(value) is not None and reader.graph is value.graph:
         rows, axis = reader.outputs[0], {"axis": attribute(reader, "axis", 0)}
         other = edit.insert(
-            "Gather", [restored, reader.inputs[1]], f"{rows.name}_dq", after=reader, attributes=axis, why=WHY
+            "Gather", [on, reader.inputs[1]], f"{rows.name}_dq", after=reader, attributes=axis, why=WHY
         )
         edit.reroute(rows, _where(switch, other, rows, edit), why=WHY)
     else:
-        edit.reroute(value, _where(switch, restored, value, edit), readers=[reader], why=WHY)
+        edit.reroute(value, _where(switch, on, off, edit), readers=[reader], why=WHY)
 
 
 def _where(switch: ir.Value, on: ir.Value, off: ir.Value, edit: Editor) -> ir.Value:
