@@ -44,3 +44,12 @@ def cuda() -> None:
 
     if usable_provider("cuda") is None:
         pytest.skip("there is no NVIDIA GPU with a driver, or ONNX Runtime was not built for one")
+
+
+@pytest.fixture(scope="session")
+def kernels_of_the_processor() -> None:
+    """Skip where models are compiled for another processor, and this one's kernels saturate on them."""
+    from onnxq.processor import PRETENDED, at_hand, here
+
+    if at_hand().saturates and not here().saturates:
+        pytest.skip(f"{PRETENDED}={here().name}: the integer kernels of {at_hand().name} would saturate")

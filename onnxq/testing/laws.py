@@ -22,7 +22,7 @@ f(|x|, |w|, |b|)``, which for a product is ``|x| dw + dx |w| + dx dw``.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -185,6 +185,7 @@ def assert_within_steps(before: GraphModule, after: GraphModule, computed: Seen)
     seen |= {name: v.const_value.numpy() for name, v in after.graph.initializers.items() if v.const_value}
     rounding = rounding_bound([(after, seen)])
     old_nodes = {node.name or "": node for node in before.graph}
+    limits = {name: decision.encoding.limit for name, decision in before.decisions.items()}
     for node in before.graph:
         if is_standard(node, "Gather") and constant_of(node.inputs[0]) is not None:
             _assert_rows_within_steps(node, after, seen, rounding)
@@ -194,7 +195,7 @@ def assert_within_steps(before: GraphModule, after: GraphModule, computed: Seen)
             result = seen[name_of(node.outputs[0])]
             assert_near(result, found.real, found.error + rounding, f"node {node.name!r}")
         elif is_standard(node, *LINEAR) and node.name in old_nodes:
-            _assert_layer_within_steps(old_nodes[node.name or ""], node, seen, rounding)
+            _assert_layer_within_steps(old_nodes[node.name or ""], node, seen, rounding, limits)
 
 
 @dataclass(frozen=True)
@@ -205,8 +206,13 @@ class _Restored:
     error: Array
 
 
-def _restored(value: ir.Value, original: Array | None, seen: Mapping[str, Array]) -> _Restored:
-    """Look through a DequantizeLinear at what was quantized; ``original`` stands for a constant."""
+def _restored(
+    value: ir.Value, original: Array | None, seen: Mapping[str, Array], limit: int | None = None
+) -> _Restored:
+    """Look through a DequantizeLinear at what was quantized; ``original`` stands for a constant.
+
+    No node says where the integers of a constant had to end: ``limit`` does.
+    """
     node = value.producer()
     if node is None or not is_standard(node, "DequantizeLinear"):
         array = seen[name_of(value)].astype(np.float64)
@@ -215,7 +221,8 @@ def _restored(value: ir.Value, original: Array | None, seen: Mapping[str, Array]
     real = original if source is None else seen[name_of(source)]
     if real is None:
         real = seen[name_of(value)]
-    return _Restored(real.astype(np.float64), _encoding_of(node, seen).error_bound(real).astype(np.float64))
+    encoding = replace(_encoding_of(node, seen), limit=limit if source is None else None)
+    return _Restored(real.astype(np.float64), encoding.error_bound(real).astype(np.float64))
 
 
 def _assert_rows_within_steps(
@@ -279,12 +286,17 @@ def _encoding_of(dequantize: ir.Node, seen: Mapping[str, Array]) -> Encoding:
 
 
 def _assert_layer_within_steps(
-    old: ir.Node, new: ir.Node, seen: Mapping[str, Array], rounding: float
+    old: ir.Node,
+    new: ir.Node,
+    seen: Mapping[str, Array],
+    rounding: float,
+    limits: Mapping[str, int | None],
 ) -> None:
     parts = [
-        _restored(value, constant_of(input_of(old, index)), seen)
+        _restored(value, constant_of(source), seen, limits.get(name_of(source)) if source else None)
         for index, value in enumerate(new.inputs)
         if value is not None
+        for source in (input_of(old, index),)
     ]
     exact = evaluate(new, [part.real for part in parts])
     sizes = [np.abs(part.real) for part in parts]

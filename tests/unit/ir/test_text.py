@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
@@ -114,6 +115,17 @@ def test_decisions_come_back_exactly(reader: str, scale: float, zero_point: int)
     encoding = Encoding(np.float32(scale), np.int32(zero_point))  # type: ignore[arg-type]
     module.decisions["x"] = Decision(encoding, frozenset({reader, "y"}))
     assert parse(render(module)).decisions == module.decisions
+
+
+def test_limited_decisions_come_back_exactly() -> None:
+    module = module_with(w=np.ones((2, 3), np.float32))
+    module.decisions["w"] = Decision(symmetric_encoding(np.ones(2), axis=0, limit=63))
+    text = render(module)
+    assert " axis=0 limit=63\n" in text
+    assert parse(text).decisions == module.decisions
+    assert graph_digest(parse(text)) == graph_digest(module)
+    module.decisions["w"] = Decision(replace(module.decisions["w"].encoding, limit=None))
+    assert graph_digest(parse(text)) != graph_digest(module)
 
 
 def test_a_narrow_weight_that_is_an_input_or_an_output_keeps_its_type() -> None:

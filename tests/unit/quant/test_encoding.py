@@ -1,6 +1,8 @@
 """Encodings: the arithmetic of QuantizeLinear and DequantizeLinear, and its error bound."""
 
 import tracemalloc
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -141,8 +143,31 @@ def test_equality_is_by_value() -> None:
     assert len({affine_encoding(-1.0, 1.0), affine_encoding(-1.0, 1.0)}) == 1
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda x: symmetric_encoding(np.abs(x).max(1), axis=0, limit=63),
+        lambda x: affine_encoding(x.min(1), x.max(1), "int8", 0, limit=63),
+    ],
+)
+@pytest.mark.parametrize("stretch", [1, 3])
+def test_a_limited_grid_ends_at_its_limit(make: Callable[..., Encoding], stretch: int) -> None:
+    x = np.random.default_rng(0).normal(size=(4, 64)).astype(np.float32)
+    encoding = make(x)
+    values = x * np.float32(stretch)  # beyond its range, what is cut off counts
+    integers = encoding.quantize(values)
+    assert np.abs(integers.astype(int)).max() == 63
+    assert encoding.limits == (-63, 63)
+    error = np.abs(encoding.dequantize(integers) - values)
+    # Dividing and multiplying in float32 errs by eps of the value, the bound itself once more.
+    assert (error <= encoding.error_bound(values) + 4 * np.finfo(np.float32).eps * np.abs(values)).all()
+    assert encoding != replace(encoding, limit=None)
+
+
 def test_limits() -> None:
     assert integer_limits("int4") == (-8, 7)
+    assert integer_limits("int8", 63) == (-63, 63)
+    assert integer_limits("uint8", 63) == (0, 63)
     assert integer_limits("uint8") == (0, 255)
 
 
@@ -157,6 +182,13 @@ def test_limits() -> None:
         ({"block_size": 32, "axis": 0}, r"axis 0 does not fit a scale of shape \(\)"),
         ({"scale": np.float32(0)}, "every scale must be finite and positive"),
         ({"scale": np.float32(np.nan)}, "every scale must be finite and positive"),
+        ({"limit": 256}, "uint8 cannot be limited to 256"),
+        ({"limit": 0}, "uint8 cannot be limited to 0"),
+        ({"limit": 7, "dtype": "float8e4m3fn"}, "float8e4m3fn cannot be limited to 7"),
+        (
+            {"zero_point": np.int32(64), "dtype": "int8", "limit": 63},
+            "a zero point lies outside int8's -63..63",
+        ),
         ({"zero_point": np.int32(256)}, "a zero point lies outside uint8's 0..255"),
     ],
 )
