@@ -31,6 +31,7 @@ class WeightNote:
         low: Its smallest finite value, if it is elided.
         high: Its largest.
         sha256: The start of its digest, hexadecimal; None if the graph shows its numbers.
+        proto: The message that holds its numbers, where the graph has no form for them.
 
     """
 
@@ -38,6 +39,7 @@ class WeightNote:
     low: float = 0.0
     high: float = 0.0
     sha256: str | None = None
+    proto: bytes | None = None
 
 
 CHANNEL_FIELDS = {
@@ -51,7 +53,7 @@ CHANNEL_FIELDS = {
 
 _STRING = r'"(?:[^"\\]|\\.)*"'
 _NAME = rf"(?:{_STRING}|[^\s\":+,(){{}}<>=\[\]]+)"
-_NOTE = re.compile(rf"#\s*(encode|fact|weight)\s+({_NAME}):(.*)")
+_NOTE = re.compile(rf"#\s*(encode|fact|function|metadata|node|weight)\s+({_NAME}):(.*)")
 _FIELD = re.compile(rf"\s*(\w+)=(\[[^=]*\]|\{{[^=]*\}}|{_NAME}(?:\+{_NAME})*)")
 _PLAIN = re.compile(r"[A-Za-z_]\w*")
 _NUMBER = re.compile(r"[-+]?(\d|nan$|inf$)")
@@ -71,7 +73,8 @@ def note_line(kind: str, name: str, fields: Mapping[str, Any]) -> str:
 def notes_in(lines: Sequence[str]) -> Iterator[tuple[str, str, Any]]:
     """Yield kind, name and content of each such line; other comments are passed over.
 
-    The content is a Decision for ``encode``, Facts for ``fact``, a WeightNote for ``weight``.
+    The content is a Decision for ``encode``, Facts for ``fact``, a WeightNote for ``weight``, bytes for
+    ``function`` and ``node``, and text for ``metadata``.
 
     Raises:
         ModelError: A line does not parse.
@@ -80,6 +83,9 @@ def notes_in(lines: Sequence[str]) -> Iterator[tuple[str, str, Any]]:
     readers: dict[str, Callable[[Fields], object]] = {
         "encode": read_decision,
         "fact": read_facts,
+        "function": lambda fields: bytes.fromhex(fields["proto"]),
+        "metadata": lambda fields: fields["text"],
+        "node": lambda fields: bytes.fromhex(fields["proto"]),
         "weight": read_weight,
     }
     for number, line in enumerate(lines, start=1):
@@ -131,7 +137,8 @@ def read_weight(fields: Fields) -> WeightNote:
     if sha256 is not None and not re.fullmatch("[0-9a-f]+", sha256):
         raise ValueError(f"{sha256!r} is not a hexadecimal digest")
     low, high = float(fields.get("low", 0)), float(fields.get("high", 0))
-    return WeightNote(ir.DataType[dtype], low, high, sha256)
+    proto = bytes.fromhex(fields["proto"]) if "proto" in fields else None
+    return WeightNote(ir.DataType[dtype], low, high, sha256, proto)
 
 
 def facts_fields(facts: Facts, elide_above: int | None) -> Iterator[Fields]:
@@ -231,7 +238,9 @@ def _value(key: str, text: str) -> Any:
         return json.loads(text.replace("nan", "NaN").replace("inf", "Infinity"))
     if text.startswith("{"):
         return {int(index): int(count) for index, count in re.findall(r"(\d+): *(\d+)", text)}
-    if key == "sha256" or not _NUMBER.match(text):
+    if key == "text":
+        return _plain(text)
+    if key in ("proto", "sha256") or not _NUMBER.match(text):
         return text
     return float(text) if re.search(r"[.einf]", text) else int(text)
 

@@ -19,6 +19,7 @@ from onnxq.ir.digest import tensor_digest
 from onnxq.ir.external import read_embedded
 from onnxq.ir.module import GraphModule, name_of
 from onnxq.ir.notes import Fields, WeightNote, decision_fields, facts_fields, note_line, notes_in, quoted
+from onnxq.ir.sealing import is_writable_tensor, seal, unseal
 from onnxq.quant.facts import Facts, joined
 from onnxq.reading import UnreadableError, untrusted
 
@@ -31,6 +32,7 @@ _PRINTED_AS = {
     ir.DataType.INT4: ir.DataType.INT8,
     ir.DataType.UINT4: ir.DataType.UINT8,
     ir.DataType.FLOAT8E4M3FN: ir.DataType.FLOAT,
+    ir.DataType.FLOAT4E2M1: ir.DataType.FLOAT,
 }
 """Types whose numbers ONNX text shows as bits or not at all, and the wider type we print instead."""
 
@@ -58,13 +60,20 @@ def render(module: GraphModule, *, elide_above: int | None = None, types: bool =
         elif tensor.dtype in _PRINTED_AS:
             lines.append(note_line("weight", name, {"dtype": tensor.dtype.name.lower()}))
             _widen(value, tensor)
+        elif not is_writable_tensor(tensor.dtype.value, tensor.size):
+            proto = ir.to_proto(tensor).SerializeToString().hex()
+            lines.append(note_line("weight", name, {"dtype": tensor.dtype.name.lower(), "proto": proto}))
+            copy.graph.initializers.pop(name)
     lines += [
         note_line("fact", name, fields)
         for name, facts in sorted(module.facts.items())
         for fields in facts_fields(facts, elide_above)
     ]
     lines += [note_line("encode", n, decision_fields(d)) for n, d in sorted(module.decisions.items())]
-    return "\n".join([*lines, _graph_text(copy, elided, types=types)])
+    proto = _shown(copy, elided, types=types)
+    lines += [note_line(kind, name, fields) for kind, name, fields in seal(proto)]
+    _plain_names([*proto.graph.node, *(node for function in proto.functions for node in function.node)])
+    return "\n".join([*lines, f"{_tidy(onnx.printer.to_text(proto))}\n"])
 
 
 def parse(text: str) -> GraphModule:
@@ -79,7 +88,7 @@ def parse(text: str) -> GraphModule:
     """
     try:
         with untrusted():
-            return _parsed(text.splitlines())
+            return _parsed(text.split("\n"))  # names may hold other ends of lines
     except UnreadableError as error:
         raise ModelError(f"this is not ONNX text: {error}") from error
 
@@ -91,6 +100,7 @@ def _parsed(lines: list[str]) -> GraphModule:
         proto = onnx.parser.parse_model(graph)
     except onnx.parser.ParseError as error:
         raise ModelError(f"this is not ONNX text: {_reason(error)}") from error
+    unseal(proto, notes)
     _fill_in(proto, {name: note for kind, name, note in notes if kind == "weight"})
     model = ir.from_proto(proto)
     read_embedded(model)
@@ -103,16 +113,15 @@ def _parsed(lines: list[str]) -> GraphModule:
     return GraphModule(model, facts, decisions)
 
 
-def _graph_text(model: ir.Model, elided: list[ir.Value], *, types: bool) -> str:
-    """Print the graph; elided weights stand among the types, without numbers."""
+def _shown(model: ir.Model, elided: list[ir.Value], *, types: bool) -> onnx.ModelProto:
+    """Return the model to print; elided weights stand among the types, without numbers."""
     proto = ir.to_proto(model)
     kept = [] if not types else [v for v in proto.graph.value_info if v.name not in model.graph.initializers]
     inputs = {value.name for value in proto.graph.input}
     del proto.graph.value_info[:]
     proto.graph.value_info.extend(ir.to_proto(v) for v in elided if v.name not in inputs)
     proto.graph.value_info.extend(v for v in kept if v.name not in {e.name for e in elided})
-    _plain_names([*proto.graph.node, *(node for function in proto.functions for node in function.node)])
-    return f"{_tidy(onnx.printer.to_text(proto))}\n"
+    return proto
 
 
 def _plain_names(nodes: Iterable[onnx.NodeProto]) -> None:
@@ -131,9 +140,17 @@ def _plain_names(nodes: Iterable[onnx.NodeProto]) -> None:
 def _tidy(text: str) -> str:
     """Put the header on one line and take out doubled and trailing blanks."""
     header, brace, body = text.partition("\n>\n")
-    header = " ".join(header.split()).replace("< ", "<")
-    body = re.sub(r" =  \{", " = {", re.sub(r"[ ]+$", "", body, flags=re.MULTILINE))
-    return f"{header}{brace.strip()}\n{body.rstrip()}".replace(">\n\n", ">\n")
+    header = _outside_quotes(r"(?<=<)\s+|\s+$", "", header)
+    header = _outside_quotes(r"\s+", " ", header)
+    body = _outside_quotes(r"[ ]+$", "", body)
+    body = _outside_quotes(r"(?<= =)  (?=\{)", " ", body)
+    return _outside_quotes(r"(?<=>)\n(?=\n)", "", f"{header}{brace.strip()}\n{body.rstrip()}")
+
+
+def _outside_quotes(pattern: str, by: str, text: str) -> str:
+    """Replace a pattern wherever it does not lie in quoted text."""
+    found = re.compile(rf'"(?:[^"\\]|\\.)*"|{pattern}', re.MULTILINE)
+    return found.sub(lambda match: match[0] if match[0].startswith('"') else by, text)
 
 
 def _has_range(tensor: ir.TensorProtocol) -> bool:
@@ -160,7 +177,9 @@ def _fill_in(proto: onnx.ModelProto, notes: dict[str, WeightNote]) -> None:
     declared = {value.name: value for value in (*graph.value_info, *graph.input)}
     printed = {tensor.name: tensor for tensor in graph.initializer}
     for name, note in notes.items():
-        if name in printed:
+        if note.proto is not None:
+            graph.initializer.append(onnx.TensorProto.FromString(note.proto))
+        elif name in printed:
             narrow = onnx.numpy_helper.to_array(printed[name]).astype(note.dtype.numpy())
             printed[name].CopyFrom(onnx.numpy_helper.from_array(narrow, name))
             for value in (*graph.input, *graph.output):
