@@ -58,10 +58,11 @@ def _taken(reader: ir.Node, sizes: NDArray[np.int64]) -> NDArray[Any] | None:
     """Return what the reader takes of the shape, or None if only a run can tell."""
     if is_standard(reader, "Gather"):
         indices = constant_of(input_of(reader, 1))
-        return None if indices is None else sizes[indices]
+        inside = indices is not None and (indices >= -len(sizes)).all() and (indices < len(sizes)).all()
+        return sizes[indices] if inside else None
     parts = [constant_of(value) for value in reader.inputs[1:]]
     if not is_standard(reader, "Slice") or not parts or any(part is None or part.size != 1 for part in parts):
         return None
     start, end, *rest = (int(part.reshape(())) for part in parts if part is not None)
     step = rest[1] if len(rest) > 1 else 1
-    return sizes[start:end:step]
+    return sizes[start:end:step] if step else None
