@@ -14,7 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxq.ir.edit import Editor
-from onnxq.ir.module import GraphModule, attribute, constant_of, input_of, is_standard, name_of
+from onnxq.ir.module import GraphModule, array_of, attribute, constant_of, input_of, is_standard, name_of
 from onnxq.quant.encoding import DTYPES, Encoding
 
 SWITCHES = "onnxq_switches"
@@ -41,6 +41,9 @@ class Edge:
     dtype: str
 
 
+Grid = tuple[ir.Value, ir.Value]
+"""Scale and zero point."""
+
 Originals = Mapping[tuple[str, int], NDArray[Any] | None]
 """By the name of a node and the number of its input: the constant that was read there before it was changed
 to make up for quantization; None if there was none."""
@@ -61,10 +64,7 @@ def insert_switches(module: GraphModule, originals: Originals | None = None) -> 
     edit = Editor(module)
     switches = ir.Value(name=SWITCHES, type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([len(places)]))
     module.graph.inputs.append(switches)
-    restored = {
-        value: _restored(value, module.decisions[name_of(value)].encoding, edit) for value, _ in places
-    }
-    inserted = _Switches(module, edit, originals or {}, restored)
+    inserted = _Switches(module, edit, originals or {})
     edges: list[Edge] = []
     for number, (value, reader) in enumerate(places):
         place = edit.constant(f"{name_of(value)}_place", np.array(number, np.int64), why=WHY)
@@ -87,18 +87,20 @@ class _Switches:
         module: The module.
         edit: Changes it.
         originals: See ``insert_switches``.
-        restored: What the encoding of each encoded value makes of it.
         all: Encoded values, their readers and the switches of both.
         weights: The switch of each layer's weight.
+        restored: What the encodings of constants make of them.
+        grids: Scale and zero point of each encoded activation.
 
     """
 
     module: GraphModule
     edit: Editor
     originals: Originals
-    restored: dict[ir.Value, ir.Value]
     all: list[tuple[ir.Value, ir.Node | None, ir.Value]] = field(default_factory=list)
     weights: dict[ir.Node, ir.Value] = field(default_factory=dict)
+    restored: dict[ir.Value, ir.Value] = field(default_factory=dict)
+    grids: dict[ir.Value, Grid] = field(default_factory=dict)
 
     def insert(self) -> None:
         """Put them all in; the nodes that only read changed constants come first, as they are as yet."""
@@ -108,8 +110,21 @@ class _Switches:
                 if value is not None and (node, value) not in encoded:
                     self._switch_original(node, number, value)
         for value, reader, switch in self.all:
-            on, off = self._forms(value, reader)
-            _choose(value, on, off, reader, switch, self.edit)
+            if constant_of(value) is None:
+                self._switch_activation(value, reader, switch)
+            else:
+                on, off = self._forms(value, reader)
+                _choose(value, on, off, reader, switch, self.edit)
+
+    def _switch_activation(self, value: ir.Value, reader: ir.Node | None, switch: ir.Value) -> None:
+        encoding = self.module.decisions[name_of(value)].encoding
+        if value not in self.grids:
+            self.grids[value] = _grid(value, encoding, self.edit)
+        chosen = _quantized_if(switch, value, self.grids[value], encoding.axis, self.edit)
+        if reader is None:
+            self.edit.reroute_output(value, chosen, why=WHY)
+        else:
+            self.edit.reroute(value, chosen, readers=[reader], why=WHY)
 
     def _switch_original(self, node: ir.Node, number: int, value: ir.Value) -> None:
         switch, original = self._switch_for(node), self._original(node, number, value)
@@ -119,6 +134,9 @@ class _Switches:
 
     def _forms(self, value: ir.Value, reader: ir.Node | None) -> tuple[ir.Value, ir.Value]:
         """Return what ``reader`` reads with the switch on, and with it off."""
+        encoding = self.module.decisions[name_of(value)].encoding
+        if value not in self.restored:
+            self.restored[value] = _restored(value, encoding, self.edit)
         restored, number = self.restored[value], None if reader is None else list(reader.inputs).index(value)
         original = None if reader is None or number is None else self._original(reader, number, value)
         if reader is None or original is None:
@@ -127,7 +145,7 @@ class _Switches:
         switch = self._switch_for(reader)
         if number == 1 or switch is None:
             return restored, off
-        encoding, name = self.module.decisions[name_of(value)].encoding, f"{name_of(value)}_original_dq"
+        name = f"{name_of(value)}_original_dq"
         on = self.edit.constant(name, encoding.dequantize(encoding.quantize(original)), why=WHY)
         off = self._chosen(switch, value, off, reader)
         return self._chosen(switch, restored, on, reader), off
@@ -172,39 +190,61 @@ def _encoded(module: GraphModule) -> Iterator[tuple[ir.Value, list[ir.Node | Non
 
 
 def _restored(value: ir.Value, encoding: Encoding, edit: Editor) -> ir.Value:
-    """Return what the encoding makes of ``value``."""
-    array = constant_of(value)
-    if array is not None:
-        return edit.constant(f"{value.name}_dq", encoding.dequantize(encoding.quantize(array)), why=WHY)
+    """Return what the encoding makes of a constant."""
+    restored = encoding.dequantize(encoding.quantize(array_of(value)))
+    return edit.constant(f"{value.name}_dq", restored, why=WHY)
+
+
+def _grid(value: ir.Value, encoding: Encoding, edit: Editor) -> Grid:
     zero_point = encoding.zero_point.astype(DTYPES[encoding.dtype])
-    grid = [
+    return (
         edit.constant(f"{value.name}_scale", encoding.scale, why=WHY),
         edit.constant(f"{value.name}_zero_point", zero_point, why=WHY),
-    ]
-    axis = {} if encoding.axis is None else {"axis": encoding.axis}
-    place = value.producer()
-    quantized = edit.insert(
-        "QuantizeLinear", [value, *grid], f"{value.name}_q", after=place, attributes=axis, why=WHY
     )
-    after = quantized.producer()
+
+
+def _quantized_if(switch: ir.Value, value: ir.Value, grid: Grid, axis: int | None, edit: Editor) -> ir.Value:
+    """Return ``value``, quantized and restored if the switch is on; if it is off, that costs nothing."""
+    axes = {} if axis is None else {"axis": axis}
+    name = switch.name
+    quantized = ir.Value(name=f"{name}_q", type=ir.TensorType(grid[1].dtype or ir.DataType.UINT8))
+    restored, same = (
+        ir.Value(name=f"{name}_{part}", type=value.type, shape=value.shape) for part in ("dq", "same")
+    )
+    attributes = ir.convenience.convert_attributes(axes)
+    on = [
+        ir.Node("", "QuantizeLinear", [value, *grid], attributes, outputs=[quantized], name=quantized.name),
+        ir.Node(
+            "", "DequantizeLinear", [quantized, *grid], attributes, outputs=[restored], name=restored.name
+        ),
+    ]
+    off = [ir.Node("", "Identity", [value], outputs=[same], name=same.name)]
     return edit.insert(
-        "DequantizeLinear", [quantized, *grid], f"{value.name}_dq", after=after, attributes=axis, why=WHY
+        "If",
+        [switch],
+        f"{value.name}_chosen",
+        after=value.producer() or switch.producer(),
+        attributes={
+            "then_branch": ir.Graph([], [restored], nodes=on, name=f"{name}_on"),
+            "else_branch": ir.Graph([], [same], nodes=off, name=f"{name}_off"),
+        },
+        dtype=value.dtype,
+        shape=value.shape,
+        why=WHY,
     )
 
 
 def _choose(
     value: ir.Value, on: ir.Value, off: ir.Value, reader: ir.Node | None, switch: ir.Value, edit: Editor
 ) -> None:
-    """Let ``reader`` read ``on`` or ``off`` by its switch; rows of a table are chosen once gathered."""
-    if reader is None:
-        edit.reroute_output(value, _where(switch, on, off, edit), why=WHY)
-    elif is_standard(reader, "Gather") and constant_of(value) is not None and reader.graph is value.graph:
+    """Let ``reader`` read one of two constants by its switch; rows of a table are chosen once gathered."""
+    if reader is not None and is_standard(reader, "Gather") and reader.graph is value.graph:
         rows, axis = reader.outputs[0], {"axis": attribute(reader, "axis", 0)}
         other = edit.insert(
             "Gather", [on, reader.inputs[1]], f"{rows.name}_dq", after=reader, attributes=axis, why=WHY
         )
         edit.reroute(rows, _where(switch, other, rows, edit), why=WHY)
-    else:
+    elif reader is not None:
         edit.reroute(value, _where(switch, on, off, edit), readers=[reader], why=WHY)
 
 
