@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from onnxq.errors import InputError
-from onnxq.staging import NEW, move_into_place, staging
+from onnxq.staging import NEW, move_into_place, probe, staging
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
@@ -80,8 +80,8 @@ def check_target(path: Path) -> None:
 
     """
     _check_kind(path)
-    with write_errors(path), staging(path.parent):
-        pass
+    with write_errors(path):
+        probe(path.parent)
 
 
 def require_utf8(path: Path, kind: type[InputError] = InputError) -> None:

@@ -57,6 +57,18 @@ def staging(folder: Path) -> Iterator[Path]:
         os.close(held)
 
 
+def probe(folder: Path) -> None:
+    """Make and remove something in ``folder``.
+
+    Raises:
+        OSError: It cannot be written.
+
+    """
+    made = mkdtemp(prefix=PREFIX, dir=folder)
+    with suppress(OSError):  # another run may be clearing it up already
+        os.rmdir(made)
+
+
 def move_into_place(stage: Path, names: Sequence[str]) -> None:
     """Let the files ``names`` in ``new/`` replace those beside the staging folder: all, or in the end none.
 
@@ -108,8 +120,9 @@ def _stages(folder: Path) -> list[Path]:
 
 def _clear_all(folder: Path) -> None:
     for stage in _stages(folder):
-        if stage.stat().st_uid == os.geteuid():
-            _clear(stage)
+        with suppress(FileNotFoundError):  # it was another run's probe, and has gone
+            if stage.stat().st_uid == os.geteuid():
+                _clear(stage)
 
 
 def _clear(stage: Path) -> None:
