@@ -33,6 +33,21 @@ from onnxq.testing.trials import UnusableError, source_values, try_route
 
 RANDOM = ("Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform")
 RANDOM += ("RandomUniformLike",)
+HANDMADE = (
+    "(float[1,2,4,4] x) => (float[1,2,1,1] y) { y = GlobalLpPool<p = 2>(x) }",
+    "(float[1,2,4,4] x, float[1,5] rois) => (float[1,2,2,2] y) "
+    "{ y = MaxRoiPool<pooled_shape = [2, 2]>(x, rois) }",
+    "(float[2,3] x) => (int32[2,4] y) { y = Multinomial<sample_size = 4>(x) }",
+    "() => (float[2,3] y) { y = RandomNormal<shape = [2, 3]>() }",
+    "() => (float[2,3] y) { y = RandomUniform<shape = [2, 3]>() }",
+    "(float[2,3] x) => (float[2,3] y) { y = RandomNormalLike(x) }",
+    "(float[2,3] x) => (float[2,3] y) { y = RandomUniformLike(x) }",
+    '(float[1,1,2,2] x, float[4] scales) => (float[1,1,?,?] y) { y = Resize<mode = "linear">(x, scales) }',
+    "(float[1,1,2,2] x, float[0] roi, float[4] scales) => (float[1,1,?,?] y) { y = Resize(x, roi, scales) }",
+    "(float[1,1,4,4] x, float[1,4] rois, int64[1] batch) => (float[1,1,2,2] y) "
+    "{ y = RoiAlign<output_height = 2, output_width = 2>(x, rois, batch) }",
+)
+"""Models of operators for which ONNX has none of one node, or none in the form of an old version."""
 WORST = ("ok", "refused", "failed")
 
 
@@ -91,7 +106,25 @@ def cases_by_operator() -> dict[str, list[Model]]:
             names = [value.name for value in case.model.graph.input]
             feeds = {name: a for name, a in zip(names, arrays, strict=True) if a is not None}
             found[case.model.graph.node[0].op_type].append(Model(case.name, case.model, feeds))
+    for text in HANDMADE:
+        model = _handmade(text)
+        found[model.proto.graph.node[0].op_type].append(model)
     return found
+
+
+def _handmade(text: str) -> Model:
+    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 21]> main {text}')
+    feeds = {value.name: _made_up(value) for value in proto.graph.input}
+    return Model(f"{proto.graph.node[0].op_type} made here", proto, feeds)
+
+
+def _made_up(value: onnx.ValueInfoProto) -> Any:
+    """Return what an input is fed: factors and regions that are valid, else numbers from 0.1 upwards."""
+    shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+    dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+    known = {"scales": [1, 1, 2, 2], "rois": [[0, 0, 0, 3, 3]] if shape == [1, 5] else [[0, 0, 3, 3]]}
+    counted = 0.1 + np.arange(np.prod(shape)).reshape(shape)
+    return np.asarray(known.get(value.name, counted), dtype)
 
 
 def usable_models(models: list[Model], operator: str, version: int, count: int) -> Iterator[Model]:

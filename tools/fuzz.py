@@ -24,6 +24,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,8 @@ from onnxq.testing.generate.model import seeded_sample
 from onnxq.testing.routes import Route, routes
 from onnxq.testing.trials import UnusableError, try_route
 
-SAVE_EVERY = 50
+AT_ONCE = 25
+"""How many models a process tries before the state is written."""
 THOROUGH_EVERY = 4
 """Which models are compiled a second time, to compare the bytes, and read back as text after each pass."""
 KEPT = 3
@@ -94,6 +96,7 @@ def main() -> int:
     options.add_argument("--minutes", type=float, default=None, help="stop after so long")
     options.add_argument("--count", type=int, default=None, help="stop after so many models")
     options.add_argument("--seed", type=int, default=0, help="the first seed of a new run")
+    options.add_argument("--processes", type=int, default=1, help="how many models are tried at a time")
     options.add_argument("--only", default="", help="try only routes with this text in their name")
     options.add_argument("--again", action="store_true", help="try what failed or was refused before")
     options.add_argument("--folder", type=Path, default=Path("fuzz"), help="where state and models go")
@@ -106,7 +109,7 @@ def main() -> int:
         trials, state, path = _again(state, through), State(), args.folder / "again.json"
     else:
         trials = _turns(_seeds(state.next_seed, args.minutes, args.count), through)
-    run(trials, state, path)
+    run(trials, state, path, args.processes)
     title = (
         f"{sum(sum(o.values()) for o in state.tried.values())} random models, each through one of the routes"
     )
@@ -114,24 +117,43 @@ def main() -> int:
     return int(state.failures > 0)
 
 
-def run(trials: Iterable[tuple[int, Route]], state: State, path: Path) -> None:
-    """Try each seed's model on its route, and keep the state."""
-    start = time.process_time()
-    for number, (seed, route) in enumerate(trials, 1):
-        sample = seeded_sample(seed)
-        outcome, kind, message = attempt(sample, route, thorough=seed % THOROUGH_EVERY == 0)
-        if state.count(route, outcome, seed, kind) in range(1, KEPT + 1) and outcome == "failed":
-            write_case(path.parent / f"{seed:06}.onnxtxt", sample, route, message)
-        state.next_seed = seed + 1
-        if number % SAVE_EVERY == 0:
-            now = time.process_time()
-            state.seconds, start = state.seconds + now - start, now
+@dataclass(frozen=True)
+class Trial:
+    """A seed and its route, and what became of them: outcome, kind unless all was well, and the message."""
+
+    seed: int
+    route: Route
+    outcome: str
+    kind: str
+    message: str
+
+
+def run(trials: Iterator[tuple[int, Route]], state: State, path: Path, processes: int) -> None:
+    """Try each seed's model on its route, some at a time, and keep the state after each lot."""
+    with ProcessPoolExecutor(processes) as pool:
+        while lot := list(itertools.islice(trials, processes * AT_ONCE)):
+            parts = [lot[start::processes] for start in range(processes)]
+            for found, seconds in pool.map(attempt_all, parts):
+                for trial in found:
+                    number = state.count(trial.route, trial.outcome, trial.seed, trial.kind)
+                    if trial.outcome == "failed" and number <= KEPT:
+                        write_case(path.parent / f"{trial.seed:06}.onnxtxt", trial)
+                state.seconds += seconds
+            state.next_seed = lot[-1][0] + 1
             state.save(path)
-    state.seconds += time.process_time() - start
-    state.save(path)
 
 
-def attempt(sample: Sample, route: Route, *, thorough: bool = True) -> tuple[str, str, str]:
+def attempt_all(trials: list[tuple[int, Route]]) -> tuple[list[Trial], float]:
+    """Return what became of each model, and the processor time for all."""
+    start = time.process_time()
+    found = [
+        Trial(seed, route, *attempt(seeded_sample(seed), route, thorough=seed % THOROUGH_EVERY == 0))
+        for seed, route in trials
+    ]
+    return found, time.process_time() - start
+
+
+def attempt(sample: Sample, route: Route, *, thorough: bool) -> tuple[str, str, str]:
     """Return what became of a model, its kind unless all was well, and the message."""
     try:
         try_route(sample.model, sample.feeds, route, thorough=thorough)
@@ -144,10 +166,11 @@ def attempt(sample: Sample, route: Route, *, thorough: bool = True) -> tuple[str
     return "ok", "", ""
 
 
-def write_case(path: Path, sample: Sample, route: Route, message: str) -> None:
+def write_case(path: Path, trial: Trial) -> None:
     """Write the model as a golden case's file, or as it is where the text form cannot show it."""
-    pipeline, reason = (" ".join(text.split()) for text in (route.pipeline, message))
-    head = f"# RUN: {pipeline}\n# TARGET: {route.target}\n# {reason}\n"
+    pipeline, reason = (" ".join(text.split()) for text in (trial.route.pipeline, trial.message))
+    head = f"# RUN: {pipeline}\n# TARGET: {trial.route.target}\n# {reason}\n"
+    sample = seeded_sample(trial.seed)
     try:
         text = render(GraphModule(ir.from_proto(sample.model)))
     except Exception:
@@ -205,5 +228,5 @@ def _notes(state: State) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # each process is one of as many as there are cores
     sys.exit(main())

@@ -86,8 +86,30 @@ def try_route(
         optimised = open_session(data, threads=1).run(feeds)
         assert_same_form(expected, optimised)
         if repeatable and not (at_hand().saturates and saturating_products(module)):
-            assert_about_as_near(expected, plain, optimised, rounding)
+            _assert_kernels_right(model, feeds, expected, plain, optimised, rounding)
     return module
+
+
+def _assert_kernels_right(
+    model: onnx.ModelProto,
+    feeds: Feeds,
+    expected: Outputs,
+    plain: Outputs,
+    optimised: Outputs,
+    rounding: float,
+) -> None:
+    """Assert that the optimised form is about as near, unless the optimiser spoils the source itself.
+
+    A MatMul of a Transpose by a weight of one axis, for example, loses its Transpose (onnxruntime 1.32.0).
+    """
+    try:
+        assert_about_as_near(expected, plain, optimised, rounding)
+    except AssertionError:
+        try:
+            assert_about_as_near(expected, expected, open_session(model, threads=1).run(feeds), rounding)
+        except AssertionError as spoilt:
+            raise UnusableError(f"ONNX Runtime's optimiser spoils the source: {spoilt}") from spoilt
+        raise
 
 
 def source_values(model: onnx.ModelProto, feeds: Feeds, largest: float = np.inf) -> dict[str, Array]:
