@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -16,6 +17,8 @@ from onnxq.ir.module import GraphModule
 from onnxq.ir.products import saturating_products
 from onnxq.ir.rounding import spell_out_rounding
 from onnxq.ir.store import load_model
+from onnxq.ir.weights import weight_share
+from onnxq.passmanager.base import PassRecord
 from onnxq.processor import at_hand, here
 from onnxq.runtime.bench import LatencyReport, Spread, bench
 from onnxq.runtime.compare import OutputAccuracy
@@ -37,6 +40,12 @@ LEAST_LIKENESS = 0.98
 CLEAR_LOSS = 0.99
 """A model that is slower by 1 % in the median, and in nine rounds of ten, is warned of."""
 
+
+LEAST_QUANTIZED = 0.5
+"""If less than half of the weights became integers, the result says why."""
+
+TOLD_READERS = 2
+"""So many operators that read floats are told of."""
 
 KEEP_INT8 = {"session.qdqisint8allowed": "1"}
 """Else ONNX Runtime's CPU provider makes activations unsigned, and stumbles over what it wrote (1.32.0)."""
@@ -286,6 +295,33 @@ def warn_of_accuracy(outputs: Sequence[OutputAccuracy]) -> tuple[str, ...]:
         for output in outputs
         if (where := _far(output) or _lost(output)) is not None
     )
+
+
+def warn_of_floats(module: GraphModule, records: Sequence[PassRecord]) -> tuple[str, ...]:
+    """Return a warning if less than half of the weights are quantized: what stayed in float, and why."""
+    found = weight_share(module)
+    if found.share >= LEAST_QUANTIZED or not found.readers:
+        return ()
+    reasons = {remark.node: remark.reason for record in records for remark in record.remarks}
+    largest = sorted(found.readers.items(), key=lambda one: -one[1][0])[:TOLD_READERS]
+    told = "; ".join(
+        f"{kind} ({count / found.wide:.0%} of those: {_reason(kind, names, reasons)})"
+        for kind, (count, names) in largest
+    )
+    return (f"{found.share:.0%} of the weights were quantized; the others are read by {told}",)
+
+
+def _reason(kind: str, names: Sequence[str], reasons: Mapping[str, str]) -> str:
+    """Return why most of the nodes were left alone."""
+    told = Counter(reasons[name] for name in names if name in reasons)
+    return told.most_common(1)[0][0] if told else f"no pass of the recipe quantizes weights of {kind}"
+
+
+def warn_of_size(before: int, after: int) -> tuple[str, ...]:
+    """Return a warning if the compiled file, with its external data, is no smaller than the source's."""
+    if after < before:
+        return ()
+    return (f"the file did not shrink: {before} bytes became {after}",)
 
 
 def warn_of_speed(ratio: Spread) -> tuple[str, ...]:

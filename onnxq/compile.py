@@ -19,7 +19,9 @@ from onnxq.comparison import (
     Progress,
     choose_samples,
     compare,
+    warn_of_floats,
     warn_of_saturation,
+    warn_of_size,
     with_options,
 )
 from onnxq.errors import CalibrationError, InputError, ToleranceError, called
@@ -71,6 +73,9 @@ from onnxq.tuning import Tuning, in_float, tune
 
 TUNED_TARGETS = ("cpu",)
 """Targets that promise speed on the machine at hand."""
+
+WEIGHT_PASSES = frozenset({"encode-weights", "encode-weight-blocks", "split-linear"})
+"""Passes that shall make the weights smaller."""
 
 CHOSEN_ON = 64
 """How many of the calibration samples a recipe's choices are decided on."""
@@ -426,6 +431,16 @@ class _Compilation:
         of_target = self._warnings_of_target(module)
         return of_data + self._face.warnings + of_tuning + of_float + of_target + of_gates
 
+    def _warnings_of_weights(
+        self, module: GraphModule, records: Sequence[PassRecord], output: Path
+    ) -> tuple[str, ...]:
+        """Say what a recipe that quantizes weights left as it was, where that is not told already."""
+        names = {pass_.name for pass_ in parse_pipeline(self.recipe.pipeline)}
+        told = self.kept_float is not None or (self.tuning is not None and self.tuning.warnings)
+        if told or not names & WEIGHT_PASSES:
+            return ()
+        return warn_of_floats(module, records) + warn_of_size(model_size(self.source), model_size(output))
+
     def _warnings_of_target(self, module: GraphModule) -> tuple[str, ...]:
         """Say where the result was not run, or where it does not run right."""
         target = self.recipe.runs_on
@@ -452,6 +467,11 @@ class _Compilation:
         comparison: Comparison,
     ) -> Manifest:
         table, accuracy, latency = self.table, comparison.accuracy, comparison.latency
+        warnings = (
+            *self._warnings(module),
+            *self._warnings_of_weights(module, records, output),
+            *comparison.warnings,
+        )
         name = as_utf8(self.data.name) if self.data is not None else "calibration table"
         return Manifest(
             recipe=self.recipe.decided(),
@@ -473,7 +493,7 @@ class _Compilation:
             accuracy=None if accuracy is None else accuracy.to_dict(),
             latency=None if latency is None else latency.to_dict(),
             kernels=None if latency is None else latency.models[1].kernels.to_dict(),
-            warnings=tuple(map(as_utf8, self._warnings(module) + comparison.warnings)),
+            warnings=tuple(map(as_utf8, warnings)),
         )
 
 

@@ -161,7 +161,7 @@ def run(
     require_measurable(gates.over(Gates()), compared=options.validate, has_metric=options.metric is not None)
     recipe = gates.into(wanted.choose(has_data=bool(data or measured)))
     watching = list(watch.instruments(recipe))
-    dataset = reading.open(data, model) if data else None
+    dataset = reading.open(data, model, tell=False) if data else None
     if wanted.none_chosen and "quantize-dynamically" in recipe.pipeline:
         remark(WITHOUT_DATA)
     try:
@@ -207,12 +207,13 @@ def present(
         paths = {key: str(path) for key, path in files.items()}
         show_json("compile", {**paths, "passed": passed, "manifest": content})
         return
-    for warning in manifest.warnings:
-        remark(warning, "warning")
-    show(*compilation(content))
     if with_passes:
         show(draw(passes_table(content["passes"])))
-    show(*(f"wrote {path}" for path in files.values()))
+    *work, result = compilation(content)
+    show(*work, *(f"wrote {path}" for path in files.values()), "")
+    for warning in manifest.warnings:
+        remark(warning, "warning")
+    show(result)
 
 
 def _reproducer(output: Path, recipe: Recipe) -> Instrument:

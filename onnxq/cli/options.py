@@ -130,8 +130,8 @@ class DataSettings:
     ] = "rgb"
     seed: Annotated[int, typer.Option(help="For random data.", rich_help_panel=_DATA)] = 0
 
-    def open(self, data: str, model: Path) -> Dataset:
-        """Return ``data`` for ``model``, and say what a user has to know of it.
+    def open(self, data: str, model: Path, *, tell: bool = True) -> Dataset:
+        """Return ``data`` for ``model``, and say what a user has to know of it, unless that is told later.
 
         Raises:
             OnnxqError: The model or the data cannot be read, or an option is wrong.
@@ -141,7 +141,7 @@ class DataSettings:
         from onnxq.ir.store import load_model
 
         dataset = open_data(data, input_specs(load_model(model).model), self.options(model))
-        if dataset.warning:
+        if dataset.warning and tell:
             remark(dataset.warning, "warning")
         return dataset
 

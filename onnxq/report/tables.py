@@ -6,6 +6,7 @@ and ``--json`` hold. A cell of a number that does not exist is ``-``.
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -165,13 +166,17 @@ def reasons_table(passes: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def skipped_table(passes: Sequence[Mapping[str, Any]]) -> Table:
-    """Return the nodes left alone, one row for each pass and reason."""
+    """Return the nodes left alone, one row for each pass and kind of reason.
+
+    Reasons that differ in names and numbers are of one kind; those are left out where they differ.
+    """
     groups: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
     for one in passes:
         for remark in one["skipped"]:
-            groups[one["text"].partition("{")[0], remark["reason"]].append(remark)
+            groups[one["text"].partition("{")[0], _kind_of(remark["reason"])].append(remark)
     rows = tuple(
-        (name, reason, _operators(remarks), str(len(remarks))) for (name, reason), remarks in groups.items()
+        (name, _common(kind, remarks), _operators(remarks), str(len(remarks)))
+        for (name, kind), remarks in groups.items()
     )
     return Table("Left alone", ("pass", "reason", "operators", "nodes"), rows, text_columns=3)
 
@@ -306,6 +311,17 @@ def _edits(edits: Sequence[Mapping[str, Any]]) -> str:
     for edit in edits:
         counts[edit["action"]] += edit["count"]
     return ", ".join(f"{count} x {action}" for action, count in sorted(counts.items())) or "nothing"
+
+
+def _kind_of(reason: str) -> str:
+    """Return the reason without what it says of one node: names in quotes, and numbers."""
+    return re.sub(r"'[^']*'|\"[^\"]*\"|(?<![\w.])-?\d[\d.]*(e[-+]?\d+)?", "…", reason)
+
+
+def _common(kind: str, remarks: Sequence[Mapping[str, Any]]) -> str:
+    """Return the reason as it was given, if all of them are the same."""
+    reasons = {remark["reason"] for remark in remarks}
+    return reasons.pop() if len(reasons) == 1 else kind
 
 
 def _operators(remarks: Sequence[Mapping[str, Any]]) -> str:

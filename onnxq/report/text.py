@@ -37,15 +37,15 @@ def draw(table: Table) -> RenderableType:
 
 
 def compilation(content: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """Yield what to print of a manifest's content: results, kernels, and what was left alone."""
-    yield draw(result_table(content))
-    if content["latency"]:
-        yield conditions(content["latency"])
+    """Yield what to print of a manifest's content: what was left alone, kernels, and last the results."""
+    skipped = skipped_table(content["passes"])
+    if skipped.rows:
+        yield draw(skipped)
     if content["kernels"]:
         counts = content["kernels"]["kinds"].items()
         yield f"Nodes that ran: {', '.join(f'{count} {kind}' for kind, count in counts if count)}."
         yield f"{layers_summary(content['kernels'])}\n"
     yield from session_options(content)
-    skipped = skipped_table(content["passes"])
-    if skipped.rows:
-        yield draw(skipped)
+    if content["latency"]:
+        yield f"{conditions(content['latency'])}\n"
+    yield draw(result_table(content))

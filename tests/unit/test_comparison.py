@@ -2,7 +2,10 @@
 
 import pytest
 
-from onnxq.comparison import warn_of_accuracy, warn_of_speed
+from onnxq.comparison import warn_of_accuracy, warn_of_floats, warn_of_size, warn_of_speed
+from onnxq.ir.edit import Remark
+from onnxq.ir.text import parse
+from onnxq.passmanager.base import PassRecord
 from onnxq.runtime.bench import Spread
 from onnxq.runtime.compare import OutputAccuracy
 from onnxq.runtime.slices import LostSlices
@@ -47,3 +50,24 @@ def test_only_a_model_that_is_slower_beyond_doubt_is_called_slower(
     median: float, p10: float, p90: float, warns: bool
 ) -> None:
     assert bool(warn_of_speed(Spread(median, p10, p90))) is warns
+
+
+def test_what_stayed_in_float_is_named_with_its_reason() -> None:
+    text = """
+    <ir_version: 10, opset_import: ["" : 21]> main (float[N,2] x) => (float[N,2] y)
+    <int8[2] w_q = {1, 2}, float s = {0.5}, float[2,2] v = {1, 2, 3, 4}, float[4] b = {1, 2, 3, 4}> {
+        w = DequantizeLinear(w_q, s) h = Add(x, w) [layer] g = MatMul(h, v) y = PRelu(g, b)
+    }"""
+    records = [PassRecord("encode-weights", 0.0, remarks=(Remark("layer", "MatMul", "too wide"),))]
+    assert warn_of_floats(parse(text), records) == (
+        "20% of the weights were quantized; the others are read by MatMul (50% of those: too wide); "
+        "PRelu (50% of those: no pass of the recipe quantizes weights of PRelu)",
+    )
+    assert (
+        warn_of_floats(parse(text.replace("float[4] b = {1, 2, 3, 4}", "int8[4] b = {1, 2, 3, 4}")), []) == ()
+    )
+
+
+def test_a_file_that_did_not_shrink_is_told_of() -> None:
+    assert warn_of_size(100, 99) == ()
+    assert warn_of_size(100, 100) == ("the file did not shrink: 100 bytes became 100",)

@@ -256,3 +256,16 @@ def test_only_what_is_equal_is_called_exact() -> None:
     zero_before = {"value": "b", "cosine": 0.0, "sqnr_db": None, "max_abs": 0.5, "scale": 0.0}
     table = growth_table({"measured": {"errors": [equal, zero_before]}})
     assert [row[2] for row in table.rows] == ["exact", "-"]
+
+
+def test_reasons_that_differ_in_names_and_numbers_share_a_line() -> None:
+    skipped = [
+        {"node": "a", "op_type": "MatMul", "reason": "'a_in' keeps its range: 1.25 times is too little"},
+        {"node": "b", "op_type": "MatMul", "reason": "'b_in' keeps its range: 2e-05 times is too little"},
+        {"node": "c", "op_type": "Conv", "reason": "int8 'w' has 3 axes"},
+    ]
+    table = skipped_table([{"text": "correct-clipping{channels=4}", "skipped": skipped}])
+    assert table.rows == (
+        ("correct-clipping", "… keeps its range: … times is too little", "MatMul", "2"),
+        ("correct-clipping", "int8 'w' has 3 axes", "Conv", "1"),
+    )
