@@ -80,6 +80,7 @@ def test_compile_runs_the_first_passes_only(onnxq, model: Path, tmp_path: Path) 
     assert "only the first 2 passes run" in result.stderr
 
 
+@pytest.mark.usefixtures("kernels_of_the_processor")
 def test_compile_with_a_missed_gate_shows_what_was_measured(
     onnxq, model: Path, data: Path, tmp_path: Path
 ) -> None:
@@ -168,6 +169,7 @@ def test_calibrate_writes_a_table_that_compile_takes(onnxq, model: Path, data: P
     assert "wrote" in onnxq("calibrate", model, "--data", data, "-o", table).stdout
 
 
+@pytest.mark.usefixtures("kernels_of_the_processor")
 def test_validate_compares_and_judges(onnxq, model: Path, compiled: Path, data: Path) -> None:
     arguments = ["validate", model, compiled, "--data", data]
     report = loaded(onnxq(*arguments, "--json").stdout, "validate")
@@ -299,6 +301,7 @@ def test_a_cuda_graph_gives_what_plain_runs_give(onnxq, cuda: None, model: Path)
     assert result.exit_code == 0, result.stderr
 
 
+@pytest.mark.usefixtures("kernels_of_the_processor")
 def test_inspect_shows_operators_and_encodings(onnxq, compiled: Path) -> None:
     shown = onnxq("inspect", compiled, "--kernels").stdout
     for text in (
@@ -353,6 +356,7 @@ def test_doctor_shows_versions_and_extras(onnxq) -> None:
     assert "test" not in content["extras"]
 
 
+@pytest.mark.usefixtures("kernels_of_the_processor")
 def test_demo_does_the_whole_job(onnxq, tmp_path: Path) -> None:
     pytest.importorskip("sklearn", reason="the demo extra is not installed")
     result = onnxq("demo", "-o", tmp_path / "demo", "--json")

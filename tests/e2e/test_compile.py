@@ -46,6 +46,7 @@ def compiled(data: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Compile
     return compile_model(DIGITS_MODEL, output, recipe=load_recipe("cpu"), data=data, options=options)
 
 
+@pytest.mark.usefixtures("kernels_of_the_processor")
 def test_the_result_is_smaller_close_and_whole(compiled: CompileResult) -> None:
     assert compiled.manifest.output.size_bytes < 0.35 * compiled.manifest.source.size_bytes
     assert compiled.accuracy is not None

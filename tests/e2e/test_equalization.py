@@ -42,6 +42,7 @@ def test_the_network_is_as_accurate_as_the_catalogue_says() -> None:
     assert accuracy("remove-dead") == pytest.approx(TOLD["held_out_accuracy"], abs=0.05)
 
 
+@pytest.mark.usefixtures("kernels_of_the_processor")
 def test_one_scale_for_a_tensor_collapses_and_equalization_restores_it() -> None:
     """Ten classes: guessing is right in 10 %; a drop of one point is five of 500 images."""
     assert accuracy(f"{QUANTIZED} {REALISED}") < 30

@@ -86,6 +86,7 @@ def chain(seed: int) -> tuple[str, FeedsData]:
 
 
 @pytest.mark.parametrize("seed", range(3))
+@pytest.mark.usefixtures("kernels_of_the_processor")
 def test_empirical_means_are_those_of_the_float_model(seed: int) -> None:
     """Percentile ranges cut much off, which moves the means; layer by layer, the correction takes it back.
 

@@ -57,6 +57,7 @@ def test_exact_in_float_far_beyond_what_was_measured() -> None:
     np.testing.assert_allclose(new["y"], old["y"], rtol=0, atol=bound)
 
 
+@pytest.mark.usefixtures("kernels_of_the_processor")
 def test_the_error_shrinks_with_the_step() -> None:
     feeds = _feeds(1)
     wanted = run_model(_module(), feeds)["y"]

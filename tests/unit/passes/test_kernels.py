@@ -61,6 +61,7 @@ def products(module: GraphModule, x: np.ndarray) -> list[str]:
         ("cpu-dynamic", GEMM, FLAT, "DynamicQuantizeMatMul"),
     ],
 )
+@pytest.mark.usefixtures("kernels_of_the_processor")
 def test_a_layer_runs_in_its_integer_kernel(
     recipe: str, body: str, x: np.ndarray, kernel: str, build: Build, compiled: Compile
 ) -> None:
