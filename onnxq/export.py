@@ -20,6 +20,7 @@ from typing import Any
 
 from onnxq.errors import InputError, ModelError, TargetError
 from onnxq.files import replacing_folder
+from onnxq.overwriting import is_same
 
 _KEPT = (
     "tokenizer*.json",
@@ -85,7 +86,8 @@ def export_model(
         task: Such as ``feature-extraction``; by default the one the model was made for.
         opset: The version of the ONNX operators; by default optimum's choice for the model.
         trust_remote_code: Run Python code that comes with the model.
-        force: Write into a folder that has files in it, and replace those of the same name.
+        force: Write into a folder that has files in it, but not the model's own, and replace those of the
+            same name.
 
     Raises:
         ModelError: It is no model folder, has no weights, or optimum cannot export it.
@@ -95,6 +97,7 @@ def export_model(
     """
     if local := _is_local(model):
         _check_folder(Path(model))
+        _refuse_own_folder(Path(model), output)
     main_export, tasks = _import_optimum()
     with replacing_folder(output, force=force) as staged, _settled(local) as log:
         with _failures_of(model):
@@ -157,6 +160,16 @@ def _check_folder(folder: Path) -> None:
             "the folder has no weights",
             where=str(folder),
             hint="put model.safetensors or pytorch_model.bin beside config.json",
+        )
+
+
+def _refuse_own_folder(model: Path, output: Path) -> None:
+    """Raise where optimum's config.json would replace the model's own."""
+    if is_same(output, model):
+        raise InputError(
+            "this is the model's own folder; its files are not overwritten",
+            where=str(output),
+            hint="name a new folder",
         )
 
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from onnxq.errors import InputError
-from onnxq.staging import NEW, move_into_place, probe, staging
+from onnxq.staging import HIDDEN, NEW, move_into_place, probe, staging
 
 
 def write_whole(path: Path, content: bytes | str) -> None:
@@ -118,10 +118,16 @@ def write_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(
-            f"it cannot be written: {error.strerror or error}",
+            f"it cannot be written: {error.strerror or error}{_elsewhere(error, path)}",
             where=str(path),
             hint="check the folder's permissions and free space, or write elsewhere",
         ) from error
+
+
+def _elsewhere(error: OSError, path: Path) -> str:
+    """Return the file that failed if it is neither ``path`` nor one that the user never sees."""
+    failed = "" if error.filename is None else str(error.filename)
+    return f", because of {failed}" if failed not in ("", str(path)) and HIDDEN not in failed else ""
 
 
 def _check_folder(path: Path, force: bool) -> None:

@@ -25,8 +25,10 @@ from pathlib import Path, PurePath
 from tempfile import mkdtemp
 from typing import Any
 
-PREFIX = ".onnxq-write-"
-LOCK = ".onnxq-lock"
+HIDDEN = ".onnxq-"
+"""How everything begins that a user should never see."""
+PREFIX = f"{HIDDEN}write-"
+LOCK = f"{HIDDEN}lock"
 """Held while staging folders come and go, and while files move; there only as long."""
 
 NEW, OLD, MOVES = "new", "old", "moves.json"

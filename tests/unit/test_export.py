@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from onnxq.errors import ModelError, TargetError
+from onnxq.errors import InputError, ModelError, TargetError
 from onnxq.export import export_model
 
 
@@ -69,3 +69,16 @@ def test_without_optimum_the_extra_is_named(tmp_path: Path) -> None:
         export_model(str(tmp_path), tmp_path / "out")
     assert caught.value.hint == 'pip install "onnxq[export]"'
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("spelled", ["{}", "{}/../{name}", "{}.link"])
+def test_the_models_own_folder_is_not_written_into(tmp_path: Path, spelled: str) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    Path(f"{folder}.link").symlink_to(folder)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").touch()
+    with pytest.raises(InputError, match="this is the model's own folder") as caught:
+        export_model(str(folder), Path(spelled.format(folder, name=folder.name)), force=True)
+    assert caught.value.hint == "name a new folder"
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]

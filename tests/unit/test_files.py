@@ -1,5 +1,7 @@
 import os
 import resource
+import shutil
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -150,3 +152,42 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "out").touch()
     with pytest.raises(InputError, match="this is not a folder"), replacing_folder(tmp_path / "out"):
         pass
+
+
+def test_a_folder_that_vanishes_is_an_error(tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+
+    def work() -> None:
+        with replacing(folder / "file") as (staged,):
+            shutil.rmtree(folder)
+            staged.write_text("new")
+
+    with pytest.raises(InputError, match="it cannot be written: No such file or directory"):
+        work()
+    assert names(tmp_path) == []
+
+
+def test_another_file_that_fails_meanwhile_is_named(tmp_path: Path) -> None:
+    def work() -> None:
+        with replacing(tmp_path / "file"):
+            (tmp_path / "gone").read_text()
+
+    with pytest.raises(InputError, match=rf"No such file or directory, because of {tmp_path}/gone"):
+        work()
+
+
+def test_really_no_space_left_is_an_error_and_leaves_the_older_file(tmp_path: Path) -> None:
+    if (
+        os.geteuid() != 0
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "x", tmp_path]).returncode
+    ):
+        pytest.skip("only root can mount a small disk, and not everywhere")
+    try:
+        (tmp_path / "file").write_text("old")
+        with pytest.raises(InputError, match="it cannot be written: No space left on device"):
+            write_whole(tmp_path / "file", b"x" * (1 << 17))
+        assert (tmp_path / "file").read_text() == "old"
+        assert names(tmp_path) == ["file"]
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)

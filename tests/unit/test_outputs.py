@@ -22,7 +22,9 @@ from onnxq.outputs import Outputs
 from onnxq.passmanager.base import Pass
 from onnxq.passmanager.instruments import Instrument
 from onnxq.recipe import load_recipe
+from onnxq.staging import repair
 from onnxq.story import read_story
+from onnxq.testing.faults import RENAMES, killed_at_each
 
 QUIET = CompileOptions(validate=False, bench=False, tune=False, choose=False)
 FOREIGN = "it exists already, and onnxq did not write it"
@@ -250,3 +252,21 @@ def test_data_may_be_called_as_they_like(source: Path, tmp_path: Path) -> None:
     written = json.loads((tmp_path / "out.manifest.json").read_text())
     assert written["data"]["name"] == f"{tmp_path}/daten für-\\xff"
     assert read_story(tmp_path / "out.manifest.json").content["data"]["name"] == written["data"]["name"]
+
+
+def test_a_compilation_that_is_killed_leaves_the_old_set_or_the_new_one(source: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "out"
+    folder.mkdir()
+    compiled(source, folder / "out.onnx")
+    older = contents(folder)
+    found = set()
+    for _ in killed_at_each(folder, lambda: compiled(source, folder / "out.onnx"), RENAMES):
+        repair(folder)
+        now = contents(folder)
+        assert now.keys() == older.keys()
+        manifest = json.loads(now[f"{folder}/out.manifest.json"])
+        assert manifest["output"]["digest"] == model_digest(folder / "out.onnx")
+        found.add(now == older)
+        for name, content in older.items():
+            Path(name).write_bytes(content)
+    assert found == {True, False}  # the newer manifest has other seconds in it
