@@ -69,6 +69,7 @@ from onnxq.runtime.gates import (
 )
 from onnxq.runtime.session import usable_provider
 from onnxq.runtime.validate import AccuracyReport
+from onnxq.runtime.validity import only_valid
 from onnxq.tuning import Tuning, in_float, tune
 
 TUNED_TARGETS = ("cpu",)
@@ -258,7 +259,8 @@ class _Compilation:
             self._measure if self.table is not None or self.data is not None else None,
             kernels=cpu_kernels,
         )
-        return module, manager.run(module)
+        with only_valid(self.source):
+            return module, manager.run(module)
 
     def choose(self) -> None:
         """Decide the recipe's choices on the calibration data; without data the recipe is taken as it is.

@@ -13,6 +13,7 @@ from onnxq.passmanager.base import PassRecord
 from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.recipe import load_recipe
+from onnxq.runtime.validity import only_valid
 
 RECIPE = "fp32"
 """The recipe whose passes are tried: all of them are exact."""
@@ -44,4 +45,5 @@ def fold_sites(path: Path) -> list[Site]:
 
 def _rewritten(path: Path) -> tuple[GraphModule, Sequence[PassRecord]]:
     module, recipe = load_model(path), load_recipe(RECIPE)
-    return module, PassManager(parse_pipeline(recipe.pipeline), recipe.runs_on).run(module)
+    with only_valid(path):
+        return module, PassManager(parse_pipeline(recipe.pipeline), recipe.runs_on).run(module)

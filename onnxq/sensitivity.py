@@ -39,6 +39,7 @@ from onnxq.runtime.batch import Array, Batch, Feeds, batch_size
 from onnxq.runtime.compare import plain
 from onnxq.runtime.session import Session, open_session
 from onnxq.runtime.validate import validate
+from onnxq.runtime.validity import only_valid
 
 SCHEMA = 1
 """The version of what ``to_dict`` returns."""
@@ -212,7 +213,9 @@ def _decided(
     module = load_model(source)
     if REALISE in names:
         before = passes[: names.index(REALISE)]
-        PassManager(before, recipe.runs_on, (VerifyEach(), watch), measure, kernels=cpu_kernels).run(module)
+        manager = PassManager(before, recipe.runs_on, (VerifyEach(), watch), measure, kernels=cpu_kernels)
+        with only_valid(source):
+            manager.run(module)
     if not module.decisions:
         raise RecipeError(
             f"it encodes nothing of {source.name} before {REALISE}",

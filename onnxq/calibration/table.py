@@ -57,7 +57,13 @@ class CalibrationTable:
     def __post_init__(self) -> None:
         """Check the header."""
         texts = all(isinstance(text, str) for text in (self.model, self.data, self.onnxq))
-        if not texts or self.samples < 1 or not self.model or not self.data:
+        if (
+            not texts
+            or not isinstance(self.samples, int)
+            or self.samples < 1
+            or not self.model
+            or not self.data
+        ):
             raise ValueError("a calibration table needs samples and the digests of model and data")
 
     def check(self, model: str, where: str = "the calibration table") -> None:

@@ -14,7 +14,8 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
-from onnxq.errors import OnnxqError, PassError
+from onnxq.errors import OnnxqError, PassError, PipelineError
+from onnxq.report.words import lines, plain
 
 SCHEMA = 1
 """The version of what ``--json`` prints; it grows when a key changes its meaning or goes away."""
@@ -27,17 +28,23 @@ def show(*parts: RenderableType) -> None:
     """Print results; text as it is, without markup and without breaking long lines."""
     console = Console(highlight=False, markup=False, emoji=False)
     for part in parts:
-        console.print(part, soft_wrap=isinstance(part, str))
+        if isinstance(part, str):
+            console.print(lines(part), soft_wrap=True)
+        else:
+            console.print(part)
 
 
 def show_json(command: str, content: Mapping[str, Any]) -> None:
     """Print one JSON object: the schema's version, the command, and ``content``."""
-    typer.echo(json.dumps({"schema": SCHEMA, "command": command, **content}, indent=2, allow_nan=False))
+    from onnxq.runtime.compare import plain as finite_only
+
+    finite = finite_only({"schema": SCHEMA, "command": command, **content})
+    typer.echo(json.dumps(finite, indent=2, allow_nan=False))
 
 
 def remark(text: str, kind: str = "note") -> None:
     """Print one line that is no result."""
-    _say(kind, "yellow" if kind == "warning" else "cyan", text)
+    _say(kind, "yellow" if kind == "warning" else "cyan", plain(text))
 
 
 class _Remarks(logging.Handler):
@@ -56,18 +63,19 @@ def listen() -> None:
 
 def show_error(error: OnnxqError) -> None:
     """Print what is wrong, where, and what to do."""
-    _say("error", "bold red", str(error))
+    pictured = isinstance(error, PipelineError)
+    _say("error", "bold red", lines(str(error)) if pictured else plain(str(error)))
     if error.hint:
-        _say("  hint", "green", error.hint)
+        _say("  hint", "green", plain(error.hint))
     if isinstance(error, PassError) and error.reproducer:
-        _say("  reproducer", "green", str(error.reproducer))
+        _say("  reproducer", "green", plain(str(error.reproducer)))
 
 
 def complain(text: str, hint: str | None = None) -> None:
     """Print an error that is not one of onnxq's own."""
-    _say("error", "bold red", text)
+    _say("error", "bold red", plain(text))
     if hint:
-        _say("  hint", "green", hint)
+        _say("  hint", "green", plain(hint))
 
 
 @contextmanager
@@ -88,7 +96,8 @@ def progress() -> Iterator[OnProgress]:
         yield update
 
 
-def _say(label: str, style: str, text: str) -> None:
-    line = Text.assemble((f"{label}:", style), f" {text}")
+def _say(label: str, style: str, shown: str) -> None:
+    """Print one line, or the lines of a picture; names in it are shown as text already."""
+    line = Text.assemble((f"{label}:", style), f" {shown}")
     Console(stderr=True, highlight=False).print(line, soft_wrap=True)
     sys.stderr.flush()

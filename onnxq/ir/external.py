@@ -58,6 +58,38 @@ def read_attributes(model: ir.Model) -> None:
                 node.attributes[name] = ir.AttrTensor(name, tensor)
 
 
+def believe_tensors(model: ir.Model) -> None:
+    """Let initializers have the type and shape of their tensors, as in ONNX Runtime, whatever else is stated.
+
+    Raises:
+        ModelError: An input states another type, or a shape that its default does not have.
+
+    """
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            tensor = value.const_value
+            if tensor is None:
+                continue
+            if value.is_graph_input():
+                _check_default(value, tensor)
+            else:
+                value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
+
+
+def _check_default(value: ir.Value, tensor: ir.TensorProtocol) -> None:
+    sizes = tensor.shape.numpy()
+    stated = list(sizes) if value.shape is None else list(value.shape)
+    fits = len(stated) == len(sizes) and all(
+        axis == size for axis, size in zip(stated, sizes, strict=True) if isinstance(axis, int)
+    )
+    if value.dtype not in (None, tensor.dtype) or not fits:
+        raise ModelError(
+            f"its default is {tensor.dtype.name.lower()}{list(sizes)}, which it does not allow",
+            where=f"input {value.name!r}",
+            hint=_AGAIN,
+        )
+
+
 def read_embedded(model: ir.Model) -> None:
     """Take the weights out of the protobuf message, which copies a weight each time that it is asked for.
 

@@ -20,6 +20,7 @@ from onnxq.ir.check import EXPORT_AGAIN, check, root_cause
 from onnxq.ir.edit import Remark
 from onnxq.ir.external import (
     attach_external,
+    believe_tensors,
     external_files,
     read_attributes,
     read_embedded,
@@ -63,6 +64,7 @@ def load_model(path: Path | str) -> GraphModule:
     with _at_the_door(path):
         model = _read(path)
         read_embedded(model)
+        believe_tensors(model)
         attach_external(model, path.absolute().parent)
         check(model, path)
         read_attributes(model)

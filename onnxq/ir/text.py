@@ -88,7 +88,9 @@ def parse(text: str) -> GraphModule:
     """
     try:
         with untrusted():
-            return _parsed(text.split("\n"))  # names may hold other ends of lines
+            module = _parsed(text.split("\n"))  # names may hold other ends of lines
+            module.model.clone()  # fails where a node reads what nothing computes
+            return module
     except UnreadableError as error:
         raise ModelError(f"this is not ONNX text: {error}") from error
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from onnxq.report.words import escape
+
 Chart = dict[str, Any]
 
 _MOST = 14
@@ -44,7 +46,7 @@ def error_chart(content: Mapping[str, Any]) -> Chart:
         {
             "x": [places[id(error)] for error in group],
             "y": [error["sqnr_db"] for error in group],
-            "text": [error["value"] for error in group],
+            "text": [escape(error["value"]) for error in group],
             "mode": "markers",
             "marker": {"symbol": symbols[kind], "size": 8},
             "name": kind,
@@ -69,7 +71,7 @@ def bytes_chart(before: Mapping[str, Any], after: Mapping[str, Any]) -> Chart:
             "type": "bar",
             "orientation": "h",
             "name": dtype,
-            "y": [side["name"] for side in sides],
+            "y": [escape(side["name"]) for side in sides],
             "x": [side["bytes_by_dtype"].get(dtype, 0) / 1e6 for side in sides],
         }
         for dtype in types
@@ -94,11 +96,11 @@ def kernels_chart(kernels: Mapping[str, Any]) -> Chart:
         {
             "type": "bar",
             "orientation": "h",
-            "name": op,
-            "y": [op] * len(ends[op]),
+            "name": escape(op),
+            "y": [escape(op)] * len(ends[op]),
             "base": [round(start, 3) for start, _, _ in ends[op]],
             "x": [round(time, 3) for _, time, _ in ends[op]],
-            "text": [name for _, _, name in ends[op]],
+            "text": [escape(name) for _, _, name in ends[op]],
             "textposition": "none",
             "hovertemplate": "%{text}<br>%{x:.1f} µs<extra></extra>",
         }
@@ -127,7 +129,7 @@ def _time_charts(content: Mapping[str, Any]) -> Iterator[Chart]:
         {
             "type": "bar",
             "orientation": "h",
-            "name": content[side]["name"],
+            "name": escape(content[side]["name"]),
             "y": labels,
             "x": [(row[f"microseconds_{side}"] or 0) / 1e3 for row in rows],
         }
@@ -143,4 +145,4 @@ def _folded(text: str, width: int = 34) -> str:
         if len(lines[-1]) + len(word) > width:
             lines.append("")
         lines[-1] = f"{lines[-1]} {word}".strip()
-    return "<br>".join(lines[:3]) + ("…" if len(lines) > 3 else "")
+    return "<br>".join(map(escape, lines[:3])) + ("…" if len(lines) > 3 else "")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from html import escape
 
 from onnxq.report.tables import Table
+from onnxq.report.words import escape
 
 
 def tables_html(tables: Iterable[Table]) -> str:

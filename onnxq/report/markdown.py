@@ -24,6 +24,7 @@ from onnxq.report.tables import (
     skipped_table,
     tuning_table,
 )
+from onnxq.report.words import markdown, markdown_block
 
 _OPTIMISATION = (
     "Run it with ONNX Runtime's default graph optimisations. Below `ORT_ENABLE_EXTENDED` the integer "
@@ -49,17 +50,17 @@ def render_report(manifest: Manifest) -> str:
 def table_text(table: Table, level: int = 2) -> str:
     """Return the table as Markdown under its title as a heading."""
     marks = ["---"] * table.text_columns + ["---:"] * (len(table.columns) - table.text_columns)
-    lines = [_row(table.columns), _row(marks), *map(_row, table.rows)]
-    return "\n".join([f"{'#' * level} {table.title}", "", *lines])
+    lines = [_row(table.columns), f"| {' | '.join(marks)} |", *map(_row, table.rows)]
+    return "\n".join([f"{'#' * level} {markdown(table.title)}", "", *lines])
 
 
 def _summary(content: Mapping[str, Any]) -> str:
     source, output, recipe = content["source"], content["output"], content["recipe"]
     lines = [
-        f"# {output['name']}",
+        f"# {markdown(output['name'])}",
         "",
-        f"Compiled from `{source['name']}` by onnxq {content['versions']['onnxq']} with the recipe "
-        f"`{recipe['name']}` for the target `{recipe['target']}`.",
+        f"Compiled from {markdown(source['name'])} by onnxq {content['versions']['onnxq']} with the recipe "
+        f"{markdown(recipe['name'])} for the target {recipe['target']}.",
         *_warnings(content),
     ]
     return "\n".join(lines)
@@ -68,7 +69,7 @@ def _summary(content: Mapping[str, Any]) -> str:
 def _warnings(content: Mapping[str, Any]) -> Iterator[str]:
     for warning in content["warnings"]:
         yield ""
-        yield f"> **Warning:** {warning}"
+        yield f"> **Warning:** {markdown(warning)}"
 
 
 def _results(content: Mapping[str, Any]) -> Iterator[str]:
@@ -76,16 +77,16 @@ def _results(content: Mapping[str, Any]) -> Iterator[str]:
     yield table_text(result_table(content))
     if accuracy:
         yield table_text(accuracy_table(accuracy))
-        yield "\n".join([f"Compared on {accuracy['samples']} samples.", *accuracy["notes"]])
+        yield "\n".join([f"Compared on {accuracy['samples']} samples.", *map(markdown, accuracy["notes"])])
     if latency:
         yield table_text(latency_table(latency))
-        yield conditions(latency)
+        yield markdown(conditions(latency))
         yield table_text(footprint_table(latency))
     if kernels:
         yield table_text(kernels_table(kernels))
     if kernels and kernels["layers"]:
         yield table_text(layers_table(kernels, limit=24))
-        yield layers_summary(kernels)
+        yield markdown(layers_summary(kernels))
     yield _requirements(content)
     if kernels and kernels["kinds"]["integer"]:
         yield _OPTIMISATION
@@ -96,9 +97,9 @@ def _results(content: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _requirements(content: Mapping[str, Any]) -> str:
-    domains = ", ".join(f"`{domain}` {version}" for domain, version in sorted(content["opsets"].items()))
+    domains = ", ".join(f"{domain} {version}" for domain, version in sorted(content["opsets"].items()))
     known = f"IR version {content['ir_version']} and the operator sets {domains}"
-    return " ".join([f"It needs a runtime that knows {known}.", *session_options(content)])
+    return markdown(" ".join([f"It needs a runtime that knows {known}.", *session_options(content)]))
 
 
 def _work(content: Mapping[str, Any]) -> Iterator[str]:
@@ -107,7 +108,7 @@ def _work(content: Mapping[str, Any]) -> Iterator[str]:
     skipped = skipped_table(content["passes"])
     if skipped.rows:
         yield table_text(skipped)
-    yield f"## Recipe\n\n```\n{content['recipe']['pipeline'].strip()}\n```"
+    yield f"## Recipe\n\n{markdown_block(content['recipe']['pipeline'].strip())}"
 
 
 def _provenance(content: Mapping[str, Any]) -> Iterator[str]:
@@ -130,4 +131,4 @@ def _origins(content: Mapping[str, Any]) -> Table:
 
 
 def _row(cells: list[str] | tuple[str, ...]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|').replace(chr(10), ' ') for cell in cells)} |"
+    return f"| {' | '.join(map(markdown, cells))} |"

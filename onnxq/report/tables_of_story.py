@@ -23,6 +23,7 @@ from onnxq.report.tables import (
     skipped_table,
     tuning_table,
 )
+from onnxq.report.words import escape
 
 WORST = 12
 """Tensors that are shown first, and those with a histogram of their own."""
@@ -102,7 +103,7 @@ def _drawn(tensors: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 def _ranges_chart(tensors: Sequence[Mapping[str, Any]]) -> Chart:
     shown = tensors[:40][::-1]
-    names = [tensor["name"] for tensor in shown]
+    names = [escape(tensor["name"]) for tensor in shown]
 
     def spans(low: str, high: str, **looks: Any) -> dict[str, Any]:
         """Return a line for each tensor from one of its numbers to another, with gaps between."""
@@ -171,7 +172,7 @@ def _outlier_charts(tensors: Sequence[Mapping[str, Any]]) -> Iterator[Chart]:
             {
                 "type": "bar",
                 "orientation": "h",
-                "y": [one["name"] for one in found],
+                "y": [escape(one["name"]) for one in found],
                 "x": [one["outliers"][0][1] for one in found],
                 "text": [f"channel {one['outliers'][0][0]}" for one in found],
             }

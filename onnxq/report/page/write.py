@@ -6,7 +6,6 @@ import base64
 import gzip
 import json
 from collections.abc import Mapping, Sequence
-from html import escape
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from onnxq.files import write_whole
 from onnxq.report.page.layout import extra
 from onnxq.report.page.levels import levels_of
 from onnxq.report.tables import Table
+from onnxq.report.words import escape, plain
 
 SCHEMA = 1
 SCRIPTS = ("colours.js", "graph.js", "panel.js", "tables.js", "page.js")
@@ -49,10 +49,10 @@ def write_page(
     content = {
         "schema": SCHEMA,
         "kind": kind,
-        "title": title,
-        "facts": facts,
-        "picture": _laid_out(picture),
-        "tables": [_table(table) for table in tables if table.rows],
+        "title": plain(title),
+        "facts": _shown(facts),
+        "picture": _shown(_laid_out(picture)),
+        "tables": [_shown(_table(table)) for table in tables if table.rows],
         "charts": charts,
     }
     write_whole(path, _page(title, content))
@@ -71,6 +71,15 @@ def _page(title: str, content: Mapping[str, Any]) -> str:
     for key, part in parts.items():
         page = page.replace(f"{{{{{key}}}}}", part, 1)
     return page
+
+
+def _shown(content: Any) -> Any:
+    """Return ``content`` with all its texts as they are shown; charts have escaped theirs already."""
+    if isinstance(content, str):
+        return plain(content)
+    if isinstance(content, Mapping):
+        return {key: _shown(part) for key, part in content.items()}
+    return [_shown(part) for part in content] if isinstance(content, list | tuple) else content
 
 
 def _laid_out(picture: Mapping[str, Any] | None) -> dict[str, Any] | None:

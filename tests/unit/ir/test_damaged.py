@@ -9,10 +9,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxq.errors import ModelError
+from onnxq.errors import ModelError, PassError
 from onnxq.ir.digest import graph_digest
 from onnxq.ir.store import load_model, model_digest
 from onnxq.limits import INLINED_NODES
+from onnxq.runtime.validity import only_valid
 
 Change = Callable[[onnx.TensorProto], object]
 
@@ -174,3 +175,27 @@ def test_the_digest_of_nested_branches_takes_no_more_time_for_each_level(tmp_pat
     start = time.perf_counter()
     graph_digest(load_model(path))
     assert time.perf_counter() - start < 5  # at 24 levels, doubled at each, it would be minutes
+
+
+def test_what_stands_beside_a_weight_gives_way_to_the_weight(tmp_path: Path) -> None:
+    proto = matmul()
+    proto.graph.value_info.append(helper.make_tensor_value_info("w", TensorProto.INT8, [7, 7, 7]))
+    (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+    weight = load_model(tmp_path / "m.onnx").graph.initializers["w"]
+    assert str(weight.shape) == "[3,3]"
+    assert weight.dtype == TensorProto.FLOAT
+    proto.graph.input.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, [3, 7]))
+    assert refusal(proto, tmp_path).message == "its default is float[3, 3], which it does not allow"
+
+
+def test_a_pass_that_fails_on_what_onnxruntime_refuses_is_not_to_blame(tmp_path: Path) -> None:
+    weight = numpy_helper.from_array(np.ones((7, 3), np.float32), "w")
+    proto = model([helper.make_node("MatMul", ["x", "w"], ["y"])], [weight])
+    (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(ModelError) as caught, only_valid(tmp_path / "m.onnx"):
+        raise PassError("it broke", where="pass 3 (some-pass)")
+    assert caught.value.message.startswith("the model is not valid: ONNX Runtime cannot load it")
+    assert caught.value.hint == "export the model again; what stopped at it: pass 3 (some-pass): it broke"
+    (tmp_path / "m.onnx").write_bytes(matmul().SerializeToString())
+    with pytest.raises(PassError, match="it broke"), only_valid(tmp_path / "m.onnx"):
+        raise PassError("it broke", where="pass 3 (some-pass)")
