@@ -2,7 +2,7 @@
 
 Each distinct layer shape is tried in float, and each optional rewrite is left out, one at a time and in the
 whole model; all forms are timed interleaved in one run. What is clearly faster without is left out, and the
-result is timed against the source once more.
+result is timed once more, against the model with everything and the source.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -132,9 +132,10 @@ def tune(
         forms = list(_forms(recipe, groups.nodes))
         memory = _Memory.of(recipe, feeds, threads)
         verdicts = memory.recall(forms) or _tried(forms, timing)
-        memory.keep(verdicts)
         tuned = _without(recipe, groups.nodes, [verdict.name for verdict in verdicts if verdict.dropped])
-        return _never_slower(recipe, tuned, verdicts, timing)
+        tuning = _never_slower(recipe, tuned, verdicts, timing)
+        memory.keep(tuning.verdicts)
+        return tuning
 
 
 @dataclass
@@ -188,13 +189,16 @@ def _without(recipe: Recipe, groups: Mapping[str, Sequence[str]], names: Sequenc
 
 
 def _tried(forms: Sequence[Form], timing: _Timing) -> list[Verdict]:
-    """Time the model without each form against the model with all of them."""
-    models = {"all": timing.path("all")}
+    """Time the model without each form against the model with all of them, where it is another model."""
+    models, whole = {"all": timing.path("all")}, timing.path("all").read_bytes()
     for number, form in enumerate(forms):
-        models[form.name] = timing.path(str(number))
-        timing.make(form.recipe, models[form.name])
-    report = timing.run(models) if forms else None
-    return [] if report is None else [_verdict(timed) for timed in report.models[1:]]
+        path = timing.path(str(number))
+        timing.make(form.recipe, path)
+        if path.read_bytes() != whole:
+            models[form.name] = path
+    report = timing.run(models) if len(models) > 1 else None
+    found = {} if report is None else {timed.name: _verdict(timed) for timed in report.models[1:]}
+    return [found.get(form.name, Verdict(form.name, 1.0, (1.0, 1.0), dropped=False)) for form in forms]
 
 
 def _verdict(timed: ModelLatency) -> Verdict:
@@ -204,14 +208,23 @@ def _verdict(timed: ModelLatency) -> Verdict:
 
 
 def _never_slower(recipe: Recipe, tuned: Recipe, verdicts: list[Verdict], timing: _Timing) -> Tuning:
-    """Compare with the source; where int8 loses, keep the faster of the exact passes and the source."""
+    """Compare with the untuned form and with the source; keep the fastest, of the first two that in doubt.
+
+    On a busy machine, a verdict from a few rounds among dozens of forms may be an accident. One that is
+    remembered has been confirmed already.
+    """
     exact = in_float(tuned)
     plain = recipe.model_copy(update={"pipeline": "", "needs_data": False})
     models = {"source": timing.source}
+    if any(verdict.dropped and verdict.gain is not None for verdict in verdicts):
+        models["all"] = timing.path("all")
     for name, form in (("tuned", tuned), ("exact", exact)):
         models[name] = timing.path(name)
         timing.make(form, models[name])
     speed = {timed.name: timed.paired_speedup.median for timed in timing.run(models).models}
+    if speed["tuned"] < CLEAR_GAIN * speed.get("all", 0):
+        tuned, speed["tuned"] = recipe, speed["all"]
+        verdicts = [replace(verdict, dropped=False) for verdict in verdicts]
     if exact == tuned:
         speed["exact"] = speed["tuned"]
     if speed["tuned"] >= max(1.0, speed["exact"]):

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -82,6 +83,34 @@ def test_a_dropped_form_is_left_out_by_name(
     assert {weights.get(f"b{name}") for name in chosen} - {None} == {onnx.TensorProto.FLOAT}
     encode = next(p for p in parse_pipeline(result.manifest.recipe.pipeline) if p.name == "encode-weights")
     assert encode == parse_pipeline("encode-weights{exclude=narrow}")[0]
+
+
+@pytest.mark.parametrize(("tuned", "kept"), [(1.5, ()), (1.6, ("int8 for MatMul 64x8",))])
+def test_what_a_few_rounds_said_has_to_be_confirmed(
+    tuned: float,
+    kept: tuple[str, ...],
+    model: Path,
+    data: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Plant a verdict, and times in which leaving the layer out does or does not pay."""
+    monkeypatch.setattr("onnxq.tuning._tried", _drop_the_narrow_layer)
+    monkeypatch.setattr(
+        "onnxq.tuning.bench",
+        lambda models, *args, **options: SimpleNamespace(
+            models=[
+                SimpleNamespace(name=name, paired_speedup=SimpleNamespace(median=times[name]))
+                for name in models
+            ]
+        ),
+    )
+    times = {"source": 1.0, "all": 1.5, "tuned": tuned, "exact": 1.1}
+    options = CompileOptions(choose=False)
+    recipe = load_recipe("cpu")
+    result = compile_model(model, tmp_path / "out.onnx", recipe=recipe, data=data, options=options)
+    verdicts = result.manifest.tuning or ()
+    assert tuple(verdict["name"] for verdict in verdicts if verdict["dropped"]) == kept
 
 
 def test_the_manifest_repeats_a_tuned_build_without_timing(
