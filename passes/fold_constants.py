@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnxscript.optimizer import fold_constants
 
 from onnxq.errors import ModelError
+from onnxq.ir.check import check_finite
 from onnxq.ir.constants import lift_constants
 from onnxq.ir.module import GraphModule, constant_of, input_of, is_standard, rank_of
 from onnxq.limits import CONSTANT_BYTES
@@ -41,7 +42,9 @@ class FoldConstants(Pass):
             if _splits_by_an_unknown_number(node):
                 ctx.skip(node, "onnxscript cannot fold beside a split whose size is computed at run time")
                 return
+        before = frozenset(module.graph.initializers)
         ctx.edit.apply(_fold, why="computed once, here, instead of in every run")
+        check_finite(module.graph, before)
 
 
 def _fold(model: ir.Model) -> ir.Model:

@@ -7,6 +7,7 @@ Anything else is a failure, and its file is kept.
 
     python tools/fuzz_readers.py --count 20000          # stops there; run again with more and it goes on
     python tools/fuzz_readers.py --minutes 60
+    python tools/fuzz_readers.py --again                # the cases that failed, once they are mended
     python tools/fuzz_readers.py --only model:1234      # one case, with its traceback
 """
 
@@ -55,17 +56,21 @@ def main() -> None:
     options.add_argument("--minutes", type=float, help="stop after so many minutes")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--state", type=Path, default=Path("fuzz-readers"), help="where it goes on from")
+    options.add_argument("--again", action="store_true", help="run what failed before, and no more")
     options.add_argument("--only", metavar="KIND:NUMBER", help="run one case here, and show its traceback")
     args = options.parse_args()
     if args.only:
         kind, _, number = args.only.partition(":")
         sys.exit(_run_here(kind, args.seed, int(number)))
-    state = fuzz(args.state, seed=args.seed, count=args.count, minutes=args.minutes)
+    if args.again:
+        state = try_again(args.state)
+    else:
+        state = fuzz(args.state, seed=args.seed, count=args.count, minutes=args.minutes)
     rows = [
         {"reader": kind, "files": sum(found.values()), **{how: found.get(how, 0) for how in _columns(state)}}
         for kind, found in sorted(state["outcomes"].items())
     ]
-    notes = [f"{state['next']} files, seed {args.seed}; failures: {len(state['failures'])}"]
+    notes = [f"{state['next']} files, seed {state['seed']}; failures: {len(state['failures'])}"]
     show("Mutated files and what became of them", rows, notes, as_json=args.json)
     for failure in state["failures"]:
         print(failure, file=sys.stderr)
@@ -97,6 +102,24 @@ def fuzz(
                 state["failures"].append(f"{kind}:{number} {outcome}")
                 _keep(folder / "failures", kind, seed, number)
         path.write_text(json.dumps(state, indent=1))
+    return state
+
+
+def try_again(folder: Path) -> dict[str, Any]:
+    """Run the cases that failed once more, and count what becomes of them now instead."""
+    path = folder / "state.json"
+    state: dict[str, Any] = json.loads(path.read_text())
+    failures, state["failures"] = state["failures"], []
+    for failure in failures:
+        kind, _, number = failure.split()[0].partition(":")
+        ((_, _, outcome),) = _in_a_process(state["seed"], int(number), 1)
+        if outcome in FINE:
+            found = state["outcomes"][kind]
+            found["failed"] -= 1
+            found[outcome] = found.get(outcome, 0) + 1
+        else:
+            state["failures"].append(f"{kind}:{number} {outcome}")
+    path.write_text(json.dumps(state, indent=1))
     return state
 
 

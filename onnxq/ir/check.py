@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnxq.errors import ModelError
 from onnxq.ir.calls import check_calls
 from onnxq.ir.layers import LINEAR
-from onnxq.ir.module import is_standard
+from onnxq.ir.module import attribute, is_standard
 
 EXPORT_AGAIN = "export the model again"
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
@@ -47,7 +47,8 @@ def check(model: ir.Model, path: Path) -> None:
         raise ModelError(f"the graph is not valid: {text}", hint=_checker_hint(text)) from error
     _check_text(model)
     check_calls(model)
-    _check_finite(model.graph)
+    _check_factors(model.graph)
+    check_finite(model.graph)
 
 
 def _check_interface(graph: ir.Graph) -> None:
@@ -88,9 +89,32 @@ def _checker_hint(text: str) -> str:
     return EXPORT_AGAIN
 
 
-def _check_finite(graph: ir.Graph) -> None:
-    """Refuse NaN in any weight, and infinities in those of linear layers: masks may hold them."""
+def _check_factors(graph: ir.Graph) -> None:
+    """Refuse layers that multiply what they read by infinity or NaN."""
+    for node in graph.all_nodes():
+        for name in ("alpha", "beta") if is_standard(node, *LINEAR) else ():
+            if not np.isfinite(attribute(node, name, 1.0)):
+                raise ModelError(
+                    f"its {name} is {attribute(node, name, 1.0)}",
+                    where=f"node {node.name!r}",
+                    hint=EXPORT_AGAIN,
+                )
+
+
+def check_finite(graph: ir.Graph, known: Container[str] = ()) -> None:
+    """Refuse NaN in any weight, and infinities in those of linear layers: masks may hold them.
+
+    Args:
+        graph: The main graph.
+        known: Names of weights that were looked at before.
+
+    Raises:
+        ModelError: A weight holds such values.
+
+    """
     for name, value in graph.initializers.items():
+        if name in known:
+            continue
         tensor = value.const_value
         linear = any(is_standard(use.node, *LINEAR) for use in value.uses())
         if tensor is None or tensor.dtype not in _FLOATS or tensor.size < (1 if linear else 2):

@@ -116,6 +116,13 @@ def test_one_infinite_element_is_refused_where_it_is_a_weight(tmp_path: Path) ->
     assert error.message == "the weight holds infinite values"
 
 
+def test_a_layer_that_multiplies_by_infinity_is_refused(tmp_path: Path) -> None:
+    weight = numpy_helper.from_array(np.ones((3, 3), np.float32), "w")
+    gemm = helper.make_node("Gemm", ["x", "w"], ["y"], name="g", alpha=-np.inf)
+    error = refusal(model([gemm], [weight]), tmp_path)
+    assert (error.message, error.where) == ("its alpha is -inf", f"{tmp_path / 'm.onnx'}, node 'g'")
+
+
 def function(name: str, called: str, times: int = 1, domain: str = "f") -> onnx.FunctionProto:
     names = ["a", *(f"t{i}" for i in range(times - 1)), "b"]
     nodes = [

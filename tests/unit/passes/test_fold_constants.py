@@ -73,3 +73,13 @@ def test_constants_that_double_until_memory_is_full_are_refused(
 
 def test_constants_that_double_a_few_times_are_folded() -> None:
     assert [node.op_type for node in folded(doubling(8)).graph] == ["Add"]
+
+
+def test_a_weight_that_is_computed_as_infinity_is_refused() -> None:
+    with pytest.raises(ModelError, match="initializer 'w': the weight holds infinite values"):
+        folded("""main (float[1,2] x) => (float[1,2] y)
+<float[2,2] one = {1, 1, 1, 1}, float zero = {0}>
+{
+    w = Div(one, zero)
+    y = MatMul(x, w)
+}""")
