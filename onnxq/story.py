@@ -18,7 +18,7 @@ from onnxq.diff.flat import Flat
 from onnxq.diff.tensors import encoding_of
 from onnxq.errors import InputError
 from onnxq.ir.module import is_standard, name_of
-from onnxq.ir.store import load_model
+from onnxq.ir.store import load_model, model_digest
 from onnxq.manifest import Manifest
 from onnxq.quant.encoding import Encoding
 from onnxq.quant.facts import Facts, Need, Stat
@@ -107,9 +107,21 @@ def read_story(path: Path | str, source: Path | str | None = None, data: Data | 
     if source is not None and data is not None:
         facts.update(_measured(Path(source), data, [name for name in encodings if name in facts]))
     seen = [_seen(name, facts[name], encoding) for name, encoding in encodings.items() if name in facts]
-    story = Story(manifest.model_dump(mode="json"), tuple(sorted(seen, key=_badness)))
+    content = manifest.model_dump(mode="json")
+    content["warnings"] += strangers(manifest, None if source is None else Path(source), output)
+    story = Story(content, tuple(sorted(seen, key=_badness)))
     _check_told(story, path)
     return story
+
+
+def strangers(manifest: Manifest, source: Path | None, output: Path | None) -> list[str]:
+    """Return a warning for each of these files that is there and is not the one that the manifest means."""
+    told = ((source, manifest.source, "compiled from"), (output, manifest.output, "what came of it"))
+    return [
+        f"{path.name} is not the model of its manifest ({role}): its content has changed since"
+        for path, model, role in told
+        if path is not None and path.is_file() and model_digest(path) != model.digest
+    ]
 
 
 def read_manifest(path: Path) -> Manifest:

@@ -50,7 +50,7 @@ class EncodeActivations(Pass):
     """Encode per tensor, with a zero that is exact.
 
     Options:
-        scope: ``gemm-io`` or ``all-tensors``.
+        scope: ``gemm-io`` for what integer kernels read and give, ``all-tensors`` for every activation.
         method: How the range is set: a name that ``onnxq.quant.ranges`` knows.
         logits: The method for float outputs of the model, where it is not ``method``.
         images: The method for what a convolution reads, where it is not ``method``.

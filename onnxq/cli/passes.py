@@ -11,6 +11,7 @@ from onnxq.cli.console import show, show_json
 from onnxq.cli.options import Json
 
 if TYPE_CHECKING:
+    from onnxq.passmanager.options import Option
     from onnxq.passmanager.registry import PassInfo
 
 
@@ -42,7 +43,10 @@ def run(name: Name = None, *, as_json: Json = False) -> None:
 
 
 def _plain(info: PassInfo) -> dict[str, Any]:
-    options = [{"name": one.name, "type": one.type, "default": one.default_text} for one in info.options]
+    options = [
+        {"name": one.name, "type": one.type, "default": one.default_text, "meaning": one.meaning}
+        for one in info.options
+    ]
     return {**asdict(info), "effect": info.effect.value, "options": options}
 
 
@@ -60,6 +64,11 @@ def _show_one(info: PassInfo) -> None:
     from onnxq.report.text import draw
 
     show(f"{info.name} ({info.effect.value}, from {info.distribution})", f"  {info.summary}")
-    rows = tuple((one.name, one.type, one.default_text or "must be given") for one in info.options)
+    rows = tuple((one.name, _default(one), one.type, one.meaning) for one in info.options)
     if rows:
-        show(draw(Table("Options", ("name", "values", "default"), rows, text_columns=3)))
+        show(draw(Table("Options", ("name", "default", "values", "meaning"), rows, text_columns=4)))
+
+
+def _default(option: Option) -> str:
+    """Return the default as a person reads it: the empty text is nothing."""
+    return "must be given" if option.default_text is None else option.default_text or "nothing"

@@ -76,7 +76,7 @@ def _write(path: Path, manifest: Path, story: Story) -> None:
     from onnxq.diff.picture import picture_of_model
     from onnxq.ir.store import load_model
     from onnxq.report.page.write import write_page
-    from onnxq.report.tables_of_story import story_charts, story_facts, story_tables
+    from onnxq.report.tables_of_story import story_charts, story_facts, story_tables, warnings_table
 
     content = story.to_dict()
     output = manifest.with_name(content["output"]["name"])
@@ -90,7 +90,7 @@ def _write(path: Path, manifest: Path, story: Story) -> None:
         kind="report",
         facts=story_facts(content),
         picture=drawn,
-        tables=story_tables(content, limit=None),
+        tables=[warnings_table(content), *story_tables(content, limit=None)],
         charts=story_charts(content),
     )
     remark(f"wrote {path}")

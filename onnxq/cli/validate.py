@@ -84,7 +84,7 @@ def run(
     for note in dataset.notes:
         remark(note)
     saturation = warn_of_saturation(candidate) if provider_of(provider) == "cpu" else ()
-    for warning in (*warn_of_accuracy(report.outputs), *saturation):
+    for warning in (*_strangers(reference, candidate), *warn_of_accuracy(report.outputs), *saturation):
         remark(warning, "warning")
     found = None
     if invariance:
@@ -96,6 +96,15 @@ def run(
     enforce(report, wanted)
     if found:
         require_invariance(found)
+
+
+def _strangers(reference: Path, candidate: Path) -> list[str]:
+    """Tell of a model that is not the one of the manifest beside the candidate."""
+    from onnxq.manifest import manifest_path
+    from onnxq.story import read_manifest, strangers
+
+    beside = manifest_path(candidate)
+    return strangers(read_manifest(beside), reference, candidate) if beside.is_file() else []
 
 
 def _require_provider(

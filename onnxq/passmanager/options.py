@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
 from types import NoneType, UnionType
@@ -20,12 +22,14 @@ class Option:
         name: Its name.
         hint: Its type.
         default: Its default; ``dataclasses.MISSING`` if it must be given.
+        meaning: What its pass says of it, under ``Options:`` in the docstring; empty if nothing.
 
     """
 
     name: str
     hint: Any
     default: Any
+    meaning: str = ""
 
     @property
     def type(self) -> str:
@@ -41,7 +45,15 @@ class Option:
 def options_of(cls: type[Pass]) -> dict[str, Option]:
     """Return the options of a pass by name, in order."""
     hints = get_type_hints(cls)
-    return {f.name: Option(f.name, hints[f.name], f.default) for f in fields(cls)}
+    meanings = _meanings(inspect.getdoc(cls) or "")
+    return {f.name: Option(f.name, hints[f.name], f.default, meanings.get(f.name, "")) for f in fields(cls)}
+
+
+def _meanings(docstring: str) -> dict[str, str]:
+    """Return what stands behind each name under ``Options:``, in one line each, without code marks."""
+    section = docstring.partition("\nOptions:\n")[2].partition("\n\n")[0]
+    entries = re.findall(r"^    (\w+): (.*(?:\n      .*)*)", section, re.MULTILINE)
+    return {name: " ".join(text.replace("``", "").split()) for name, text in entries}
 
 
 def convert(hint: Any, items: Sequence[str], *, quoted: bool = False) -> Any:

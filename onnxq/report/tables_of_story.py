@@ -79,14 +79,21 @@ def outliers_table(tensors: Sequence[Mapping[str, Any]], limit: int | None = Non
     return Table("Outlier channels", ("tensor", "channel: times the median channel"), rows, 2)
 
 
+def warnings_table(content: Mapping[str, Any]) -> Table:
+    """Return the warnings of a manifest, which stand first on its page."""
+    return Table("Warnings", ("what to know of this result",), tuple((one,) for one in content["warnings"]))
+
+
 def story_facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """Return what to see at a glance."""
-    recipe = content["recipe"]
+    """Return what to see at a glance: what was asked for, what came out, and how many warnings there are."""
+    recipe, data, warnings = content["recipe"], content["data"], content["warnings"]
     facts = [("recipe", recipe["name"]), ("target", recipe["target"])]
-    return facts + [
+    facts += [("data", f"{data['samples']} samples of {data['name']}")] if data else []
+    facts += [
         (row[0], " → ".join(filter(None, row[1:3])) + (f" ({row[3]})" if row[3] else ""))
         for row in result_table(content).rows
     ]
+    return facts + ([("warnings", f"{len(warnings)}, listed first")] if warnings else [])
 
 
 def story_charts(content: Mapping[str, Any]) -> list[Chart]:
