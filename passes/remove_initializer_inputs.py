@@ -14,11 +14,8 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveInitializersFromInputsPass
 
 from onnxq.ir.module import GraphModule
-from onnxq.ir.store import give_weights_their_shapes
+from onnxq.ir.store import FIRST_IR_VERSION, give_weights_their_shapes
 from onnxq.passmanager.base import Effect, Pass, PassContext
-
-FIRST_IR_VERSION = 4
-"""From this IR version on, initializers need not be inputs."""
 
 
 @dataclass(frozen=True)

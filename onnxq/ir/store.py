@@ -29,6 +29,8 @@ from onnxq.ir.external import (
 )
 from onnxq.ir.module import GraphModule, name_of
 
+FIRST_IR_VERSION = 4
+"""Before it, weights had to be inputs; ONNX Runtime opens no model with others. It may list them still."""
 PROTOBUF_LIMIT = 2**31 - 1
 EMBEDDED_LIMIT = 1_900_000_000
 """Weights of more bytes go to a data file: the graph needs some of protobuf's 2 GiB, too."""
@@ -71,6 +73,7 @@ def load_model(path: Path | str) -> GraphModule:
         read_small_tensors(model)
     _shorten_domain(model)
     _free_negative_axes(model)
+    model.ir_version = max(model.ir_version, FIRST_IR_VERSION)
     give_weights_their_shapes(model.graph)
     _name_nodes(model.graph)
     return GraphModule(model)

@@ -150,6 +150,13 @@ def test_a_weight_that_is_an_output_with_open_axes_has_the_shape_of_its_numbers(
     assert module.graph.initializers["w"].shape == ir.Shape([2, 4])
 
 
+def test_a_model_of_an_old_ir_version_may_have_weights_that_are_no_inputs(tmp_path: Path) -> None:
+    model = graph(node("Relu", ["x"], "y"))
+    model.ir_version = 3
+    module = load_model(written(model, tmp_path / "m.onnx"))
+    assert module.model.ir_version == 4
+
+
 def _with_output(name: str, model: onnx.ModelProto) -> onnx.ModelProto:
     model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", None]))
     return model
