@@ -9,6 +9,9 @@ from typing import Any
 
 from onnxq.errors import OnnxqError
 
+LONGEST = 300
+"""Characters that are shown of a library's message; some print a whole graph."""
+
 
 class UnreadableError(ValueError):
     """What is wrong with a file's content, on one line."""
@@ -34,7 +37,8 @@ def untrusted() -> Iterator[None]:
     except MemoryError as error:
         raise UnreadableError("it asks for more memory than there is") from error
     except BaseException as error:
-        raise UnreadableError(" ".join(f"{error}".split()) or type(error).__name__) from error
+        reason = " ".join(f"{error}".split()) or type(error).__name__
+        raise UnreadableError(reason[:LONGEST]) from error
 
 
 def parse_json(text: str) -> Any:

@@ -47,7 +47,7 @@ def check(model: ir.Model, path: Path) -> None:
         raise ModelError(f"the graph is not valid: {text}", hint=_checker_hint(text)) from error
     _check_text(model)
     check_calls(model)
-    _check_factors(model.graph)
+    _check_attributes(model.graph)
     check_finite(model.graph)
 
 
@@ -89,9 +89,16 @@ def _checker_hint(text: str) -> str:
     return EXPORT_AGAIN
 
 
-def _check_factors(graph: ir.Graph) -> None:
-    """Refuse layers that multiply what they read by infinity or NaN."""
+def _check_attributes(graph: ir.Graph) -> None:
+    """Refuse layers that multiply by infinity or NaN, and parameters outside of functions."""
     for node in graph.all_nodes():
+        for attr in node.attributes.values():
+            if attr.is_ref():
+                raise ModelError(
+                    f"its attribute {attr.name!r} is a parameter, and there is no function around it",
+                    where=f"node {node.name!r}",
+                    hint=EXPORT_AGAIN,
+                )
         for name in ("alpha", "beta") if is_standard(node, *LINEAR) else ():
             if not np.isfinite(attribute(node, name, 1.0)):
                 raise ModelError(

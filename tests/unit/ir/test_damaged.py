@@ -123,6 +123,13 @@ def test_a_layer_that_multiplies_by_infinity_is_refused(tmp_path: Path) -> None:
     assert (error.message, error.where) == ("its alpha is -inf", f"{tmp_path / 'm.onnx'}, node 'g'")
 
 
+def test_a_parameter_outside_of_a_function_is_refused(tmp_path: Path) -> None:
+    node = helper.make_node("LeakyRelu", ["x"], ["y"], name="r", alpha=0.5)
+    node.attribute[0].ClearField("f")
+    node.attribute[0].ref_attr_name = "slope"
+    assert refusal(model([node]), tmp_path).message
+
+
 def function(name: str, called: str, times: int = 1, domain: str = "f") -> onnx.FunctionProto:
     names = ["a", *(f"t{i}" for i in range(times - 1)), "b"]
     nodes = [
