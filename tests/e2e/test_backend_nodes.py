@@ -17,7 +17,7 @@ EVERY = 20
 
 
 @pytest.fixture(scope="module")
-def report() -> dict[str, Any]:
+def report(kernels_of_the_processor: None) -> dict[str, Any]:
     """Check every 20th model; a failure fails here, with the tool's output."""
     command = [sys.executable, str(TOOLS / "check_backend_nodes.py"), "--every", str(EVERY), "--json"]
     environment = {**os.environ, "PYTHONSAFEPATH": ""}  # the tool imports its neighbours
