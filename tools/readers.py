@@ -40,6 +40,8 @@ ROWS = (InputSpec("x", np.dtype(np.float32), ("N", 9)),)
 TOKENS = tuple(InputSpec(name, np.dtype(np.int64), ("N", "T")) for name in ("input_ids", "attention_mask"))
 UNTIMED = CompileOptions(validate=False, bench=False, tune=False, choose=False, threads=1)
 MOST_BATCHES = 50
+QUANTIZED = {"conv_residual": "weight-only", "gemm_transposed": "cpu-size", "mlp_3d": "cpu-dynamic"}
+"""Small models that are tried quantized, too, and the recipe of each."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +74,10 @@ def small_models() -> tuple[bytes, ...]:
         for path in sorted((REPOSITORY / "models").glob("*.onnxtxt")):
             save_model(parse(path.read_text(encoding="utf-8")), plain := Path(folder, f"{path.stem}.onnx"))
             found.append(plain.read_bytes())
-            if path.stem in ("conv_residual", "mlp_3d", "gemm_transposed"):
-                for recipe in ("cpu-dynamic", "weight-only", "cpu-size"):
-                    quantized = Path(folder, f"{path.stem}.{recipe}.onnx")
-                    compile_model(plain, quantized, recipe=load_recipe(recipe), options=UNTIMED)
-                    found.append(quantized.read_bytes())
+            if path.stem in QUANTIZED:
+                quantized, recipe = Path(folder, "quantized.onnx"), load_recipe(QUANTIZED[path.stem])
+                compile_model(plain, quantized, recipe=recipe, options=UNTIMED)
+                found.append(quantized.read_bytes())
     return (*(model for model in found if len(model) < 40_000), _with_functions(), _folding(), _nested())
 
 

@@ -32,5 +32,5 @@ def test_every_reader_takes_a_whole_file() -> None:
 
 def test_mutated_files_are_taken_or_refused_and_the_count_goes_on(tmp_path: Path) -> None:
     state = str(tmp_path / "state")
-    assert "40 files, seed 0; failures: 0" in run(str(TOOL), "--count", "40", "--state", state)
-    assert "60 files, seed 0; failures: 0" in run(str(TOOL), "--count", "60", "--state", state)
+    assert "10 files, seed 0; failures: 0" in run(str(TOOL), "--count", "10", "--state", state)
+    assert "25 files, seed 0; failures: 0" in run(str(TOOL), "--count", "25", "--state", state)
