@@ -64,10 +64,11 @@ class Limit:
 
         """
         if found > self.value:
+            enough = 1 << (found - 1).bit_length()  # a power of 2: ``found`` may be a part of what comes
             raise kind(
                 f"{what} {found:,} {self.unit}, and the limit is {self.value:,}",
                 where=where,
-                hint=f"if you trust the file, raise the limit: {self.variable}={found}",
+                hint=f"if you trust the file, raise the limit: {self.variable}={enough}",
             )
 
 

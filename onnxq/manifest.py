@@ -153,11 +153,11 @@ def session_options_beside(model: Path) -> dict[str, str]:
             where=str(path),
             hint=_MOVE_AWAY,
         ) from error
-    known = {entry for target in TARGETS.values() for entry in target.session_entries}
-    for entry in asked.items():
-        if entry not in known:
+    known = [entry for target in TARGETS.values() for entry in target.session_entries]
+    for key, value in asked.items():
+        if (key, value) not in known:  # a list: a damaged manifest may hold what has no hash
             raise ModelError(
-                f"it asks for the session entry {entry[0]}={entry[1]}, which no target of onnxq does",
+                f"it asks for the session entry {key}={value}, which no target of onnxq does",
                 where=str(path),
                 hint=_MOVE_AWAY,
             )

@@ -65,7 +65,8 @@ def _refuse_the_manifest_of_another(manifest: Path, model: Path) -> None:
         return
     try:
         name = json.loads(manifest.read_bytes())["output"]["name"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        other = manifest.with_name(name)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return
-    if name != model.name and manifest.with_name(str(name)).is_file():
+    if name != model.name and other.is_file():
         raise InputError(f"it is the manifest of {name!r}", where=str(manifest), hint=_HINT)

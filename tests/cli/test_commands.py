@@ -257,24 +257,29 @@ def test_bench_tells_wrong_options_in_one_line(
 
 @pytest.mark.parametrize("command", ["bench", "validate"])
 def test_sessions_are_opened_as_the_manifest_beside_a_model_says(
-    onnxq, model: Path, tmp_path: Path, command: str
+    onnxq, model: Path, compiled: Path, tmp_path: Path, command: str
 ) -> None:
     wanting = tmp_path / "wanting.onnx"
-    wanting.write_bytes(model.read_bytes())
+    wanting.write_bytes(compiled.read_bytes())
     manifest = tmp_path / "wanting.manifest.json"
     for text, message in (
         (
             '{"session_options": {"optimization.minimal_build_optimizations": "X"}}',
-            "Invalid value for optimization",
+            "asks for the session entry optimization.minimal_build_optimizations=X, which no target",
         ),
+        ('{"session_options": {"ep.cuda.fpa_intb_gemm": []}}', "which no target of onnxq does"),
         ("[]", f"error: {manifest}: this is no manifest"),
     ):
         manifest.write_text(text)
         result = onnxq(command, model, wanting, "--data", "random", "--limit", 2)
         assert result.exit_code == 2
         assert message in result.stderr
-    manifest.write_text('{"session_options": {"session.load_model_format": "ONNX"}}')
-    assert onnxq(command, model, wanting, "--data", "random", "--limit", 2).exit_code == 0
+    content = json.loads(compiled.with_suffix(".manifest.json").read_text())
+    content["session_options"] = {"ep.cuda.fpa_intb_gemm": "1"}
+    manifest.write_text(json.dumps(content))
+    result = onnxq(command, model, wanting, "--data", "random", "--limit", 2)
+    assert result.exit_code == 0
+    assert "note: wanting.onnx: as its manifest asks, ep.cuda.fpa_intb_gemm=1" in result.stderr
 
 
 @pytest.mark.parametrize("provider", ["cuda", "tensorrt"])

@@ -78,6 +78,16 @@ def test_two_models_do_not_share_a_manifest(source: Path, tmp_path: Path) -> Non
     compiled(source, tmp_path / "net", force=True)
 
 
+@pytest.mark.parametrize("name", ["", "a/b", 3, None, []])
+def test_a_damaged_manifest_belongs_to_no_other_model(source: Path, tmp_path: Path, name: object) -> None:
+    compiled(source, tmp_path / "net.onnx")
+    manifest = manifest_path(tmp_path / "net.onnx")
+    content = json.loads(manifest.read_text())
+    content["output"]["name"] = name
+    manifest.write_text(json.dumps(content, indent=1) + "\n")
+    compiled(source, tmp_path / "net.onnx")
+
+
 @pytest.mark.parametrize("name", ["out.onnx", "out.manifest.json", "out.report.md"])
 def test_files_of_others_are_replaced_with_force_only(source: Path, tmp_path: Path, name: str) -> None:
     (tmp_path / name).write_text("mine")

@@ -45,7 +45,7 @@ def test_a_limit_is_raised_by_its_variable_and_by_nothing_else(monkeypatch: pyte
     with pytest.raises(DataError) as caught:
         limit.check(11, "it has", "a file", DataError)
     assert str(caught.value) == "a file: it has 11 things, and the limit is 10"
-    assert caught.value.hint == "if you trust the file, raise the limit: ONNXQ_MAX_THINGS=11"
+    assert caught.value.hint == "if you trust the file, raise the limit: ONNXQ_MAX_THINGS=16"
     monkeypatch.setenv("ONNXQ_MAX_THINGS", "11")
     limit.check(11, "it has", "a file")
     monkeypatch.setenv("ONNXQ_MAX_THINGS", "much")

@@ -166,7 +166,7 @@ def test_a_line_without_end_is_refused(suffix: str, tmp_path: Path, monkeypatch:
         path.write_text("a" * 5000)
     error = refusal(path, TOKENS, options)
     assert error.message == "a line has at least 1,001 characters, and the limit is 1,000"
-    assert error.hint == "if you trust the file, raise the limit: ONNXQ_MAX_LINE_CHARACTERS=1001"
+    assert error.hint == "if you trust the file, raise the limit: ONNXQ_MAX_LINE_CHARACTERS=1024"
 
 
 @pytest.mark.parametrize(
