@@ -8,13 +8,13 @@ A staging folder is called ``.onnxq-write-XXXXXXXX`` and lies in the folder that
   it tells whether the files outside are a mixture;
 - ``lock``: locked by the run for as long as it lives; no other sign of life can be trusted.
 
-Who finds a staging folder that nobody holds undoes the moves that it tells of, and removes it.
+Who finds a staging folder that nobody holds undoes the moves that it tells of, and removes it. Where there is
+no ``flock``, on Windows, nobody can tell: runs are not kept apart, and what a killed one left stays.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import logging
 import os
@@ -24,6 +24,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from tempfile import mkdtemp
 from typing import Any
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # type: ignore[assignment]
 
 HIDDEN = ".onnxq-"
 """How everything begins that a user should never see."""
@@ -47,16 +52,17 @@ def staging(folder: Path) -> Iterator[Path]:
     with _locked(folder):
         _clear_all(folder)
         stage = Path(mkdtemp(prefix=PREFIX, dir=folder))
-        held = os.open(stage / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        _try_lock(held)
+        held = (stage / "lock").open("wb")
+        _try_lock(held.fileno())
     try:
         (stage / NEW).mkdir()
         (stage / OLD).mkdir()
         yield stage
     finally:
         with suppress(OSError), _locked(folder):
+            held.close()  # on Windows, no file that is open can be removed
             shutil.rmtree(stage, ignore_errors=True)
-        os.close(held)
+        held.close()
 
 
 def probe(folder: Path) -> None:
@@ -95,15 +101,15 @@ def move_into_place(stage: Path, names: Sequence[str]) -> None:
             for name in names:
                 _set_aside(folder / name, stage / OLD / name)
             for name in names:
-                os.rename(stage / NEW / name, folder / name)
+                os.replace(stage / NEW / name, folder / name)
             for parent in {(folder / name).parent for name in names}:
-                _sync_folder(parent)
+                _sync(parent)
             os.unlink(stage / MOVES)  # from here on the new files count
         except BaseException:
             _undo(stage)
             raise
         with suppress(OSError):  # they are in place; were the power cut now, it might all be undone
-            _sync_folder(stage)
+            _sync(stage)
 
 
 def repair(folder: Path) -> None:
@@ -117,10 +123,12 @@ def repair(folder: Path) -> None:
 
 
 def _stages(folder: Path) -> list[Path]:
-    return sorted(folder.glob(f"{PREFIX}*")) if folder.is_dir() else []
+    """Return the staging folders that may be cleared up: none where nobody knows whether their runs live."""
+    return sorted(folder.glob(f"{PREFIX}*")) if fcntl is not None and folder.is_dir() else []
 
 
 def _clear_all(folder: Path) -> None:
+    """Clear up after every run that has died; the folder is locked."""
     for stage in _stages(folder):
         with suppress(FileNotFoundError):  # it was another run's probe, and has gone
             if stage.stat().st_uid == os.geteuid():
@@ -159,8 +167,8 @@ def _write_moves(stage: Path, names: Sequence[str]) -> None:
     draft = stage / f"{MOVES}.draft"
     draft.write_text(json.dumps(moves), encoding="utf-8")
     _sync(draft)
-    os.rename(draft, stage / MOVES)
-    _sync_folder(stage)
+    os.replace(draft, stage / MOVES)
+    _sync(stage)
 
 
 def _set_aside(path: Path, old: Path) -> None:
@@ -171,7 +179,7 @@ def _set_aside(path: Path, old: Path) -> None:
         try:
             os.link(path, old, follow_symlinks=False)
         except OSError:
-            os.rename(path, old)
+            os.replace(path, old)
 
 
 def _undo(stage: Path) -> list[str]:
@@ -189,11 +197,11 @@ def _undo(stage: Path) -> list[str]:
         is_new = os.path.lexists(path) and _identity(path) == move["new"]
         if os.path.lexists(old):
             if is_new or not os.path.lexists(path):
-                os.rename(old, path)
+                os.replace(old, path)
         elif is_new and not move["replaces"]:
             os.unlink(path)
     for parent in {(stage.parent / name).parent for name in moves}:
-        _sync_folder(parent)
+        _sync(parent)
     (stage / MOVES).unlink(missing_ok=True)
     return list(moves)
 
@@ -223,6 +231,9 @@ def _identity(path: Path) -> list[int]:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Wait until nobody else is here for this folder."""
+    if fcntl is None:
+        yield
+        return
     path = folder / LOCK
     held = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     while not _is_locked_at(path, held):
@@ -248,6 +259,8 @@ def _is_locked_at(path: Path, held: int) -> bool:
 
 def _try_lock(held: int) -> bool:
     """Lock, or return False at once if another process has the lock, or nobody can have one."""
+    if fcntl is None:
+        return False
     try:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -256,14 +269,13 @@ def _try_lock(held: int) -> bool:
 
 
 def _sync(path: Path) -> None:
-    """Wait until the file's content is on the disk; a disk that was full tells it here at the latest."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    """Wait until a file's content, or a folder's names, are on the disk, where the file system can do that.
 
-
-def _sync_folder(folder: Path) -> None:
-    """Wait until the folder's names are on the disk, where the file system can do that."""
-    held = os.open(folder, os.O_RDONLY)
+    A disk that was full tells it here at the latest.
+    """
+    if fcntl is None:
+        return  # Windows does it for nothing that is open for reading only
+    held = os.open(path, os.O_RDONLY)
     try:
         os.fsync(held)
     except OSError as error:

@@ -4,12 +4,15 @@ import errno
 import json
 import logging
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 
+from onnxq import staging as staging_module
 from onnxq.errors import InputError
 from onnxq.files import replacing, replacing_folder, write_whole
 from onnxq.staging import LOCK, MOVES, NEW, PREFIX, repair, staging
@@ -218,3 +221,20 @@ def test_two_runs_at_the_same_time_leave_one_of_their_sets(folder: Path, turns: 
     for child in [in_child("one"), in_child("two")]:
         assert os.waitpid(child, 0)[1] == 0
     assert content(folder) in ({"data": "one", "model": "one"}, {"data": "two", "model": "two"})
+
+
+def test_without_flock_sets_are_written_and_nobodys_folder_is_cleared(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(staging_module, "fcntl", None)
+    for lacking in ("geteuid", "O_NOFOLLOW", "fsync"):
+        monkeypatch.delattr(os, lacking)
+    (folder / f"{PREFIX}another").mkdir()
+    write_set(folder)
+    repair(folder)
+    assert content(folder) == {**NEW_SET, f"{PREFIX}another": ""}
+
+
+def test_the_module_is_imported_where_there_is_no_fcntl() -> None:
+    code = "import sys; sys.modules['fcntl'] = None; import onnxq.cli.app, onnxq.files"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
