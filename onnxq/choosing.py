@@ -2,7 +2,7 @@
 
 A recipe names such options and the values to try. They are decided one after the other, in the order of the
 recipe, each on top of those before: a value is taken if the compiled model's outputs then lie clearly closer
-to the source's on calibration data.
+to the source's on calibration data, and the largest error does not grow for it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,9 @@ from onnxq.runtime.validate import validate
 CLEAR_GAIN = 0.95
 """A value has to bring the error down to 95 % to be taken: what costs time for less is not worth it."""
 
+CLEAR_LOSS = 2.0
+"""The largest error may not double: cutting off what is large and rare lowers the mean and ruins the rest."""
+
 Build = Callable[[Recipe], Path]
 """Compiles with a recipe and returns the file."""
 
@@ -37,12 +40,14 @@ class Trial:
         noise: Power of the outputs' error, as a part of the power of the source's outputs; infinite where
             they are no numbers but the source's are. Such a value is never taken, and after such a start
             any other is.
+        largest: The largest error of an output, as a part of that output's largest value.
         taken: Whether the recipe has the value from here on.
 
     """
 
     setting: str
     noise: float
+    largest: float
     taken: bool
 
 
@@ -76,21 +81,21 @@ def choose(
     drawing = random_operators(source)  # what they draw goes on from run to run: each trial begins anew
     reference = source if drawing else open_session(source, threads=threads)
 
-    def noise_of(tried: Recipe) -> float:
-        report = validate(reference, build(tried), batches(), threads=threads)
-        return sum(map(_noise, report.outputs)) / len(report.outputs)
+    def errors_of(tried: Recipe) -> tuple[float, float]:
+        outputs = validate(reference, build(tried), batches(), threads=threads).outputs
+        return sum(map(_noise, outputs)) / len(outputs), max(map(_largest, outputs))
 
     settings, current = list(_settings(recipe)), recipe.decided()
-    least = noise_of(current)
-    trials = [Trial(recipe.name, least, taken=True)]
+    least, worst = errors_of(current)
+    trials = [Trial(recipe.name, least, worst, taken=True)]
     for done, setting in enumerate(settings):
         on_progress(done, len(settings))
         tried = current.with_options([setting])
-        noise = noise_of(tried)
-        taken = noise < CLEAR_GAIN * least
-        trials.append(Trial(setting, noise, taken))
+        noise, largest = errors_of(tried)
+        taken = noise < CLEAR_GAIN * least and largest <= CLEAR_LOSS * worst
+        trials.append(Trial(setting, noise, largest, taken))
         if taken:
-            current, least = tried, noise
+            current, least, worst = tried, noise, largest
     on_progress(len(settings), len(settings))
     return Choice(current, tuple(trials))
 
@@ -112,3 +117,10 @@ def _noise(output: OutputAccuracy) -> float:
     if output.sqnr_db is not None:
         return float(10 ** (-output.sqnr_db / 10))
     return 0.0 if output.equal is None else 1 - output.equal
+
+
+def _largest(output: OutputAccuracy) -> float:
+    """Return the largest error of one output as a part of its largest value; none if there are no floats."""
+    if output.new_non_finite:
+        return math.inf
+    return output.max_abs / output.scale if output.max_abs and output.scale else 0.0

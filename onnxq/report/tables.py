@@ -134,11 +134,13 @@ def choices_table(trials: Sequence[Mapping[str, Any]]) -> Table:
         (
             one["setting"],
             "not finite" if one["noise"] is None else f"{one['noise']:.3g}",
+            "not finite" if one["largest"] is None else f"{one['largest']:.3g}",
             "taken" if one["taken"] else "left",
         )
         for one in trials
     )
-    return Table("Choices", ("setting", "error power / signal power", "decision"), rows, text_columns=1)
+    columns = ("setting", "error power / signal power", "largest error / largest value", "decision")
+    return Table("Choices", columns, rows, text_columns=1)
 
 
 def tuning_table(verdicts: Sequence[Mapping[str, Any]]) -> Table:

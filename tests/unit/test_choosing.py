@@ -1,4 +1,4 @@
-"""What counts as the error of a form, where outputs hold NaN."""
+"""What counts as the error of a form, and which error a value may not cost."""
 
 from __future__ import annotations
 
@@ -44,3 +44,29 @@ def test_a_form_that_gives_nan_is_the_worst(tmp_path: Path, plain: str, tried: s
         lambda done, total: None,
     )
     assert [trial.taken for trial in choice.trials] == [True, taken]
+
+
+@pytest.mark.parametrize(("bound", "taken"), [("3.7", True), ("3.0", False)])
+def test_a_smaller_error_in_the_mean_is_not_bought_with_a_large_one(
+    tmp_path: Path, bound: str, taken: bool
+) -> None:
+    """All values 0.2 off, beside one value of 4 that is cut off by 0.3, or by 1, five times as much."""
+    source = _model(tmp_path, "y = Identity(x)")
+    off = _model(tmp_path, "c = Constant<value_float = 0.2>() y = Add(x, c)")
+    cut = _model(tmp_path, f"c = Constant<value_float = {bound}>() y = Min(x, c)")
+    recipe = Recipe(name="mine", pipeline=PIPELINE, choices={"encode-activations": {"dtype": ("int8",)}})
+    feeds = {"x": np.append(np.ones(39), 4).reshape(10, 4).astype(np.float32)}
+    choice = choose(
+        recipe,
+        lambda one: cut if "dtype=int8" in one.pipeline else off,
+        source,
+        lambda: [FeedsBatch(feeds)],
+        1,
+        lambda done, total: None,
+    )
+    before, after = choice.trials
+    assert after.noise < 0.95 * before.noise
+    assert [after.largest / before.largest, after.taken] == [
+        pytest.approx((4 - float(bound)) / 0.2, rel=1e-5),
+        taken,
+    ]
