@@ -146,6 +146,8 @@ def _not_a_layer(node: ir.Node, activation: ir.Value | None, weight: ir.Value | 
         return "its weight is empty"
     if not (has_numbers(weight) and has_numbers(input_of(node, 2))):
         return "its weight or bias holds NaN or infinity"
+    if activation.dtype is None:
+        return "the type of its input is not known"
     if not (is_float(activation) and is_float(weight)):
         return "it does not compute in float32"
     if (rank_of(weight) or 0) < 2:

@@ -70,6 +70,15 @@ def test_the_reason_why_a_node_is_no_layer(node: str, reason: str) -> None:
     assert not list(linear_layers(module))
 
 
+def test_behind_an_unknown_operator_the_type_is_unknown_and_not_another_one() -> None:
+    module = module_of(
+        """main (float[2,2] x) => (float[2,2] y) <float[2,2] w = {1, 2, 3, 4}>
+        { a = another.domain.Operator(x) y = MatMul(a, w) }"""
+    )
+    _, product = module.graph
+    assert layer_of(product) == "the type of its input is not known"
+
+
 CLAMPED = """main (float[N,1,4] x) => (float[N,1,4] y{more})
 <float[1,1,1] w = {{1}}, float zero = {{0}}, float one = {{1}}, float six = {{6}}>
 {{ c = Conv(x, w) {after} }}"""
