@@ -50,7 +50,7 @@ from onnxq.passmanager.base import PassRecord
 from onnxq.passmanager.instruments import Instrument, VerifyEach
 from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
-from onnxq.processor import cpu_flags, find_processor
+from onnxq.processor import cpu_flags
 from onnxq.quant.facts import Facts, Need, joined, meets
 from onnxq.recipe import Recipe
 from onnxq.report.markdown import render_report
@@ -418,12 +418,6 @@ class _Compilation:
             enforce_useful(judged)
         return CompileResult(output, manifest, tuple(records), comparison.accuracy, comparison.latency)
 
-    def _processor_assumed(self) -> ProcessorAssumed | None:
-        if self.recipe.processor is None:
-            return None
-        processor = find_processor(self.recipe.processor)
-        return ProcessorAssumed(name=processor.name, saturates=processor.saturates, summary=processor.summary)
-
     def _warnings(self, module: GraphModule) -> tuple[str, ...]:
         of_data = (self.data.warning,) if self.data is not None and self.data.warning else ()
         of_tuning = self.tuning.warnings if self.tuning is not None else ()
@@ -469,6 +463,7 @@ class _Compilation:
         comparison: Comparison,
     ) -> Manifest:
         table, accuracy, latency = self.table, comparison.accuracy, comparison.latency
+        assumed = self.recipe.processor
         warnings = (
             *self._warnings(module),
             *self._warnings_of_weights(module, records, output),
@@ -488,7 +483,7 @@ class _Compilation:
             table=None if table is None else json.loads(table.without_rows().to_json()),
             versions={**installed_versions(), **runtime_versions()},
             cpu_flags=cpu_flags(),
-            processor=self._processor_assumed(),
+            processor=None if assumed is None else ProcessorAssumed.called(assumed),
             passes=summarise(records),
             choices=None if self.choice is None else [plain(asdict(one)) for one in self.choice.trials],
             tuning=None if self.tuning is None else [asdict(verdict) for verdict in self.tuning.verdicts],

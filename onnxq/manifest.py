@@ -19,6 +19,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict
 from onnxq.errors import ModelError
 from onnxq.ir.edit import Edit
 from onnxq.passmanager.base import PassRecord
+from onnxq.processor import find_processor
 from onnxq.reading import parse_json
 from onnxq.recipe import Recipe
 from onnxq.target import TARGETS
@@ -63,6 +64,12 @@ class ProcessorAssumed(BaseModel):
     name: str
     saturates: bool
     summary: str
+
+    @classmethod
+    def called(cls, name: str) -> ProcessorAssumed:
+        """Return what is assumed of the processor of this name; see ``onnxq.processor``."""
+        found = find_processor(name)
+        return cls(name=found.name, saturates=found.saturates, summary=found.summary)
 
 
 class Skipped(BaseModel):

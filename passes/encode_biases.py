@@ -31,12 +31,9 @@ class EncodeBiases(Pass):
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Where the bias has to stay in float, its layer goes back to float: it would run in float anyway."""
         for layer in linear_layers(module):
-            activation = module.decisions.get(name_of(layer.activation))
-            weight = module.decisions.get(name_of(layer.weight))
-            if layer.bias is None or activation is None or weight is None:
+            if layer.bias is None or not module.multiplies_integers(layer.node):
                 continue
-            if not (activation.read_by(layer.node) and weight.read_by(layer.node)):
-                continue
+            activation, weight = (module.decisions[name_of(one)] for one in (layer.activation, layer.weight))
             if activation.encoding.axis is not None:
                 ctx.skip(layer.node, "its input has more than one scale, so its bias stays in float")
                 continue

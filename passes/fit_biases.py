@@ -38,7 +38,7 @@ class FitBiases(Pass):
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """A weight with several readers is stored twice where they need different scales."""
         for layer in linear_layers(module):
-            if not all(module.reads_encoded(layer.node, value) for value in (layer.activation, layer.weight)):
+            if not module.multiplies_integers(layer.node):
                 continue
             activation = module.decisions[name_of(layer.activation)].encoding
             weight = module.decisions[name_of(layer.weight)].encoding

@@ -13,8 +13,9 @@ from typing import ClassVar
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveInitializersFromInputsPass
 
+from onnxq.ir.external import believe_tensors
 from onnxq.ir.module import GraphModule
-from onnxq.ir.store import FIRST_IR_VERSION, give_weights_their_shapes
+from onnxq.ir.store import FIRST_IR_VERSION
 from onnxq.passmanager.base import Effect, Pass, PassContext
 
 
@@ -34,5 +35,5 @@ class RemoveInitializerInputs(Pass):
 def _remove(model: ir.Model) -> ir.Model:
     model.ir_version = max(model.ir_version, FIRST_IR_VERSION)
     model = RemoveInitializersFromInputsPass()(model).model
-    give_weights_their_shapes(model.graph)
+    believe_tensors(model)
     return model

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.text import Text
 
 from onnxq.errors import OnnxqError, PassError, PipelineError
-from onnxq.report.words import lines, plain
+from onnxq.report.words import lines, printable
 
 SCHEMA = 1
 """The version of what ``--json`` prints; it grows when a key changes its meaning or goes away."""
@@ -36,15 +36,15 @@ def show(*parts: RenderableType) -> None:
 
 def show_json(command: str, content: Mapping[str, Any]) -> None:
     """Print one JSON object: the schema's version, the command, and ``content``."""
-    from onnxq.runtime.compare import plain as finite_only
+    from onnxq.runtime.compare import plain
 
-    finite = finite_only({"schema": SCHEMA, "command": command, **content})
+    finite = plain({"schema": SCHEMA, "command": command, **content})
     typer.echo(json.dumps(finite, indent=2, allow_nan=False))
 
 
 def remark(text: str, kind: str = "note") -> None:
     """Print one line that is no result."""
-    _say(kind, "yellow" if kind == "warning" else "cyan", plain(text))
+    _say(kind, "yellow" if kind == "warning" else "cyan", printable(text))
 
 
 class _Remarks(logging.Handler):
@@ -64,18 +64,18 @@ def listen() -> None:
 def show_error(error: OnnxqError) -> None:
     """Print what is wrong, where, and what to do."""
     pictured = isinstance(error, PipelineError)
-    _say("error", "bold red", lines(str(error)) if pictured else plain(str(error)))
+    _say("error", "bold red", lines(str(error)) if pictured else printable(str(error)))
     if error.hint:
-        _say("  hint", "green", plain(error.hint))
+        _say("  hint", "green", printable(error.hint))
     if isinstance(error, PassError) and error.reproducer:
-        _say("  reproducer", "green", plain(str(error.reproducer)))
+        _say("  reproducer", "green", printable(str(error.reproducer)))
 
 
 def complain(text: str, hint: str | None = None) -> None:
     """Print an error that is not one of onnxq's own."""
-    _say("error", "bold red", plain(text))
+    _say("error", "bold red", printable(text))
     if hint:
-        _say("  hint", "green", plain(hint))
+        _say("  hint", "green", printable(hint))
 
 
 @contextmanager

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from onnxq.calibration.data import Dataset
     from onnxq.runtime.invariance import InvarianceReport
     from onnxq.runtime.session import Provider as ProviderName
+    from onnxq.runtime.validate import AccuracyReport
 
 Invariance = Annotated[
     bool,
@@ -57,7 +58,6 @@ def run(
 
     The exit code is 1 if a gate is missed, or if a sample's result moves with its batch.
     """
-    from onnxq.comparison import warn_of_accuracy, warn_of_saturation
     from onnxq.runtime.gates import Gates, enforce, require_measurable
     from onnxq.runtime.invariance import check_invariance, require_invariance
     from onnxq.runtime.validate import validate
@@ -83,9 +83,7 @@ def run(
         )
     for note in dataset.notes:
         remark(note)
-    saturation = warn_of_saturation(candidate) if provider_of(provider) == "cpu" else ()
-    for warning in (*_strangers(reference, candidate), *warn_of_accuracy(report.outputs), *saturation):
-        remark(warning, "warning")
+    _warn(reference, candidate, report, on_cpu=provider_of(provider) == "cpu")
     found = None
     if invariance:
         feeds = next(dataset.batches()).feeds
@@ -96,6 +94,15 @@ def run(
     enforce(report, wanted)
     if found:
         require_invariance(found)
+
+
+def _warn(reference: Path, candidate: Path, report: AccuracyReport, *, on_cpu: bool) -> None:
+    """Tell of all that makes the numbers doubtful, or the candidate."""
+    from onnxq.comparison import warn_of_accuracy, warn_of_saturation
+
+    saturation = warn_of_saturation(candidate) if on_cpu else ()
+    for warning in (*_strangers(reference, candidate), *warn_of_accuracy(report.outputs), *saturation):
+        remark(warning, "warning")
 
 
 def _strangers(reference: Path, candidate: Path) -> list[str]:

@@ -254,12 +254,6 @@ class Editor:
             self.module.facts[name_of(value)] = facts
             self._record("assume", name_of(value), why)
 
-    def widen_readers(self, value: ir.Value, *, why: str) -> None:
-        """Let everyone read the quantized form of ``value``."""
-        name = name_of(value)
-        self.module.decisions[name] = replace(self.module.decisions[name], readers=None)
-        self._record("encode", name, why)
-
     def forget(self, value: ir.Value, *, why: str, readers: Sequence[ir.Node] | None = None) -> None:
         """Take the decision on ``value`` back for ``readers`` (default: all), or as realised."""
         name = name_of(value)

@@ -22,8 +22,6 @@ NORMS = {
 }
 """The normalizations with a scale for each channel, and the axis of their channels."""
 
-WITHOUT_BIAS = ("RMSNormalization", "SimplifiedLayerNormalization")
-
 
 @dataclass(frozen=True)
 class Place:

@@ -8,8 +8,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onnxq.errors import ModelError
-
-_AGAIN = "export the model again"
+from onnxq.ir.check import EXPORT_AGAIN
 
 
 def tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
@@ -86,7 +85,7 @@ def _check_default(value: ir.Value, tensor: ir.TensorProtocol) -> None:
         raise ModelError(
             f"its default is {tensor.dtype.name.lower()}{list(sizes)}, which it does not allow",
             where=f"input {value.name!r}",
-            hint=_AGAIN,
+            hint=EXPORT_AGAIN,
         )
 
 
@@ -155,7 +154,7 @@ def _name_problem(tensor: ir.ExternalTensor) -> tuple[str, str] | None:
     """Tell whether the location is one that a file can have; onnx_ir takes any text."""
     location = str(tensor.location)
     if not location or not location.isprintable():
-        return f"{location!r} is no name of a data file", _AGAIN
+        return f"{location!r} is no name of a data file", EXPORT_AGAIN
     return None
 
 
@@ -182,12 +181,12 @@ def _location_problem(tensor: ir.ExternalTensor, folder: Path) -> tuple[str, str
 def _size_problem(tensor: ir.ExternalTensor) -> tuple[str, str] | None:
     start, length = tensor.offset or 0, tensor.length
     if any(axis < 0 for axis in tensor.shape.numpy()):
-        return f"an axis of its shape {list(tensor.shape)} is negative", _AGAIN
+        return f"an axis of its shape {list(tensor.shape)} is negative", EXPORT_AGAIN
     if length not in (None, tensor.nbytes):
         return (
             f"its place in {str(tensor.location)!r} (offset {start}, length {length}) does not fit "
             f"its {tensor.nbytes} bytes",
-            _AGAIN,
+            EXPORT_AGAIN,
         )
     size = Path(tensor.path).stat().st_size
     if start + tensor.nbytes > size:

@@ -70,6 +70,10 @@ class GraphModule:
         decision = self.decisions.get(name_of(value))
         return decision is not None and decision.read_by(node)
 
+    def multiplies_integers(self, node: ir.Node) -> bool:
+        """Tell whether it is decided that a linear layer reads both its input and its weight quantized."""
+        return all(self.reads_encoded(node, value) for value in node.inputs[:2])
+
     def _repr_html_(self) -> str:
         """Show the operators in a notebook; ``onnxq.ir.overview`` tells more."""
         from onnxq.report.html import table_html

@@ -50,7 +50,7 @@ def sums_fit(layer: Layer, weight: NDArray[Any], encoding: Encoding) -> bool:
     """
     inner = (-2,) if is_standard(layer.node, "MatMul") else _without(layer.channel_axis, weight.ndim)
     products = math.prod(weight.shape[axis] for axis in inner)
-    if products * LARGEST_ACTIVATION * -min(encoding.limits) <= LARGEST_HALF:
+    if products * LARGEST_ACTIVATION * max(map(abs, encoding.limits)) <= LARGEST_HALF:
         return True
     sums = np.abs(encoding.quantize(weight)).sum(axis=inner, dtype=np.int64)
     return int(sums.max()) * LARGEST_ACTIVATION <= LARGEST_HALF

@@ -74,7 +74,6 @@ def load_model(path: Path | str) -> GraphModule:
     _shorten_domain(model)
     _free_negative_axes(model)
     model.ir_version = max(model.ir_version, FIRST_IR_VERSION)
-    give_weights_their_shapes(model.graph)
     _name_nodes(model.graph)
     return GraphModule(model)
 
@@ -325,13 +324,6 @@ def _free_negative_axes(model: ir.Model) -> None:
             sizes = () if value.shape is None else tuple(value.shape)
             if any(isinstance(size, int) and size < 0 for size in sizes):
                 value.shape = ir.Shape(None if isinstance(size, int) and size < 0 else size for size in sizes)
-
-
-def give_weights_their_shapes(graph: ir.Graph) -> None:
-    """Let constants have the shape of their numbers: as an output, one may be declared with open axes."""
-    for value in graph.initializers.values():
-        if value.const_value is not None and not value.is_graph_input():
-            value.shape = ir.Shape(value.const_value.shape.numpy())
 
 
 def _name_nodes(graph: ir.Graph) -> None:

@@ -63,10 +63,9 @@ def weight_share(module: GraphModule) -> WeightShare:
 
 def _constants(module: GraphModule) -> Iterator[ir.Value]:
     for graph in module.model.graphs():
-        if isinstance(graph, ir.Graph):
-            for value in graph.initializers.values():
-                if value.const_value is not None and value.dtype not in INDICES:
-                    yield value
+        for value in graph.initializers.values():
+            if value.const_value is not None and value.dtype not in INDICES:
+                yield value
 
 
 def _numbers(value: ir.Value, reader: ir.Node | None) -> int:

@@ -18,7 +18,7 @@ from onnxq.report.tables import (
     session_options,
     skipped_table,
 )
-from onnxq.report.words import plain
+from onnxq.report.words import printable
 
 
 def draw(table: Table) -> RenderableType:
@@ -27,14 +27,14 @@ def draw(table: Table) -> RenderableType:
     for index, column in enumerate(table.columns):
         is_text = index < table.text_columns
         drawn.add_column(
-            Text(plain(column)),
+            Text(printable(column)),
             justify="left" if is_text else "right",
             overflow="fold",
             no_wrap=not is_text,
         )
     for row in table.rows:
-        drawn.add_row(*(Text(plain(cell)) for cell in row))
-    return Group(Text(plain(table.title), "bold"), drawn, "")
+        drawn.add_row(*(Text(printable(cell)) for cell in row))
+    return Group(Text(printable(table.title), "bold"), drawn, "")
 
 
 def compilation(content: Mapping[str, Any]) -> Iterator[RenderableType]:

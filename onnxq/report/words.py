@@ -14,19 +14,19 @@ _MARKDOWN = re.compile(r"([\\`*\[\]<>|~&]|(?<![^\W_])_|_(?![^\W_]))")
 """What Markdown reads as more than itself; an underscore within a word is only itself."""
 
 
-def plain(text: str) -> str:
+def printable(text: str) -> str:
     r"""Return ``text`` on one line, with what is not seen, or does more than being seen, as ``\u202e``."""
     return text if text.isprintable() else "".join(c if c.isprintable() else _escaped(c) for c in text)
 
 
 def lines(text: str) -> str:
-    """Return ``text`` with its own line ends, each line as ``plain`` has it."""
-    return "\n".join(map(plain, text.split("\n")))
+    """Return ``text`` with its own line ends, each line as ``printable`` has it."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def markdown(text: str) -> str:
     """Return ``text`` for a paragraph or a table of Markdown, where it shows as it is."""
-    return _MARKDOWN.sub(r"\\\1", plain(text))
+    return _MARKDOWN.sub(r"\\\1", printable(text))
 
 
 def markdown_block(text: str) -> str:
@@ -38,7 +38,7 @@ def markdown_block(text: str) -> str:
 
 def escape(text: str) -> str:
     """Return ``text`` for HTML, within elements and quoted attributes; plotly's labels are HTML, too."""
-    return html.escape(plain(text))
+    return html.escape(printable(text))
 
 
 def _escaped(character: str) -> str:

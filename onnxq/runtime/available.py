@@ -16,7 +16,7 @@ import numpy as np
 
 from onnxq.errors import ModelError
 from onnxq.kernels import Kernel, KernelList
-from onnxq.processor import cpu_flags, here, processor_of
+from onnxq.processor import cpu_flags, here
 from onnxq.runtime.batch import Array
 from onnxq.runtime.environment import import_onnxruntime
 from onnxq.runtime.profile import Kind, kind_of
@@ -116,7 +116,7 @@ def cpu_kernels() -> KernelList:
         TargetError: ONNX Runtime is not installed.
 
     """
-    versions = import_onnxruntime().__version__
+    version = import_onnxruntime().__version__
     kernels: dict[tuple[str, str], list[Kernel]] = {}
     for op_type, domain, provider, (since, until), types in _definitions():
         if provider == PROVIDERS["cpu"]:
@@ -124,12 +124,7 @@ def cpu_kernels() -> KernelList:
             kernel = Kernel(since, _finite(until), taken)
             kernels.setdefault((domain, op_type), []).append(kernel)
     frozen = {key: tuple(several) for key, several in kernels.items()}
-    return KernelList(PROVIDERS["cpu"], f"onnxruntime {versions}, as it lists them itself", frozen)
-
-
-def saturates(flags: Sequence[str]) -> bool:
-    """Tell whether sums of uint8 x int8 products can saturate on a processor with these features."""
-    return processor_of(flags).saturates
+    return KernelList(PROVIDERS["cpu"], f"onnxruntime {version}, as it lists them itself", frozen)
 
 
 def _registered() -> Iterator[RegisteredKernel]:

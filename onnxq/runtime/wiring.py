@@ -85,11 +85,6 @@ class Wiring:
             node = self.producers.get(node.input[0])
         return node
 
-    def is_constant(self, name: str) -> bool:
-        """Tell whether the value is an initializer or the output of a Constant."""
-        node = self.producers.get(name)
-        return name in self.weights or (node is not None and node.op_type == "Constant")
-
 
 def walk(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
     """Yield every node, each followed by those of its subgraphs."""

@@ -14,7 +14,7 @@ from onnxq.files import write_whole
 from onnxq.report.page.layout import extra
 from onnxq.report.page.levels import levels_of
 from onnxq.report.tables import Table
-from onnxq.report.words import escape, plain
+from onnxq.report.words import escape, printable
 
 SCHEMA = 1
 SCRIPTS = ("colours.js", "graph.js", "panel.js", "tables.js", "page.js")
@@ -49,7 +49,7 @@ def write_page(
     content = {
         "schema": SCHEMA,
         "kind": kind,
-        "title": plain(title),
+        "title": printable(title),
         "facts": _shown(facts),
         "picture": _shown(_laid_out(picture)),
         "tables": [_shown(_table(table)) for table in tables if table.rows],
@@ -76,7 +76,7 @@ def _page(title: str, content: Mapping[str, Any]) -> str:
 def _shown(content: Any) -> Any:
     """Return ``content`` with all its texts as they are shown; charts have escaped theirs already."""
     if isinstance(content, str):
-        return plain(content)
+        return printable(content)
     if isinstance(content, Mapping):
         return {key: _shown(part) for key, part in content.items()}
     return [_shown(part) for part in content] if isinstance(content, list | tuple) else content

@@ -12,7 +12,7 @@ from onnxq.report.html import table_html
 from onnxq.report.markdown import table_text
 from onnxq.report.tables import Table
 from onnxq.report.text import draw
-from onnxq.report.words import escape, lines, markdown, markdown_block, plain
+from onnxq.report.words import escape, lines, markdown, markdown_block, printable
 
 NASTY = (
     "a\r\r# Injected\n\x1b[31mred\x1b[0m \N{RIGHT-TO-LEFT OVERRIDE}txt.exe <script>alert(1)</script> "
@@ -22,8 +22,8 @@ TABLE = Table("Of " + NASTY, ("name", "number"), ((NASTY, "1"),))
 
 
 def test_what_is_not_seen_is_written_out() -> None:
-    assert plain("encoder/layer.0 größe 模型") == "encoder/layer.0 größe 模型"
-    shown = plain(NASTY)
+    assert printable("encoder/layer.0 größe 模型") == "encoder/layer.0 größe 模型"
+    shown = printable(NASTY)
     assert shown.isprintable()
     assert shown.startswith(r"a\r\r# Injected\n\u001b[31mred\u001b[0m \u202etxt.exe <script>")
     assert "\\udcff" in shown
