@@ -337,7 +337,9 @@ def test_passes_lists_all_and_describes_one(onnxq) -> None:
     assert one.startswith("encode-activations (exact, from onnxq)\n")
     assert "all-tensors" in one
     (content,) = loaded(onnxq("passes", "convert-opset", "--json").stdout, "passes")["passes"]
-    assert {"name": "minimum", "type": "int", "default": "13"} in content["options"]
+    minimum = content["options"][0]
+    assert (minimum["name"], minimum["type"], minimum["default"]) == ("minimum", "int", "13")
+    assert minimum["meaning"].startswith("The operator set that later passes want")
     unknown = onnxq("passes", "insert-qdx")
     assert (unknown.exit_code, "did you mean 'insert-qdq'?" in unknown.stderr) == (2, True)
 
