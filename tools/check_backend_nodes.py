@@ -30,12 +30,11 @@ from __future__ import annotations
 
 import sys
 import tempfile
-import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +52,9 @@ from backend_bounds import (
     same_shapes,
     weights,
 )
+from backend_cases import DRAWING, array_of, feeds_of, node_cases, with_constants
 from backend_reference import Reference, Values
 from measuring import parser, show
-from onnx import numpy_helper
 from rich.console import Console
 from rich.progress import track
 
@@ -73,7 +72,6 @@ from onnxq.recipe import load_recipe
 from onnxq.runtime.session import open_session
 
 RECIPES = ("cpu", "all-tensors", "cpu-dynamic")
-RANDOM = ("Bernoulli", "Dropout", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform")
 STRETCH = 1.5
 
 
@@ -139,14 +137,13 @@ def main() -> int:
     options.add_argument("--only", default="", help="try only models with this text in their name")
     options.add_argument("--processes", type=int, default=2)
     args = options.parse_args()
-    numbers = [n for n, case in enumerate(_cases()) if args.only in case.name][:: args.every]
+    numbers = [n for n, case in enumerate(node_cases()) if args.only in case.name][:: args.every]
     with ProcessPoolExecutor(args.processes) as pool:
         found = pool.map(check, numbers, chunksize=8)
         console = Console(stderr=True)
         outcomes = [one for some in track(found, "checking", len(numbers), console=console) for one in some]
-    title = (
-        f"ONNX's single-operator models: {len(numbers)} of {len(_cases())}, compiled and held to their bounds"
-    )
+    shares = f"{len(numbers)} of {len(node_cases())}"
+    title = f"ONNX's single-operator models: {shares}, compiled and held to their bounds"
     show(title, list(_rows(outcomes)), list(_notes(outcomes)), as_json=args.json)
     return int(any(outcome.kind == "failed" for outcome in outcomes))
 
@@ -154,7 +151,7 @@ def main() -> int:
 def check(number: int) -> list[Outcome]:
     """Try one model of the collection under every recipe."""
     outcomes = []
-    for sample in _samples(_cases()[number]):
+    for sample in _samples(node_cases()[number]):
         reason = _unusable(sample)
         if reason:
             return [Outcome(sample.name, "", "skipped", reason)]
@@ -162,24 +159,10 @@ def check(number: int) -> list[Outcome]:
     return outcomes
 
 
-@cache
-def _cases() -> list[Any]:
-    from onnx.backend.test.case.node import collect_testcases
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return list(collect_testcases(None))
-
-
 def _samples(case: Any) -> Iterator[Sample]:
     """Yield the model as it is, and with its weight as an initializer if a linear operator reads one."""
-    inputs, outputs = case.data_sets[0]
-    values = [_array(value) for value in inputs]
-    feeds = {info.name: value for info, value in zip(case.model.graph.input, values, strict=True)}
-    given = {name: value for name, value in feeds.items() if value is not None}
-    sample = Sample(
-        case.name, case.model, given, tuple(_array(value) for value in outputs), case.rtol, case.atol
-    )
+    given, outputs = feeds_of(case), tuple(map(array_of, case.data_sets[0][1]))
+    sample = Sample(case.name, case.model, given, outputs, case.rtol, case.atol)
     yield sample
     weights = [
         name
@@ -192,21 +175,10 @@ def _samples(case: Any) -> Iterator[Sample]:
         yield _with_constants(sample, weights)
 
 
-def _with_constants(sample: Sample, names: Iterable[str]) -> Sample:
-    model = onnx.ModelProto()
-    model.CopyFrom(sample.model)
-    model.graph.initializer.extend(numpy_helper.from_array(sample.feeds[name], name) for name in names)
-    inputs = [value for value in model.graph.input if value.name not in names]
-    del model.graph.input[:]
-    model.graph.input.extend(inputs)
+def _with_constants(sample: Sample, names: list[str]) -> Sample:
+    model = with_constants(sample.model, sample.feeds, names)
     feeds = {name: value for name, value in sample.feeds.items() if name not in names}
     return Sample(f"{sample.name} (constant weight)", model, feeds, sample.expected, sample.rtol, sample.atol)
-
-
-def _array(value: Any) -> Any:
-    if isinstance(value, onnx.TensorProto):
-        return numpy_helper.to_array(value)
-    return np.asarray(value) if isinstance(value, np.generic) else value
 
 
 def _unusable(sample: Sample) -> str:
@@ -242,7 +214,7 @@ def _as_expected(found: Any, expected: Any, sample: Sample) -> bool:
 
 
 def _draws(model: onnx.ModelProto) -> bool:
-    return any(node.op_type in RANDOM for node in model.graph.node)
+    return any(node.op_type in DRAWING for node in model.graph.node)
 
 
 def _outcome(sample: Sample, recipe: str) -> Outcome:

@@ -12,7 +12,6 @@ random numbers are left out. The tool needs no assets. Exits with 1 if onnxq's o
 from __future__ import annotations
 
 import sys
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,8 +21,9 @@ from typing import Any
 import numpy as np
 import onnx
 import onnx_ir as ir
+from backend_cases import feeds_of, node_cases
 from measuring import parser, show
-from onnx import defs, helper, numpy_helper
+from onnx import defs, helper
 
 from onnxq.errors import OnnxqError
 from onnxq.ir.module import GraphModule
@@ -83,10 +83,7 @@ def main() -> int:
 def check(case: Any) -> Iterator[Outcome]:
     """Convert one model from each older version of its operator."""
     (node,) = case.model.graph.node
-    arrays = [_array(value) for value in case.data_sets[0][0]]
-    named = zip(case.model.graph.input, arrays, strict=True)
-    feeds = {value.name: array for value, array in named if array is not None}
-    done = set()
+    feeds, done = feeds_of(case), set()
     for version in range(FIRST, max(TARGETS)):
         old = _since(node, version)
         if old is None or not _fits(node, version):
@@ -104,25 +101,14 @@ def check(case: Any) -> Iterator[Outcome]:
 
 @cache
 def _cases() -> list[Any]:
-    from onnx.backend.test.case.node import collect_testcases
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return [case for case in collect_testcases(None) if _usable(case)]
+    return [case for case in node_cases() if _usable(case)]
 
 
 def _usable(case: Any) -> bool:
     nodes = case.model.graph.node
     if len(nodes) != 1 or case.model.functions or nodes[0].domain or nodes[0].op_type in RANDOM:
         return False
-    arrays = [_array(value) for value in case.data_sets[0][0]]
-    return not any(isinstance(array, np.ndarray) and array.dtype.kind == "V" for array in arrays)
-
-
-def _array(value: Any) -> Any:
-    if isinstance(value, onnx.TensorProto):
-        return numpy_helper.to_array(value)
-    return np.asarray(value) if isinstance(value, np.generic) else value
+    return not any(isinstance(a, np.ndarray) and a.dtype.kind == "V" for a in feeds_of(case).values())
 
 
 def _since(node: onnx.NodeProto, version: int) -> int | None:

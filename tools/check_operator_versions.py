@@ -15,7 +15,6 @@ Exits with 1 if one failed.
 from __future__ import annotations
 
 import sys
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,16 +22,15 @@ from typing import Any
 
 import numpy as np
 import onnx
+from backend_cases import DRAWING, feeds_of, node_cases, with_constants
 from measuring import parser, show
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from onnxq.errors import OnnxqError
 from onnxq.ir.layers import LINEAR
-from onnxq.runtime.seeded import RANDOM
 from onnxq.testing.routes import Route, recipe_routes
 from onnxq.testing.trials import UnusableError, source_values, try_route
 
-DRAWING = RANDOM | {"Dropout"}
 HANDMADE = (
     "(float[1,2,4,4] x) => (float[1,2,1,1] y) { y = GlobalLpPool<p = 2>(x) }",
     "(float[1,2,4,4] x, float[1,5] rois) => (float[1,2,2,2] y) "
@@ -94,18 +92,11 @@ def operator_versions() -> list[tuple[str, int]]:
 
 def cases_by_operator() -> dict[str, list[Model]]:
     """Return ONNX's models of one node, by operator."""
-    from onnx.backend.test.case.node import collect_testcases
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        cases = collect_testcases(None)
     found: dict[str, list[Model]] = defaultdict(list)
-    for case in cases:
+    for case in node_cases():
         if len(case.model.graph.node) == 1 and case.model.graph.node[0].domain == "":
-            arrays = [_array(value) for value in case.data_sets[0][0]]
-            names = [value.name for value in case.model.graph.input]
-            feeds = {name: a for name, a in zip(names, arrays, strict=True) if a is not None}
-            found[case.model.graph.node[0].op_type].append(Model(case.name, case.model, feeds))
+            model = Model(case.name, case.model, feeds_of(case))
+            found[case.model.graph.node[0].op_type].append(model)
     for text in HANDMADE:
         model = _handmade(text)
         found[model.proto.graph.node[0].op_type].append(model)
@@ -176,15 +167,9 @@ def _becomes_attribute(name: str, value: Any, node: onnx.NodeProto, schema: Any)
 
 def with_constant_weight(model: Model) -> Model:
     """Return the model with everything but its first input as constants."""
-    proto = onnx.ModelProto()
-    proto.CopyFrom(model.proto)
-    first = proto.graph.node[0].input[0]
-    proto.graph.initializer.extend(
-        numpy_helper.from_array(array, name) for name, array in model.feeds.items() if name != first
-    )
-    kept = [value for value in proto.graph.input if value.name == first]
-    del proto.graph.input[:]
-    proto.graph.input.extend(kept)
+    first = model.proto.graph.node[0].input[0]
+    others = [name for name in model.feeds if name != first]
+    proto = with_constants(model.proto, model.feeds, others)
     return Model(f"{model.name}, constant weight", proto, {first: model.feeds[first]})
 
 
@@ -210,12 +195,6 @@ def _runs(model: Model) -> bool:
     except Exception:
         return False
     return True
-
-
-def _array(value: Any) -> Any:
-    if isinstance(value, onnx.TensorProto):
-        return numpy_helper.to_array(value)
-    return np.asarray(value) if isinstance(value, np.generic) else value
 
 
 def _notes(kinds: Mapping[str, list[str]], missing: list[str]) -> Iterator[str]:
