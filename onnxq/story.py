@@ -116,9 +116,9 @@ def read_story(path: Path | str, source: Path | str | None = None, data: Data | 
 
 def strangers(manifest: Manifest, source: Path | None, output: Path | None) -> list[str]:
     """Return a warning for each of these files that is there and is not the one that the manifest means."""
-    told = ((source, manifest.source, "compiled from"), (output, manifest.output, "what came of it"))
+    told = ((source, manifest.source, "the source"), (output, manifest.output, "the result"))
     return [
-        f"{path.name} is not the model of its manifest ({role}): its content has changed since"
+        f"{path.name} is not {role} of its manifest: its content has changed since"
         for path, model, role in told
         if path is not None and path.is_file() and model_digest(path) != model.digest
     ]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onnxq.ir.layers import LINEAR, Layer, layer_of
 from onnxq.ir.module import GraphModule, array_of, is_standard
-from onnxq.ir.products import TOO_MANY, sums_fit
+from onnxq.ir.products import TOO_MANY
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.processor import EXACT_LIMIT
 from onnxq.quant.encoding import Encoding, symmetric_encoding
@@ -56,11 +56,7 @@ class EncodeWeights(Pass):
                 ctx.skip(node, layer)
                 continue
             encoding = self._encoding(layer, self._limit(layer, ctx))
-            if (
-                ctx.integers
-                and self.dtype == "int8"
-                and not sums_fit(layer, array_of(layer.weight), encoding)
-            ):
+            if ctx.overflows(layer, array_of(layer.weight), encoding):
                 ctx.skip(node, TOO_MANY)
                 continue
             ctx.edit.encode(layer.weight, encoding, readers=[node], why=f"weight of {node.op_type}")

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from functools import partial
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 
 from onnxq.ir.layers import LINEAR, Layer, layer_of
 from onnxq.ir.module import GraphModule, array_of, constant_of, is_standard
-from onnxq.ir.products import TOO_MANY, sums_fit
+from onnxq.ir.products import TOO_MANY
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.quant.encoding import Encoding, symmetric_encoding
 from onnxq.quant.split import (
@@ -118,7 +117,7 @@ class SplitLinear(Pass):
         rounded = (rounded_tightly if self.tight else rounded_around_zero)(rows, labels, self.bits)
         joined = weight_of(rounded, weight, axis)
         encoding = _carrier(joined, None if length == weight.size else axis, ctx.weight_limit(layer))
-        if ctx.integers and not sums_fit(layer, joined, encoding):
+        if ctx.overflows(layer, joined, encoding):
             ctx.skip(layer.node, TOO_MANY)
             return
         codes = rows_of(encoding.quantize(joined), axis, length)
@@ -140,7 +139,7 @@ class SplitLinear(Pass):
             _shaped(part_encoding(part, self.bits, dtype, limit), weight, axis, length) for part in parts
         ]
         weights = [weight_of(part, weight, axis) for part in parts]
-        if ctx.integers and dtype == "int8" and not all(map(partial(sums_fit, layer), weights, grids)):
+        if any(ctx.overflows(layer, *part) for part in zip(weights, grids, strict=True)):
             ctx.skip(layer.node, TOO_MANY)
             return
         outputs = []

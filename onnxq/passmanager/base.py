@@ -6,16 +6,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from onnxq.ir.edit import Edit, Editor, Remark
 from onnxq.ir.layers import Layer
 from onnxq.ir.module import GraphModule
+from onnxq.ir.products import sums_fit
 from onnxq.kernels import KernelList
 from onnxq.passmanager.values import value_text
+from onnxq.quant.encoding import Encoding
 from onnxq.quant.facts import Facts, Need
 from onnxq.target import Target
 
@@ -65,6 +68,10 @@ class PassContext:
         A weight that meets integers may have to stay in narrower bounds, so that no kernel saturates.
         """
         return self.target.weight_limit(layer) if self.integers else None
+
+    def overflows(self, layer: Layer, weight: NDArray[Any], encoding: Encoding) -> bool:
+        """Tell whether int32 does not hold what ``layer`` adds up of ``weight`` and 8-bit integers."""
+        return self.integers and encoding.dtype == "int8" and not sums_fit(layer, weight, encoding)
 
     def skip(self, node: ir.Node, reason: str) -> None:
         """Note that ``node`` was left alone; every omission gets its reason."""

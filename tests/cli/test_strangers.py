@@ -28,15 +28,15 @@ def changed(path: Path) -> None:
 def test_a_model_that_is_not_its_manifests_is_told_of(onnxq, moved: tuple[Path, Path], data: Path) -> None:
     source, output = moved
     manifest = output.with_suffix(".manifest.json")
-    told = "is not the model of its manifest"
-    assert told not in onnxq("report", manifest).stderr
-    assert told not in onnxq("validate", source, output, "--data", data).stderr
+    another_result = "out.onnx is not the result of its manifest: its content has changed since"
+    assert "its manifest" not in onnxq("report", manifest).stderr
+    assert "its manifest" not in onnxq("validate", source, output, "--data", data).stderr
     changed(output)
-    assert f"out.onnx {told} (what came of it)" in onnxq("report", manifest).stderr
+    assert another_result in onnxq("report", manifest).stderr
     changed(source)
     both = onnxq("validate", source, output, "--data", data).stderr
-    assert f"source.onnx {told} (compiled from)" in both
-    assert f"out.onnx {told} (what came of it)" in both
+    assert "source.onnx is not the source of its manifest: its content has changed since" in both
+    assert another_result in both
 
 
 def test_every_option_of_a_pass_says_what_it_means() -> None:

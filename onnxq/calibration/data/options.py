@@ -101,8 +101,10 @@ class DataOptions:
 
 def _at_least_one(name: str, value: int | None) -> None:
     if value is not None and not 1 <= value <= sys.maxsize:
-        what = "is not a positive number" if value < 1 else "is more than a machine can count to"
-        raise RecipeError(f"{value} {what}", where=name, hint="give 1 or more")
+        what, hint = "is not a positive number", "give 1 or more"
+        if value > sys.maxsize:
+            what, hint = "is more than a machine can count to", "give a smaller one"
+        raise RecipeError(f"{value} {what}", where=name, hint=hint)
 
 
 def _one_of(name: str, value: str | None, choice: tuple[str, ...]) -> None:

@@ -14,9 +14,9 @@ import numpy as np
 from onnxq.calibration.data.base import InputSpec
 from onnxq.calibration.data.options import ChannelLayout, ChannelOrder, DataOptions
 from onnxq.calibration.data.pixels import BYTE, Pixels, channel_layout, pixels_from
+from onnxq.calibration.data.settings import read_settings
 from onnxq.errors import DataError
 from onnxq.limits import PIXELS
-from onnxq.reading import parse_json
 from onnxq.runtime.batch import Array
 
 if TYPE_CHECKING:
@@ -127,12 +127,7 @@ def _find_config(folder: Path, model_dir: Path | None) -> tuple[dict[str, Any], 
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        config = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"not valid JSON ({error})", where=str(path), hint="export the model again"
-        ) from error
+    config = read_settings(path, hint="export the model again")
     if not isinstance(config, dict):
         raise DataError("not a JSON object", where=str(path), hint="export the model again")
     return config

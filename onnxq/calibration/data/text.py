@@ -13,8 +13,9 @@ import numpy as np
 from onnxq.calibration.data.base import ArrayRows, Chunk, InputSpec
 from onnxq.calibration.data.options import DataOptions
 from onnxq.calibration.data.records import Columns, Record, read_records
+from onnxq.calibration.data.settings import read_settings
 from onnxq.errors import DataError, TargetError
-from onnxq.reading import UnreadableError, parse_json, untrusted
+from onnxq.reading import UnreadableError, untrusted
 from onnxq.runtime.batch import Array
 
 if TYPE_CHECKING:
@@ -155,10 +156,7 @@ def _set_up(tokenizer: Tokenizer, file: Path, options: DataOptions, fixed: int |
 def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
-    try:
-        config = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"not valid JSON ({error})", where=str(path), hint=EXPORT_AGAIN) from error
+    config = read_settings(path, hint=EXPORT_AGAIN)
     return config if isinstance(config, dict) else {}
 
 

@@ -13,6 +13,7 @@ from onnxq.errors import RecipeError
     [
         ({"batch_size": 0}, "batch_size: 0 is not a positive number", "give 1 or more"),
         ({"limit": -1}, "limit: -1 is not a positive number", "give 1 or more"),
+        ({"limit": 10**30}, f"limit: {10**30} is more than a machine can count to", "give a smaller one"),
         ({"size": (224, 0)}, "size: 0 is not a positive number", "give 1 or more"),
         ({"layout": "nchv"}, "layout: unknown value 'nchv'", "did you mean 'nchw'?"),
         ({"channel_order": "grb"}, "channel_order: unknown value 'grb'", "did you mean 'rgb'?"),
