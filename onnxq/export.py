@@ -6,7 +6,6 @@ model is exported.
 
 from __future__ import annotations
 
-import json
 import logging
 import re
 import shutil
@@ -21,6 +20,7 @@ from typing import Any
 from onnxq.errors import InputError, ModelError, TargetError
 from onnxq.files import replacing_folder
 from onnxq.overwriting import is_same
+from onnxq.reading import parse_json
 
 _KEPT = (
     "tokenizer*.json",
@@ -175,7 +175,7 @@ def _refuse_own_folder(model: Path, output: Path) -> None:
 
 def _read_config(folder: Path) -> dict[str, Any]:
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = parse_json((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ModelError(
             f"config.json cannot be read: {error}", where=str(folder), hint="copy it again"

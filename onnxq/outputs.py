@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from onnxq.ir.module import GraphModule
 from onnxq.ir.store import model_files, output_files
 from onnxq.manifest import manifest_path, report_path
 from onnxq.overwriting import MANIFEST, MODEL, REPORT, Kind, is_same, refuse_overwriting
+from onnxq.reading import parse_json
 
 _HINT = "give another output, or replace it with --force (in Python force=True)"
 
@@ -64,9 +64,9 @@ def _refuse_the_manifest_of_another(manifest: Path, model: Path) -> None:
     if not manifest.is_file():
         return
     try:
-        name = json.loads(manifest.read_bytes())["output"]["name"]
+        name = parse_json(manifest.read_text(encoding="utf-8"))["output"]["name"]
         other = manifest.with_name(name)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         return
     if name != model.name and other.is_file():
         raise InputError(f"it is the manifest of {name!r}", where=str(manifest), hint=_HINT)

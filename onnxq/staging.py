@@ -25,6 +25,8 @@ from pathlib import Path, PurePath
 from tempfile import mkdtemp
 from typing import Any
 
+from onnxq.reading import parse_json
+
 try:
     import fcntl
 except ImportError:
@@ -209,7 +211,7 @@ def _undo(stage: Path) -> list[str]:
 def _read_moves(stage: Path) -> dict[str, dict[str, Any]]:
     """Return what ``_write_moves`` wrote, nothing where it did not; no name leads out of the folder."""
     try:
-        moves = json.loads((stage / MOVES).read_text(encoding="utf-8"))
+        moves = parse_json((stage / MOVES).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     folder = stage.parent.resolve()

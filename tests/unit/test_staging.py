@@ -160,7 +160,16 @@ def left_behind(folder: Path, moves: str) -> Path:
 
 @pytest.mark.parametrize(
     "moves",
-    ["{", "[]", "5", '{"a": 1}', '{"a": {}}', '{"": {"replaces": false, "new": [3, 4]}}', "\udcff"],
+    [
+        "{",
+        "[]",
+        "5",
+        '{"a": 1}',
+        '{"a": {}}',
+        '{"": {"replaces": false, "new": [3, 4]}}',
+        "\udcff",
+        "[" * 10**5,
+    ],
 )
 def test_damaged_moves_are_told_and_kept(folder: Path, moves: str, caplog: pytest.LogCaptureFixture) -> None:
     stage = left_behind(folder, moves.encode("utf-8", "surrogateescape").decode("latin-1"))
