@@ -145,4 +145,4 @@ def test_text_that_the_locale_lacks_is_written_with_backslashes(tmp_path: Path) 
     command = [sys.executable, "-c", "from onnxq.cli import main; main()", "inspect", name]
     run = subprocess.run(command, capture_output=True, env=plain)
     assert run.returncode == 2
-    assert rb"\udcc3\udcb6\udcc3\udc9fe-\udcff.onnx: there is no such file" in run.stderr
+    assert rb"\udcc3\udcb6\udcc3\udc9fe-\udcff.onnx: ONNX Runtime opens no model whose name" in run.stderr

@@ -2,9 +2,12 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from onnxq.target import TARGETS
 
 pytest.importorskip("onnxruntime", reason="runs models")
 
@@ -15,8 +18,10 @@ BENCH = ("--shape", "x=1x5x4", "--rounds", 5, "--seconds", 0, "--threads", 2)
 
 
 @pytest.fixture
-def own(model: Path, tmp_path: Path) -> Path:
-    """Return a copy of the model, which a manifest may be put beside."""
+def own(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a copy of the model, which a manifest may be put beside; one target asks for the bad entry."""
+    key, _, value = BAD.partition("=")
+    monkeypatch.setitem(TARGETS, "odd", replace(TARGETS["cpu"], session_options={"MatMul": {key: value}}))
     return Path(shutil.copy(model, tmp_path / "own.onnx"))
 
 
