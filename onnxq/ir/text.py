@@ -89,7 +89,8 @@ def parse(text: str) -> GraphModule:
     try:
         with untrusted():
             module = _parsed(text.split("\n"))  # names may hold other ends of lines
-            module.model.clone()  # fails where a node reads what nothing computes
+            _require_sources(module.graph)
+            module.model.clone()  # fails where a node reads what is computed later, or in another scope
             return module
     except UnreadableError as error:
         raise ModelError(f"this is not ONNX text: {error}") from error
@@ -113,6 +114,17 @@ def _parsed(lines: list[str]) -> GraphModule:
         facts = joined(facts, {name: content})
     decisions = {name: content for kind, name, content in notes if kind == "encode"}
     return GraphModule(model, facts, decisions)
+
+
+def _require_sources(graph: ir.Graph) -> None:
+    """Raise where a node reads what nothing computes."""
+    for node in graph.all_nodes():
+        for value in node.inputs:
+            known = value is None or value.producer() or value.is_graph_input() or value.is_initializer()
+            if not known:
+                raise ModelError(
+                    f"it reads {name_of(value)!r}, which nothing computes", where=f"node {node.name!r}"
+                )
 
 
 def _shown(model: ir.Model, elided: list[ir.Value], *, types: bool) -> onnx.ModelProto:

@@ -261,3 +261,9 @@ def test_the_text_is_onnx_text() -> None:
     """The comment lines apart, onnx's own parser reads it."""
     lines = [line for line in TEXT.splitlines() if not line.startswith("#")]
     assert onnx.parser.parse_model("\n".join(lines)).graph.name == "main"
+
+
+def test_what_nothing_computes_is_named() -> None:
+    text = TEXT.replace("y = Mul", "n = Relu(nothing) y = Mul", 1)
+    with pytest.raises(ModelError, match="node 'a b/1': it reads 'nothing', which nothing computes"):
+        parse(text)

@@ -66,9 +66,10 @@ def test_a_change_behind_the_editors_back_is_found() -> None:
 
 
 def test_an_invalid_graph_is_found_before_the_first_pass() -> None:
-    text = TEXT.replace("[second]", "[third] k = Relu(nothing)\n[second]")
+    module = parse(TEXT)
+    module.graph.append(ir.Node("", "Relu", [ir.Value(name="nothing")], name="third"))
     with pytest.raises(VerifyError, match=r"node 'third' \(Relu\): it reads 'nothing'"):
-        run(Do(), instruments=[VerifyEach()], text=text)
+        PassManager([Do()], CPU, [VerifyEach()]).run(module)
 
 
 def test_an_operator_with_wrong_attributes_is_found_after_the_pass_that_made_it() -> None:
