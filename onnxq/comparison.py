@@ -317,9 +317,13 @@ def _reason(kind: str, names: Sequence[str], reasons: Mapping[str, str]) -> str:
     return told.most_common(1)[0][0] if told else f"no pass of the recipe quantizes weights of {kind}"
 
 
+OVERHEAD = 4096
+"""Bytes that stamps and nodes may add: a file that grows by less has no weights to speak of."""
+
+
 def warn_of_size(before: int, after: int) -> tuple[str, ...]:
     """Return a warning if the compiled file, with its external data, is no smaller than the source's."""
-    if after < before:
+    if after < before or after < OVERHEAD:
         return ()
     return (f"the file did not shrink: {before} bytes became {after}",)
 

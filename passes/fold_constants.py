@@ -49,8 +49,22 @@ class FoldConstants(Pass):
 
 def _fold(model: ir.Model) -> ir.Model:
     fold_constants(model, should_fold=_shall_fold, output_size_limit=LARGEST)
+    _give_ranges_scalars(model.graph)
     _refuse_huge(model.graph)
     return lift_constants(model)
+
+
+def _give_ranges_scalars(graph: ir.Graph) -> None:
+    """Let each Range read scalars: ONNX Runtime takes vectors of one element only while their shape is hidden.
+
+    Folding brings such shapes to light, as where it puts the branch of an If in its place.
+    """
+    for node in [node for node in graph if is_standard(node, "Range")]:
+        for index, value in enumerate(node.inputs):
+            if value is not None and value.shape is not None and len(value.shape) == 1:
+                scalar = ir.Value(name=f"{node.outputs[0].name}_{index}", type=value.type, shape=ir.Shape(()))
+                graph.insert_before(node, ir.Node("", "Squeeze", [value], outputs=[scalar], name=scalar.name))
+                node.replace_input_with(index, scalar)
 
 
 def _splits_by_an_unknown_number(node: ir.Node) -> bool:

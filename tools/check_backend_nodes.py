@@ -69,6 +69,7 @@ from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.quant.facts import Facts, Need
 from onnxq.recipe import load_recipe
+from onnxq.runtime.available import cpu_kernels
 from onnxq.runtime.session import open_session
 
 RECIPES = ("cpu", "all-tensors", "cpu-dynamic")
@@ -253,7 +254,7 @@ def _compile(sample: Sample, name: str, folder: Path) -> Snapshot:
     passes, target = parse_pipeline(recipe.pipeline), recipe.runs_on
     try:
         module = load_model(source)
-        PassManager(passes, target, (VerifyEach(), snapshot), measure).run(module)
+        PassManager(passes, target, (VerifyEach(), snapshot), measure, kernels=cpu_kernels).run(module)
         save_model(module, folder / "compiled.onnx", source=source)
     except (InputError, CalibrationError) as error:
         where = f"{error.where}: ".replace(f"{folder}/", "") if error.where else ""

@@ -5,7 +5,7 @@ for files in that folder, in a process that really dies: open, rename, link, unl
 in whole commands rename, link and unlink. Then the next run begins. What may be found is the older set,
 whole, or the new one, and nothing else.
 
-    TMPDIR=/dev/shm python tools/faults.py > docs/measurements/faults.txt
+    TMPDIR=/dev/shm python tools/faults.py > docs/measurements/avx2/faults.txt
 
 The folder decides the time alone: on a disk each of thousands of syncs waits.
 """

@@ -59,6 +59,13 @@ def environment() -> dict[str, Any]:
     }
 
 
+def environment_lines() -> list[str]:
+    """Return the same in lines of text."""
+    where = environment()
+    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
+    return [f"{where['date']}, {where['machine']}, {' '.join(where['cpu_flags'])}", versions]
+
+
 def real_tasks(assets: Path) -> ModuleType | None:
     """Return the module of evaluation tasks that lies among the assets, or None where it does not."""
     path = assets / "evals" / "realtasks.py"
@@ -114,7 +121,6 @@ def _dump(everything: Mapping[str, Any]) -> None:
 
 
 def _show(tables: Tables, title: str, notes: Iterable[str]) -> None:
-    where = environment()
     console = Console(width=WIDTH, highlight=False)
     console.print(f"{title}\n")
     for name, rows in tables.items():
@@ -123,8 +129,7 @@ def _show(tables: Tables, title: str, notes: Iterable[str]) -> None:
         console.print(_table(rows))
     for note in notes:
         console.print(f"\n{note}")
-    versions = ", ".join(f"{name} {version}" for name, version in where["versions"].items())
-    console.print(f"\n{where['date']}, {where['machine']}, {' '.join(where['cpu_flags'])}\n{versions}")
+    console.print("", *environment_lines(), sep="\n")
 
 
 def _table(rows: Rows) -> Table:

@@ -380,7 +380,7 @@ def test_an_interrupted_run_says_so_and_can_be_repeated(
     arguments = ["compile", str(model), "-o", str(tmp_path / "out.onnx"), "--data", str(data)]
     code = f"from onnxq.cli.app import make_app; make_app()({arguments})"
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as process:
-        while process.poll() is None and not list(tmp_path.glob(".onnxq-*/out.onnx")):
+        while process.poll() is None and not list(tmp_path.glob(".onnxq-*/new/out.onnx")):
             time.sleep(0.05)  # what follows, validating and timing, takes seconds
         process.send_signal(signal.SIGINT)
         _, remarks = process.communicate(timeout=30)

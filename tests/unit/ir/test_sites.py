@@ -342,15 +342,14 @@ def test_where_channels_do_not_pass_a_mul_is_offered(tail: str) -> None:
     assert_exact(module, folded(module, 0, powers=False, shift=True), feeds)
 
 
-def test_a_vector_leaves_no_channels_behind_a_product() -> None:
-    """The product sums over the channels, though its result is as long as they were many, and has none."""
+def test_a_vector_has_no_channels() -> None:
+    """A product sums over its one axis, and where it is measured that axis counts for samples."""
     body = """main (float[8] x, float[8,8] a) => (float[4] y) {
         n = LayerNormalization(x, gamma, beta)
         h = MatMul(a, n)
         y = MatMul(h, w)
     }"""
-    module = build(body, {"gamma": (8,), "beta": (8,), "w": (8, 4)})
-    assert kinds(module) == []
+    assert kinds(build(body, {"gamma": (8,), "beta": (8,), "w": (8, 4)})) == []
 
 
 def test_one_scale_for_all_channels_is_no_site() -> None:
