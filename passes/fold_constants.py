@@ -55,7 +55,7 @@ def _fold(model: ir.Model) -> ir.Model:
 
 
 def _give_ranges_scalars(graph: ir.Graph) -> None:
-    """Let each Range read scalars: ONNX Runtime takes vectors of one element only while their shape is hidden.
+    """Let each Range read scalars: ONNX Runtime takes vectors of one element while their shape is hidden.
 
     Folding brings such shapes to light, as where it puts the branch of an If in its place.
     """

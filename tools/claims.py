@@ -17,6 +17,7 @@ WITH_UNIT = re.compile(r"(?<![\w.])\d+(?:\.\d+)?\s?(?:x|%|dB|kB|MB|GB|ms|points)
 """A number that was measured, as its unit tells."""
 IN_A_TABLE = re.compile(r"^\|.*\|[ *]*\d+\.\d+")
 """A row of a table with a number that is no count."""
+FENCE = "```"
 LOWER_IS_BETTER = frozenset({"ms", "MB", "kB", "drop", "compile s", "max diff", "seconds", "peak MB"})
 
 
@@ -57,6 +58,40 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Output:
+    """A block of a page that shows what a command printed, line by line; ``...`` stands for lines left out.
+
+    Args:
+        page: The page's path in the repository.
+        begins: Its first line.
+        file: The measurement, in ``docs/measurements``.
+
+    """
+
+    page: str
+    begins: str
+    file: str
+
+    def block(self, page: str) -> list[str]:
+        """Return the lines of the block.
+
+        Raises:
+            LookupError: The page has no such block.
+
+        """
+        lines = [line.rstrip() for line in page.splitlines()]
+        if self.begins not in lines:
+            raise LookupError(f"{self.page}: no line {self.begins!r}")
+        first = lines.index(self.begins)
+        return lines[first : lines.index(FENCE, first)]
+
+    def departures(self, page: str, measured: str) -> list[str]:
+        """Return the lines of the block that the command did not print."""
+        printed = {line.rstrip() for line in measured.splitlines()} | {"...", ""}
+        return [line for line in self.block(page) if line not in printed]
+
+
+@dataclass(frozen=True)
 class Finding:
     """One number of a claim beside what was measured.
 
@@ -92,11 +127,12 @@ class Finding:
         return ahead > rounding + abs(self.measured) * Decimal(slack)
 
 
-def load_claims(path: Path) -> tuple[list[Claim], list[str]]:
-    """Return the claims of a file, and the beginnings of lines whose numbers are examples, not claims."""
+def load_claims(path: Path) -> tuple[list[Claim], list[Output], list[str]]:
+    """Return claims and outputs, and the beginnings of lines whose numbers are examples and no claims."""
     content = tomllib.loads(path.read_text(encoding="utf-8"))
     claims = [_claim(entry) for entry in content["claim"]]
-    return claims, [str(line) for line in content["examples"]["lines"]]
+    outputs = [Output(**entry) for entry in content["output"]]
+    return claims, outputs, [str(line) for line in content["examples"]["lines"]]
 
 
 def _claim(entry: dict[str, Any]) -> Claim:

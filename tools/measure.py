@@ -88,7 +88,8 @@ def run(measurement: Measurement, args: argparse.Namespace) -> str:
     if not done.stdout.strip():
         raise SystemExit(f"{measurement.file}: the command printed nothing (exit code {done.returncode})")
     given = [f"{name}: sha256 {_digest(path)}" for name, path in files.items() if path.is_file()]
-    where = [line for line in environment_lines() if line not in done.stdout]
+    told = environment_lines()
+    where = [] if told[0] in done.stdout else told
     lines = [f"data: {measurement.data}", *given, *where]
     return f"$ {_shown(measurement, files)}\n\n{done.stdout.rstrip()}\n\n" + "\n".join(lines) + "\n"
 
@@ -102,8 +103,9 @@ def _files(measurement: Measurement, args: argparse.Namespace) -> dict[str, Path
 
 
 def _shown(measurement: Measurement, files: Mapping[str, Path]) -> str:
-    """Return the command with no more of a path than its last two parts."""
-    return measurement.command.format(**{name: Path(*path.parts[-2:]) for name, path in files.items()})
+    """Return the command with no more of a path than the names of a file and its folder."""
+    shown = {name: Path(*path.parts[-2:]) if path.is_file() else path.name for name, path in files.items()}
+    return measurement.command.format(**shown)
 
 
 def _digest(path: Path) -> str:

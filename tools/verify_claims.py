@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from claims import Claim, Finding, check, load_claims, unclaimed
+from claims import Claim, Finding, Output, check, load_claims, unclaimed
 from measure import Measurement, add_placeholders, load_measurements, run
 from measuring import REPOSITORY
 
@@ -32,11 +32,12 @@ def main() -> int:
     options.add_argument("--only", help="one measurement's file, with its folder")
     add_placeholders(options)
     args = options.parse_args()
-    claims, examples = load_claims(REPOSITORY / "docs" / "claims.toml")
+    claims, outputs, examples = load_claims(REPOSITORY / "docs" / "claims.toml")
     claims = [claim for claim in claims if args.only in (None, claim.file)]
     faults = [*_against_committed(claims)]
     if args.only is None:
-        faults += _without_claim(claims, examples)
+        shown = [line for output in outputs for line in output.block(_page(output.page)) if line]
+        faults += [*_against_printed(outputs), *_without_claim(claims, [*examples, *shown])]
     if args.run:
         faults += _against_new(claims, args)
     for fault in faults:
@@ -55,6 +56,13 @@ def _against_committed(claims: Sequence[Claim]) -> Iterator[str]:
                     yield _told(finding)
         except (LookupError, FileNotFoundError) as error:
             yield str(error)
+
+
+def _against_printed(outputs: Sequence[Output]) -> Iterator[str]:
+    for output in outputs:
+        printed = (MEASURED / output.file).read_text(encoding="utf-8")
+        for line in output.departures(_page(output.page), printed):
+            yield f"{output.page}: {output.file} has no line {line!r}"
 
 
 def _without_claim(claims: Sequence[Claim], examples: Sequence[str]) -> Iterator[str]:

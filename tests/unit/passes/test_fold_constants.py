@@ -2,6 +2,8 @@
 
 import tracemalloc
 
+import numpy as np
+import onnx_ir as ir
 import pytest
 
 from onnxq.errors import ModelError
@@ -9,6 +11,7 @@ from onnxq.ir.module import GraphModule
 from onnxq.ir.text import parse
 from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
+from onnxq.runtime.session import open_session
 from onnxq.target import find_target
 
 HEAD = '<ir_version: 8, opset_import: ["" : 17]>\n'
@@ -83,3 +86,16 @@ def test_a_weight_that_is_computed_as_infinity_is_refused() -> None:
     w = Div(one, zero)
     y = MatMul(x, w)
 }""")
+
+
+def test_a_range_whose_vector_comes_to_light_reads_a_scalar() -> None:
+    pytest.importorskip("onnxruntime")
+    module = folded("""main (float[3] x) => (int64[K] y)
+<int64 zero = {0}, int64 one = {1}>
+{
+    length = Shape(x)
+    shifted = Add(length, length)
+    y = Range(zero, shifted, one)
+}""")
+    (y,) = open_session(ir.to_proto(module.model)).run({"x": np.zeros(3, np.float32)}).values()
+    assert y.tolist() == [0, 1, 2, 3, 4, 5]
