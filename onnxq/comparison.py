@@ -318,7 +318,7 @@ def _reason(kind: str, names: Sequence[str], reasons: Mapping[str, str]) -> str:
 
 
 OVERHEAD = 4096
-"""Bytes that stamps and nodes may add: a file that grows by less has no weights to speak of."""
+"""Bytes of stamps and nodes: a compiled file of fewer has no weights to speak of."""
 
 
 def warn_of_size(before: int, after: int) -> tuple[str, ...]:
