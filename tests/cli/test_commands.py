@@ -378,7 +378,9 @@ def test_an_interrupted_run_says_so_and_can_be_repeated(
     onnxq, model: Path, data: Path, tmp_path: Path
 ) -> None:
     arguments = ["compile", str(model), "-o", str(tmp_path / "out.onnx"), "--data", str(data)]
-    code = f"from onnxq.cli.app import make_app; make_app()({arguments})"
+    # shells let jobs in the background ignore interrupts, and the child would inherit that
+    listen = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    code = f"{listen}\nfrom onnxq.cli.app import make_app\nmake_app()({arguments})"
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None and not list(tmp_path.glob(".onnxq-*/new/out.onnx")):
             time.sleep(0.05)  # what follows, validating and timing, takes seconds
