@@ -67,6 +67,14 @@ def staging(folder: Path) -> Iterator[Path]:
         held.close()
 
 
+def _rename(path: Path, to: Path) -> None:
+    """Give a file another name, in place of the file that has it."""
+    if os.name == "nt":
+        os.replace(path, to)
+    else:
+        os.rename(path, to)
+
+
 def probe(folder: Path) -> None:
     """Make and remove something in ``folder``.
 
@@ -103,7 +111,7 @@ def move_into_place(stage: Path, names: Sequence[str]) -> None:
             for name in names:
                 _set_aside(folder / name, stage / OLD / name)
             for name in names:
-                os.replace(stage / NEW / name, folder / name)
+                _rename(stage / NEW / name, folder / name)
             for parent in {(folder / name).parent for name in names}:
                 _sync(parent)
             os.unlink(stage / MOVES)  # from here on the new files count
@@ -169,7 +177,7 @@ def _write_moves(stage: Path, names: Sequence[str]) -> None:
     draft = stage / f"{MOVES}.draft"
     draft.write_text(json.dumps(moves), encoding="utf-8")
     _sync(draft)
-    os.replace(draft, stage / MOVES)
+    _rename(draft, stage / MOVES)
     _sync(stage)
 
 
@@ -181,7 +189,7 @@ def _set_aside(path: Path, old: Path) -> None:
         try:
             os.link(path, old, follow_symlinks=False)
         except OSError:
-            os.replace(path, old)
+            _rename(path, old)
 
 
 def _undo(stage: Path) -> list[str]:
@@ -199,7 +207,7 @@ def _undo(stage: Path) -> list[str]:
         is_new = os.path.lexists(path) and _identity(path) == move["new"]
         if os.path.lexists(old):
             if is_new or not os.path.lexists(path):
-                os.replace(old, path)
+                _rename(old, path)
         elif is_new and not move["replaces"]:
             os.unlink(path)
     for parent in {(stage.parent / name).parent for name in moves}:
