@@ -16,7 +16,7 @@ import numpy as np
 
 from onnxq.errors import ModelError
 from onnxq.kernels import Kernel, KernelList
-from onnxq.processor import cpu_flags, here
+from onnxq.processor import cpu_flags, here, processor_of
 from onnxq.runtime.batch import Array
 from onnxq.runtime.environment import import_onnxruntime
 from onnxq.runtime.profile import Kind, kind_of
@@ -106,6 +106,11 @@ def available() -> Available:
         processor=processor.name,
         products=processor.summary,
     )
+
+
+def saturates(flags: Sequence[str]) -> bool:
+    """Tell whether sums of uint8 x int8 products can saturate on a processor with these features."""
+    return processor_of(tuple(flags)).saturates
 
 
 @cache

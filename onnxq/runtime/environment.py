@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from onnxq.errors import TargetError
+from onnxq.processor import cpu_flags
+
+__all__ = ["cpu_flags", "cpu_name", "import_onnxruntime", "runtime_versions"]
 
 
 def import_onnxruntime() -> Any:

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from onnxq.processor import PRETENDED, PROCESSORS
-from onnxq.runtime.available import Available, available
+from onnxq.runtime.available import Available, available, saturates
 from onnxq.runtime.profile import Kind, kind_of
 
 
@@ -52,3 +52,9 @@ def test_the_processor_is_the_one_that_is_compiled_for(monkeypatch: pytest.Monke
     found = available()
     assert found.processor == "avx2"
     assert found.products == PROCESSORS["avx2"].summary
+
+
+def test_features_tell_whether_products_saturate() -> None:
+    assert saturates(["avx2", "fma"])
+    assert not saturates(["avx2", "avx512_vnni"])
+    assert not saturates(["asimd", "asimddp"])
