@@ -66,6 +66,7 @@ class _Sums(NamedTuple):
     high: Array
 
     def joined(self, other: _Sums) -> _Sums:
+        """Return the sums over the samples of both."""
         return _Sums(
             self.signal + other.signal,
             self.fourth + other.fourth,

@@ -61,6 +61,7 @@ def _in_child(
     counted = 0
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        """Count the calls that touch the folder, and let the one with ``number`` die or fail."""
         nonlocal counted
         if event not in calls or not _touches(folder, arguments):
             return
