@@ -480,7 +480,7 @@ class _Compilation:
             ir_version=module.model.ir_version,
             session_options=self.recipe.runs_on.options_for(module),
             data=None if table is None else DataUsed(name=name, digest=table.data, samples=table.samples),
-            table=None if table is None else json.loads(table.without_rows().to_json()),
+            table=None if table is None else json.loads(table.for_manifest().to_json()),
             versions={**installed_versions(), **runtime_versions()},
             cpu_flags=cpu_flags(),
             processor=None if assumed is None else ProcessorAssumed.called(assumed),

@@ -32,7 +32,8 @@ from onnxq.passmanager.instruments import Instrument, VerifyEach
 from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.originals import Originals
 from onnxq.passmanager.pipeline import parse_pipeline
-from onnxq.quant.facts import ChannelFacts, Facts, Need, Stat
+from onnxq.quant.facts import Facts, Need
+from onnxq.quant.statistics import ChannelRange
 from onnxq.recipe import Recipe
 from onnxq.runtime.available import cpu_kernels
 from onnxq.runtime.batch import Array, Batch, Feeds, batch_size
@@ -307,14 +308,14 @@ def _outlier_channels(
 ) -> dict[str, tuple[OutlierChannel, ...]]:
     """Return the channels that reach furthest of each encoded activation whose channels can be told."""
     needs = [
-        Need(name_of(value), frozenset({Stat.CHANNEL_RANGE}), axis)
+        Need(name_of(value), frozenset({ChannelRange}), axis)
         for value in module.values()
         if name_of(value) in module.decisions
         and constant_of(value) is None
         and (axis := _channel_axis(value)) is not None
     ]
     facts = collect(module.model, needs, samples, threads=threads).facts
-    return {need.value: _furthest(facts[need.value].along(need.axis)) for need in needs}
+    return {need.value: _furthest(facts[need.value].get(ChannelRange, need.axis)) for need in needs}
 
 
 def _channel_axis(value: ir.Value) -> int | None:
@@ -325,10 +326,10 @@ def _channel_axis(value: ir.Value) -> int | None:
     return axis
 
 
-def _furthest(along: ChannelFacts) -> tuple[OutlierChannel, ...]:
-    low, high = along.low, along.high
-    if low is None or high is None:
+def _furthest(along: ChannelRange | None) -> tuple[OutlierChannel, ...]:
+    if along is None:
         return ()
+    low, high = along.low, along.high
     reach = np.maximum(-low, high)
     median = float(np.median(reach))
     return tuple(

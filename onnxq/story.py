@@ -21,8 +21,9 @@ from onnxq.ir.module import is_standard, name_of
 from onnxq.ir.store import load_model, model_digest
 from onnxq.manifest import Manifest
 from onnxq.quant.encoding import Encoding
-from onnxq.quant.facts import Facts, Need, Stat
+from onnxq.quant.facts import Facts, Kind, Need
 from onnxq.quant.seen import clipped_share, expected_sqnr_db, outlier_ratio, picture
+from onnxq.quant.statistics import ChannelRange, Histogram, Range
 from onnxq.reading import UnreadableError, untrusted
 from onnxq.report.tables_of_story import story_charts, story_facts, story_tables
 from onnxq.runtime.compare import plain
@@ -173,7 +174,7 @@ def _decided_name(value: ir.Value) -> str:
 
 def _measured(source: Path, data: Data, names: list[str]) -> Mapping[str, Facts]:
     known = {name_of(value) for node in load_model(source).graph for value in node.outputs}
-    stats = frozenset({Stat.RANGE, Stat.HISTOGRAM, Stat.CHANNEL_RANGE})
+    stats: frozenset[Kind] = frozenset({Range, Histogram, ChannelRange})
     return collect(source, [Need(name, stats) for name in names if name in known], data).facts
 
 
@@ -187,21 +188,22 @@ def _seen(name: str, facts: Facts, encoding: Encoding) -> SeenTensor:
         float(encoding.high),
         outliers=_outliers(facts),
     )
-    if facts.histogram is None:
+    histogram = facts.get(Histogram)
+    if histogram is None:
         return seen
-    edges, heights = picture(facts.histogram)
+    edges, heights = picture(histogram)
     return replace(
         seen,
-        clipped=clipped_share(facts.histogram, encoding),
-        sqnr_db=expected_sqnr_db(facts.histogram, encoding),
+        clipped=clipped_share(histogram, encoding),
+        sqnr_db=expected_sqnr_db(histogram, encoding),
         edges=tuple(edges),
         heights=tuple(heights),
     )
 
 
 def _outliers(facts: Facts) -> tuple[tuple[int, float], ...]:
-    along = facts.along(-1)
-    if along.low is None or along.high is None:
+    along = facts.get(ChannelRange)
+    if along is None:
         return ()
     ratios = outlier_ratio(along.low, along.high)
     worst = np.argsort(-ratios, kind="stable")[:OUTLIERS]

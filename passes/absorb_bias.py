@@ -25,7 +25,8 @@ from onnxq.ir.module import GraphModule, array_of, attribute, is_standard, name_
 from onnxq.ir.sites import Site, find_sites
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.quant.bias_correction import mean_output
-from onnxq.quant.facts import Need, Stat
+from onnxq.quant.facts import Need
+from onnxq.quant.statistics import ChannelRange
 
 WHY = "the Relu between never cuts it off"
 
@@ -48,7 +49,7 @@ class AbsorbBias(Pass):
         for site in _sites(module):
             if _reason(site) is None and self.method == "measured":
                 axis = site.source.channels.axes[0]
-                yield Need(name_of(site.source.value), frozenset({Stat.CHANNEL_RANGE}), axis)
+                yield Need(name_of(site.source.value), frozenset({ChannelRange}), axis)
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave a pair alone where a border of zeros would no longer stand for nothing."""
@@ -61,8 +62,8 @@ class AbsorbBias(Pass):
             if facts is None:
                 ctx.skip(site.scaled[0].node, "how far its channels reach is not known")
                 continue
-            low = facts.along(site.source.channels.axes[0]).low
-            shift = np.maximum(np.zeros(site.count) if low is None else low, 0.0)
+            known = facts.get(ChannelRange, site.source.channels.axes[0])
+            shift = np.maximum(np.zeros(site.count) if known is None else known.low, 0.0)
             if shift.any():
                 _absorb(site, shift, ctx)
             else:

@@ -34,9 +34,10 @@ from onnxq.ir.module import GraphModule, array_of, attribute, name_of, rank_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.quant.bias_correction import mean_output, rounding_error
-from onnxq.quant.facts import Need, Stat
+from onnxq.quant.facts import Facts, Need
+from onnxq.quant.statistics import Mean
 
-MEAN = frozenset({Stat.MEAN})
+MEAN = frozenset({Mean})
 REALISE, CUT = "fit-biases, encode-biases, insert-qdq", "remove-dead"
 DIGITS = 12
 """Of the digest, 48 bits."""
@@ -115,8 +116,13 @@ def _correct_by_weight(layer: Layer, bias: Operand, module: GraphModule, ctx: Pa
 def _mean_of(value: ir.Value, axis: int, module: GraphModule) -> NDArray[np.float32] | None:
     """Return the mean of each channel along ``axis``; None if it is not known, or not finite."""
     facts = module.facts.get(name_of(value))
-    mean = None if facts is None else facts.along(axis).mean
+    mean = None if facts is None else _mean(facts, axis)
     return mean if mean is not None and np.isfinite(mean).all() else None
+
+
+def _mean(facts: Facts, axis: int) -> NDArray[np.float32] | None:
+    known = facts.get(Mean, axis)
+    return None if known is None else known.values
 
 
 def _correct_by_output(level: list[tuple[Layer, Operand]], module: GraphModule, ctx: PassContext) -> None:
@@ -154,7 +160,7 @@ def _quantized_means(
     _run(CUT, copy, inner)
     needs = [Need(name_of(p), MEAN, layer.output_axis) for p, layer in zip(probes, layers, strict=True)]
     found = ctx.measure(copy, needs)
-    return [found[need.value].along(need.axis).mean for need in needs]
+    return [_mean(found[need.value], need.axis) for need in needs]
 
 
 def _run(pipeline: str, module: GraphModule, ctx: PassContext) -> None:

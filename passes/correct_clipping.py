@@ -30,8 +30,9 @@ from onnxq.ir.module import (
 )
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.quant.encoding import Encoding, affine_encoding
-from onnxq.quant.facts import Need, Stat
+from onnxq.quant.facts import Need
 from onnxq.quant.outliers import narrowest_range, product_error
+from onnxq.quant.statistics import ChannelRange, Rows
 
 CUT = "cut off where its grid shall end"
 ADD = "what was cut off is added in float"
@@ -59,7 +60,7 @@ class CorrectClipping(Pass):
     def needs(self, module: GraphModule) -> Iterable[Need]:
         """Ask for the range of each channel, and for rows to estimate the gain on."""
         for layers in self._readers(module):
-            yield Need(name_of(layers[0].activation), frozenset({Stat.CHANNEL_RANGE, Stat.ROWS}))
+            yield Need(name_of(layers[0].activation), frozenset({ChannelRange, Rows}))
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Take all layers that read a value together; each adds a product of its own."""
@@ -86,8 +87,9 @@ class CorrectClipping(Pass):
 
     def _site(self, value: ir.Value, layers: list[Layer], module: GraphModule) -> Site | str:
         """Return what to correct, or the reason why the value keeps its range."""
-        along = module.facts[name_of(value)].along(-1)
-        if along.rows is None or along.low is None or along.high is None:
+        facts = module.facts[name_of(value)]
+        rows, along = facts.get(Rows), facts.get(ChannelRange)
+        if rows is None or along is None:
             return "it never had an element"
         reason = _reason(value, layers, module)
         if reason is not None:
@@ -101,7 +103,7 @@ class CorrectClipping(Pass):
         above = bool((along.high[found.channels] > encoding.high).any())
         below = bool((along.low[found.channels] < encoding.low).any())
         site = Site(value, layers, encoding, found.channels, below, above)
-        gain = site.gain(along.rows, module.decisions[name_of(value)].encoding)
+        gain = site.gain(rows.values, module.decisions[name_of(value)].encoding)
         return site if gain >= self.gain else f"the error would shrink by a factor of {gain:.2f} only"
 
 

@@ -26,7 +26,8 @@ from onnxq.ir.module import GraphModule, name_of
 from onnxq.ir.numbering import Numbering
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.quant.equalization import evening_scale
-from onnxq.quant.facts import ChannelFacts, Need, Stat
+from onnxq.quant.facts import Need
+from onnxq.quant.statistics import ChannelRange
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class EqualizeActivations(Pass):
         found = Numbering.of(module)
         for value in found.read:
             if not found.pinned.issuperset(found.numbers[value].tolist()):
-                yield Need(name_of(value), frozenset({Stat.CHANNEL_RANGE}), found.axes[value].axes[0])
+                yield Need(name_of(value), frozenset({ChannelRange}), found.axes[value].axes[0])
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave channels alone that not only layers read, or that were never seen or are infinite."""
@@ -74,8 +75,8 @@ def _largest(found: Numbering, module: GraphModule) -> NDArray[np.float64]:
     largest = np.zeros(found.count)
     for value in found.read:
         facts = module.facts.get(name_of(value))
-        along = ChannelFacts() if facts is None else facts.along(found.axes[value].axes[0])
-        if along.low is not None and along.high is not None:
+        along = None if facts is None else facts.get(ChannelRange, found.axes[value].axes[0])
+        if along is not None:
             reach = np.maximum(-along.low, along.high)
             np.maximum.at(largest, found.numbers[value], reach.astype(np.float64))
     return largest

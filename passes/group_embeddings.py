@@ -32,7 +32,7 @@ from onnxq.ir.endpoints import NORMS, Consumer
 from onnxq.ir.module import GraphModule, array_of, constant_of, is_float, is_standard, name_of, rank_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.passmanager.sites import FoldKind, fold_best, needs_of, sites_of
-from onnxq.quant.facts import Need, Stat
+from onnxq.quant.facts import Need
 from onnxq.quant.grouping import (
     Floats,
     Groups,
@@ -43,6 +43,7 @@ from onnxq.quant.grouping import (
     group_scales,
 )
 from onnxq.quant.migration import Candidate, Sample, joint_range
+from onnxq.quant.statistics import ChannelRange
 
 SUMS = ("Add", "Sum")
 
@@ -79,7 +80,7 @@ class GroupEmbeddings(Pass):
         """Ask for ranges by channel, and in ``fold`` for sampled rows."""
         if self.mode == "axis":
             for value in _around_norms(module):
-                yield Need(name_of(value), frozenset({Stat.CHANNEL_RANGE}))
+                yield Need(name_of(value), frozenset({ChannelRange}))
         else:
             yield from needs_of(module, self.kinds, paid=self.paid or self.mode == "split")
 
@@ -103,10 +104,9 @@ class GroupEmbeddings(Pass):
     def _encode(self, module: GraphModule, ctx: PassContext) -> None:
         """Replace the one scale of each encoded value around a normalization."""
         for value in _around_norms(module):
-            decision, along = module.decisions.get(name_of(value)), module.facts[name_of(value)].along(-1)
-            if decision is None or decision.encoding.axis is not None:
-                continue
-            if along.low is None or along.high is None:
+            decision = module.decisions.get(name_of(value))
+            along = module.facts[name_of(value)].get(ChannelRange)
+            if decision is None or decision.encoding.axis is not None or along is None:
                 continue
             groups, axis = self._groups(along.low, along.high), (rank_of(value) or 1) - 1
             encoding = group_encoding(along.low, along.high, groups, decision.encoding.dtype, axis)
@@ -119,8 +119,8 @@ class GroupEmbeddings(Pass):
         for site in list(sites_of(module, self.kinds, paid=True)):
             for readers in _by_activation(site.consumers):
                 value = readers[0].layer.activation
-                along = module.facts[name_of(value)].along(-1)
-                if along.low is None or along.high is None:
+                along = module.facts[name_of(value)].get(ChannelRange)
+                if along is None:
                     ctx.skip(readers[0].layer.node, "its input never had an element")
                     continue
                 groups = self._groups(along.low, along.high)

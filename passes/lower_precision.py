@@ -25,8 +25,9 @@ from onnxq.ir.module import GraphModule, array_of, constant_of, is_float, is_sta
 from onnxq.ir.schema import Signature, signature_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.passmanager.casting import cast, drop_empty_cast, has_subgraph
-from onnxq.quant.facts import Need, Stat
+from onnxq.quant.facts import Need
 from onnxq.quant.narrow import NarrowFloat, narrow_float
+from onnxq.quant.statistics import Range
 
 FLOAT = ir.DataType.FLOAT
 DTYPES = {"float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
@@ -75,7 +76,7 @@ class LowerPrecision(Pass):
         """Ask for the range of every value that is computed or fed, if ranges are wanted."""
         if self.ranges:
             for value in _computed(module):
-                yield Need(name_of(value), frozenset({Stat.RANGE}))
+                yield Need(name_of(value), frozenset({Range}))
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Choose node by node, in the graph's order; then lower and cast."""

@@ -21,7 +21,8 @@ import onnx_ir as ir
 from onnxq.ir.module import Decision, GraphModule, constant_of, is_float, name_of, rank_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.quant.encoding import Encoding, affine_encoding, symmetric_encoding
-from onnxq.quant.facts import Facts, Need, Stat
+from onnxq.quant.facts import Facts, Need
+from onnxq.quant.statistics import ChannelRange
 
 WIDE = {"uint8": "uint16", "int8": "int16"}
 OPSET = 21
@@ -51,7 +52,7 @@ class MixedPrecision(Pass):
         if self.levels:
             for value in _activations(module):
                 if _has_channels(value):
-                    yield Need(name_of(value), frozenset({Stat.CHANNEL_RANGE}))
+                    yield Need(name_of(value), frozenset({ChannelRange}))
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Say of each value why it was chosen."""
@@ -83,10 +84,10 @@ class MixedPrecision(Pass):
             return "chosen by its name"
         if not self.levels or not _has_channels(value) or facts is None:
             return None
-        along = facts.along(-1)
-        if along.low is None or along.high is None:
+        known = facts.get(ChannelRange)
+        if known is None:
             return None
-        width = float(np.median(along.high - along.low))
+        width = float(np.median(known.high - known.low))
         levels = width / float(encoding.scale)
         return f"its median channel spans {levels:.1f} levels of 8 bits" if levels < self.levels else None
 

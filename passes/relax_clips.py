@@ -17,7 +17,8 @@ import onnx_ir as ir
 
 from onnxq.ir.module import GraphModule, constant_of, input_of, is_float, is_standard, name_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
-from onnxq.quant.facts import Need, Stat
+from onnxq.quant.facts import Need
+from onnxq.quant.statistics import Range
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class RelaxClips(Pass):
         """Ask how far each Clip's input reaches."""
         for node, _ in _clips(module):
             if not self.always:
-                yield Need(name_of(node.inputs[0]), frozenset({Stat.RANGE}))
+                yield Need(name_of(node.inputs[0]), frozenset({Range}))
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Drop both bounds; a Relu has the lower one built in."""

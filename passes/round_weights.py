@@ -23,8 +23,9 @@ from onnxq.ir.layers import Layer, linear_layers
 from onnxq.ir.module import GraphModule, array_of, attribute, is_standard, name_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.passmanager.patches import patch_grams, patch_size
-from onnxq.quant.facts import Need, Stat
+from onnxq.quant.facts import Need
 from onnxq.quant.rounding import output_error, round_to_outputs
+from onnxq.quant.statistics import Gram
 
 MOST_INPUTS = 4096
 """A layer with more keeps its weight: the products of its inputs would take more than 128 MB."""
@@ -46,13 +47,13 @@ class RoundWeights(Pass):
     def needs(self, module: GraphModule) -> Iterable[Need]:
         """Ask for the products of what each MatMul reads; what Convs read is measured while it runs."""
         for layer in self._products(module):
-            yield Need(name_of(layer.activation), frozenset({Stat.GRAM}), layer.input_axis)
+            yield Need(name_of(layer.activation), frozenset({Gram}), layer.input_axis)
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave a weight to rounding to nearest where that errs no more, or where it has several readers."""
         for layer in self._products(module):
-            gram = module.facts[name_of(layer.activation)].along(layer.input_axis).gram
-            _round(layer, gram, module, ctx)
+            known = module.facts[name_of(layer.activation)].get(Gram, layer.input_axis)
+            _round(layer, None if known is None else known.values, module, ctx)
         convs = list(self._convolutions(module, ctx))
         for layer, gram in zip(convs, patch_grams(convs, module, ctx), strict=True):
             _round(layer, gram, module, ctx)

@@ -32,7 +32,8 @@ from onnxq.ir.module import name_of
 from onnxq.ir.store import load_model
 from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
-from onnxq.quant.facts import Need, Stat
+from onnxq.quant.facts import Need
+from onnxq.quant.statistics import STATISTICS
 from onnxq.runtime.footprint import peak_memory
 from onnxq.runtime.session import open_session
 from onnxq.target import find_target
@@ -84,7 +85,8 @@ def ours(model: Path, samples: Samples) -> None:
     values = {name_of(layer.activation) for layer in linear_layers(module)}
     if len(values) != VALUES:
         raise SystemExit(f"found {len(values)} inputs of linear layers, not {VALUES}: this is another model")
-    collect(module.model, [Need(name, frozenset(Stat)) for name in values], samples, threads=THREADS)
+    everything = frozenset(STATISTICS.values())
+    collect(module.model, [Need(name, everything) for name in values], samples, threads=THREADS)
 
 
 def peer(method: str) -> Callable[[Path, Samples], None]:

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import base64
 import json
-import math
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from onnxq.errors import CalibrationError
 from onnxq.files import write_whole
-from onnxq.quant.facts import ChannelFacts, Facts, Stat
-from onnxq.quant.histogram import BIN_COUNT, Histogram
+from onnxq.quant.facts import Facts, Kind, Place
+from onnxq.quant.statistics import STATISTICS, Statistic
 from onnxq.reading import parse_json
 
 SCHEMA = 2
 """The version of the table's layout; a table of another one is refused."""
 
-LEFT_OUT = frozenset({Stat.GRAM})
+LEFT_OUT: frozenset[Kind] = frozenset(kind for kind in STATISTICS.values() if not kind.in_tables)
 """Statistics that no table holds: they are large."""
 
 _AGAIN = "collect it again: onnxq calibrate MODEL --data DATA -o TABLE"
@@ -80,9 +75,10 @@ class CalibrationTable:
         """Return the table with the facts of these values alone."""
         return replace(self, facts={name: facts for name, facts in self.facts.items() if name in names})
 
-    def without_rows(self) -> CalibrationTable:
-        """Return the table without sampled rows: they are large, and pieces of the data itself."""
-        return replace(self, facts={name: _without_rows(facts) for name, facts in self.facts.items()})
+    def for_manifest(self) -> CalibrationTable:
+        """Return the table without what is large, and without pieces of the data itself: sampled rows."""
+        out = [kind for kind in STATISTICS.values() if not kind.in_manifests]
+        return replace(self, facts={name: facts.without(out) for name, facts in self.facts.items()})
 
     def to_json(self) -> str:
         """Return the text form; equal tables give equal text."""
@@ -150,95 +146,24 @@ class CalibrationTable:
 
 def _facts_out(facts: Facts) -> dict[str, Any]:
     """Return plain values; parts that were not measured are left out."""
-    parts = {
-        "count": facts.count,
-        "low": _number_out(facts.low),
-        "high": _number_out(facts.high),
-        "average": _if(_pair_out, facts.average),
-        "histogram": _if(_histogram_out, facts.histogram),
-        "channels": {str(axis): _along_out(along) for axis, along in facts.channels.items()} or None,
-    }
-    return {key: part for key, part in parts.items() if part is not None}
+    entry = {"count": facts.count, **_parts_out(facts, None)}
+    channels = {str(axis): part for axis in facts.axes if (part := _parts_out(facts, axis))}
+    return {**entry, "channels": channels} if channels else entry
+
+
+def _parts_out(facts: Facts, axis: int | None) -> dict[str, Any]:
+    """Return what is known along an axis, or, with None, of the whole."""
+    parts = [part.to_table() for part in facts.along(axis) if part.in_tables]
+    return {key: value for part in parts for key, value in part.items()}
 
 
 def _facts_in(entry: Mapping[str, Any]) -> Facts:
-    facts = Facts(
-        count=int(entry["count"]),
-        low=float(entry["low"]),
-        high=float(entry["high"]),
-        average=_if(_pair, entry.get("average")),
-        histogram=_if(_histogram_in, entry.get("histogram")),
-        channels={int(axis): _along_in(along) for axis, along in entry.get("channels", {}).items()},
-    )
-    numbers = (facts.low, facts.high, *(facts.average or ()))
-    if facts.count < 0 or any(map(math.isnan, numbers)) or any(axis >= 0 for axis in facts.channels):
-        raise ValueError("no facts look like this")
-    return facts
+    parts = _parts_in(entry, None)
+    for axis, along in entry.get("channels", {}).items():
+        parts |= _parts_in(along, int(axis))
+    return Facts(int(entry["count"]), parts)
 
 
-CHANNEL_PARTS = ("low", "high", "mean", "rows")
-"""What a table holds along a channel axis."""
-
-
-def _along_out(along: ChannelFacts) -> dict[str, Any]:
-    parts = {name: _if(_array_out, getattr(along, name)) for name in CHANNEL_PARTS}
-    return {key: part for key, part in parts.items() if part is not None}
-
-
-def _along_in(entry: Mapping[str, Any]) -> ChannelFacts:
-    parts = {name: _if(_array_in, entry.get(name)) for name in CHANNEL_PARTS}
-    arrays = {name: array for name, array in parts.items() if array is not None}
-    for name, array in arrays.items():
-        if array.dtype != np.float32 or array.ndim != 1 + (name == "rows") or np.isnan(array).any():
-            raise ValueError(f"{name} of channels is {array.dtype}{list(array.shape)}")
-    if len({array.shape[-1] for array in arrays.values()}) > 1:
-        raise ValueError("parts of channels have different lengths")
-    return ChannelFacts(**parts)
-
-
-def _without_rows(facts: Facts) -> Facts:
-    channels = {axis: replace(along, rows=None) for axis, along in facts.channels.items()}
-    return replace(facts, channels=channels)
-
-
-def _if(convert: Callable[[Any], Any], part: Any) -> Any:
-    return None if part is None else convert(part)
-
-
-def _number_out(number: float) -> float | str:
-    """Return what JSON can hold, and ``float`` reads back: it has no infinity."""
-    return number if math.isfinite(number) else str(number)
-
-
-def _pair_out(values: tuple[float, float]) -> list[float | str]:
-    return [_number_out(number) for number in values]
-
-
-def _pair(values: list[float]) -> tuple[float, float]:
-    low, high = values
-    return float(low), float(high)
-
-
-def _array_out(array: NDArray[Any]) -> dict[str, Any]:
-    little = np.ascontiguousarray(array, array.dtype.newbyteorder("<"))
-    data = base64.b64encode(little.tobytes()).decode("ascii")
-    return {"dtype": array.dtype.name, "shape": list(array.shape), "data": data}
-
-
-def _array_in(entry: Mapping[str, Any]) -> NDArray[Any]:
-    dtype = np.dtype(entry["dtype"])
-    flat = np.frombuffer(base64.b64decode(entry["data"], validate=True), dtype.newbyteorder("<"))
-    return flat.astype(dtype).reshape(entry["shape"])
-
-
-def _histogram_out(histogram: Histogram) -> dict[str, Any]:
-    filled = np.flatnonzero(histogram.counts)
-    return {"bins": _array_out(filled.astype(np.uint16)), "counts": _array_out(histogram.counts[filled])}
-
-
-def _histogram_in(entry: Mapping[str, Any]) -> Histogram:
-    counts = np.zeros(BIN_COUNT, np.int64)
-    counts[_array_in(entry["bins"])] = _array_in(entry["counts"])
-    if counts.min() < 0:
-        raise ValueError("a bin counts less than nothing")
-    return Histogram(counts)
+def _parts_in(entry: Mapping[str, Any], axis: int | None) -> dict[Place, Statistic]:
+    kinds = [kind for kind in STATISTICS.values() if kind.in_tables and kind.by_channel == (axis is not None)]
+    return {(kind, axis): part for kind in kinds if (part := kind.from_table(entry)) is not None}

@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from onnxq.errors import ModelError
 from onnxq.ir.module import Decision
 from onnxq.quant.encoding import Encoding
-from onnxq.quant.facts import ChannelFacts, Facts
-from onnxq.quant.histogram import BIN_COUNT, Histogram
+from onnxq.quant.facts import Facts, facts_of
+from onnxq.quant.statistics import STATISTICS
 
 Fields = dict[str, Any]
 """The fields of one line: texts, numbers, lists, and dictionaries of numbers."""
@@ -41,15 +40,6 @@ class WeightNote:
     sha256: str | None = None
     proto: bytes | None = None
 
-
-CHANNEL_FIELDS = {
-    "channel_low": "low",
-    "channel_high": "high",
-    "mean": "mean",
-    "rows": "rows",
-    "gram": "gram",
-}
-"""Fields of a ``# fact`` line that tell of channels, and the parts of ``ChannelFacts``."""
 
 _STRING = r'"(?:[^"\\]|\\.)*"'
 _NAME = rf"(?:{_STRING}|[^\s\":+,(){{}}<>=\[\]]+)"
@@ -147,23 +137,16 @@ def facts_fields(facts: Facts, elide_above: int | None) -> Iterator[Fields]:
     Parts with more than ``elide_above`` entries are left out.
     """
     most = float("inf") if elide_above is None else elide_above
-    histogram = _filled(facts.histogram)
-    axes: list[int | None] = [*sorted(facts.channels)] or [None]
+    axes: list[int | None] = [*facts.axes] or [None]
     for axis in axes:
-        along = ChannelFacts() if axis is None else facts.along(axis)
-        yield {
-            "count": facts.count,
-            "low": facts.low,
-            "high": facts.high,
-            "average": None if facts.average is None else list(facts.average),
-            "axis": axis,
-            "channel_low": along.low,
-            "channel_high": along.high,
-            "mean": along.mean,
-            "rows": _small(along.rows, most),
-            "gram": _small(along.gram, most),
-            "histogram": histogram if histogram is not None and len(histogram) <= most else None,
-        }
+        fields: Fields = {"count": facts.count}
+        for kind in STATISTICS.values():
+            if kind.by_channel:
+                fields.setdefault("axis", axis)
+            part = None if kind.by_channel and axis is None else facts.get(kind, axis or -1)
+            if part is not None and part.bulk <= most:
+                fields |= part.to_fields()
+        yield fields
 
 
 def read_facts(fields: Fields) -> Facts:
@@ -171,41 +154,8 @@ def read_facts(fields: Fields) -> Facts:
     axis = fields.get("axis", -1)
     if axis >= 0:
         raise ValueError(f"channel axes count from the end, as -1 does; this is {axis}")
-    along = {part: _array(fields[name]) for name, part in CHANNEL_FIELDS.items() if name in fields}
-    return Facts(
-        count=fields.get("count", 1),
-        low=float(fields["low"]),
-        high=float(fields["high"]),
-        average=_pair(fields.get("average")),
-        histogram=_histogram(fields.get("histogram")),
-        channels={axis: ChannelFacts(**along)} if along else {},
-    )
-
-
-def _small(array: NDArray[Any] | None, most: float) -> NDArray[Any] | None:
-    return array if array is not None and array.size <= most else None
-
-
-def _filled(histogram: Histogram | None) -> dict[int, int] | None:
-    if histogram is None:
-        return None
-    return {int(index): int(histogram.counts[index]) for index in np.flatnonzero(histogram.counts)}
-
-
-def _histogram(filled: dict[int, int] | None) -> Histogram | None:
-    if filled is None:
-        return None
-    counts = np.zeros(BIN_COUNT, np.int64)
-    counts[list(filled)] = list(filled.values())
-    return Histogram(counts)
-
-
-def _array(numbers: Any) -> NDArray[np.float32] | None:
-    return None if numbers is None else np.asarray(numbers, np.float32)
-
-
-def _pair(numbers: Sequence[float] | None) -> tuple[float, float] | None:
-    return None if numbers is None else (float(numbers[0]), float(numbers[1]))
+    parts = [part for kind in STATISTICS.values() if (part := kind.from_fields(fields)) is not None]
+    return facts_of(fields.get("count", 1), *parts, axis=axis)
 
 
 def _field_text(value: Any) -> str:

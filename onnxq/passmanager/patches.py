@@ -20,7 +20,8 @@ from onnxq.ir.layers import Layer
 from onnxq.ir.module import GraphModule, attribute, name_of
 from onnxq.passmanager.base import PassContext
 from onnxq.passmanager.pipeline import parse_pipeline
-from onnxq.quant.facts import Need, Stat
+from onnxq.quant.facts import Need
+from onnxq.quant.statistics import Gram
 
 PLACES = 16
 """Along each axis, so many places of the output are looked at where it has more, and fewer than twice as
@@ -29,7 +30,7 @@ many: neighbours tell little new, and all patches of a large image would take ma
 MOST_PRODUCTS = 1 << 25
 """The elements of all matrices that one run over the data adds up: 256 MB in float64."""
 
-GRAM = frozenset({Stat.GRAM})
+GRAM = frozenset({Gram})
 GEOMETRY = ("auto_pad", "dilations", "pads")
 
 
@@ -87,7 +88,8 @@ def _measured(
         pass_.run(copy, inner)
     needs = [Need(name_of(p), GRAM, layer.output_axis) for p, layer in zip(probes, layers, strict=True)]
     found = ctx.measure(copy, needs)
-    return [found[need.value].along(need.axis).gram for need in needs]
+    grams = [found[need.value].get(Gram, need.axis) for need in needs]
+    return [None if gram is None else gram.values for gram in grams]
 
 
 def _patches(node: ir.Node, layer: Layer, edit: Editor) -> ir.Value:

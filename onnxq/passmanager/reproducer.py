@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import onnx_ir as ir
@@ -14,7 +14,6 @@ from onnxq.ir.text import render
 from onnxq.overwriting import REPRODUCER, refuse_overwriting
 from onnxq.passmanager.base import Pass, PassRecord
 from onnxq.passmanager.instruments import Instrument
-from onnxq.quant.facts import ChannelFacts, Facts
 from onnxq.target import Target
 
 ELIDES_ABOVE = 4096
@@ -44,7 +43,7 @@ class Reproducer(Instrument):
     def before(self, module: GraphModule, pass_: Pass, index: int) -> None:
         """Keep a copy; it shares the weights."""
         names = {need.value for need in pass_.needs(module)} & module.facts.keys()
-        facts = {name: _few_rows(module.facts[name]) for name in names}
+        facts = {name: module.facts[name].thinned(ELIDES_ABOVE) for name in names}
         if self._clone is None or self._source is not module.model:
             self._source, self._clone = module.model, module.model.clone()
         self._copy = GraphModule(self._clone, facts, dict(module.decisions))
@@ -67,14 +66,3 @@ class Reproducer(Instrument):
             refuse_overwriting(path, REPRODUCER)
             path.write_text("\n".join([*head, text]), encoding="utf-8")
             error.reproducer = path
-
-
-def _few_rows(facts: Facts) -> Facts:
-    """Keep as many sampled rows as the file shall hold."""
-    return replace(facts, channels={axis: _cut(along) for axis, along in facts.channels.items()})
-
-
-def _cut(along: ChannelFacts) -> ChannelFacts:
-    if along.rows is None:
-        return along
-    return replace(along, rows=along.rows[: max(1, ELIDES_ABOVE // max(1, along.rows.shape[1]))])

@@ -13,8 +13,9 @@ from onnxq.ir.fold import fold
 from onnxq.ir.module import GraphModule, array_of, is_standard, name_of, rank_of
 from onnxq.ir.sites import Site, find_sites
 from onnxq.passmanager.base import PassContext
-from onnxq.quant.facts import Facts, Need, Stat
+from onnxq.quant.facts import Facts, Kind, Need
 from onnxq.quant.migration import Candidate, Sample, best_of
+from onnxq.quant.statistics import ChannelRange, Rows
 
 FoldKind = Literal["norm", "linear", "relu", "value", "activation"]
 FOLD_KINDS: tuple[FoldKind, ...] = get_args(FoldKind)
@@ -23,7 +24,7 @@ FOLD_KINDS: tuple[FoldKind, ...] = get_args(FoldKind)
 ROWS = 128
 """So many of the sampled rows tell two choices apart well enough; all of them take four times as long."""
 
-STATS = frozenset({Stat.CHANNEL_RANGE, Stat.ROWS})
+STATS: frozenset[Kind] = frozenset({ChannelRange, Rows})
 
 
 def sites_of(module: GraphModule, kinds: Collection[str], *, paid: bool) -> Iterator[Site]:
@@ -93,15 +94,14 @@ def samples_of(site: Site, facts: Mapping[str, Facts]) -> list[Sample] | None:
     """Return one sample for each value that layers of the site read; None if one was never seen."""
     samples = []
     for name, place in site.inputs.items():
-        known = facts[name].along(place.channels.axes[-1])
-        if known.rows is None or known.low is None or known.high is None:
-            return None
-        if not np.isfinite([known.low, known.high]).all():
+        axis = place.channels.axes[-1]
+        sampled, reach = facts[name].get(Rows, axis), facts[name].get(ChannelRange, axis)
+        if sampled is None or reach is None or not np.isfinite([reach.low, reach.high]).all():
             return None
         readers = [one for one in site.consumers if name_of(one.layer.activation) == name]
         weights = [_matrix(one) for one in readers]
-        rows = known.rows[:: -(-len(known.rows) // ROWS)]
-        samples.append(Sample(rows, known.low, known.high, weights))
+        rows = sampled.values[:: -(-len(sampled.values) // ROWS)]
+        samples.append(Sample(rows, reach.low, reach.high, weights))
     return samples
 
 

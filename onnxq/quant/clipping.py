@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.quant.encoding import Encoding, affine_encoding, integer_limits, symmetric_encoding
-from onnxq.quant.histogram import Histogram
+from onnxq.quant.statistics import Histogram
 
 Array = NDArray[np.float64]
 Cost = Callable[[Array, Array], Array]

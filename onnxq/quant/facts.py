@@ -1,41 +1,21 @@
-"""Facts: what calibration has measured about one value of a graph."""
+"""Facts: what calibration has measured about one value of a graph, and what passes wish to know."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from enum import Enum
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.quant.histogram import Histogram
+from onnxq.quant.statistics.base import Rescaling, Statistic
+from onnxq.quant.statistics.range import Range
 
-Part = TypeVar("Part", "Facts", "ChannelFacts")
-
-
-class Stat(Enum):
-    """A statistic that a pass may ask for; the text is its name in tables and options."""
-
-    RANGE = "range"
-    """Smallest and largest value."""
-    AVERAGE = "average"
-    """Moving average, over the samples, of the smallest and the largest value of each sample."""
-    CHANNEL_RANGE = "channel-range"
-    """Smallest and largest value of each channel."""
-    MEAN = "mean"
-    """The mean of each channel."""
-    HISTOGRAM = "histogram"
-    """How many values fall into each bin."""
-    ROWS = "rows"
-    """A bounded, seeded sample of whole rows: vectors along the channel axis."""
-    GRAM = "gram"
-    """Products of channels, summed over all rows. Calibration tables leave them out: they are large."""
-
-
-BY_CHANNEL = frozenset({Stat.CHANNEL_RANGE, Stat.MEAN, Stat.ROWS, Stat.GRAM})
-"""The statistics that depend on which axis counts the channels."""
+Kind = type[Statistic]
+"""A kind of statistic: ``Range``, ``Mean``, ...; see ``onnxq.quant.statistics``."""
+Place = tuple[Kind, int | None]
+"""A kind, and the channel axis, counted from the end, or None for a statistic of the whole."""
+S = TypeVar("S", bound=Statistic)
 
 
 @dataclass(frozen=True)
@@ -45,7 +25,7 @@ class Need:
     Args:
         value: The value's name.
         stats: What to measure.
-        axis: The channel axis for the statistics ``BY_CHANNEL``, counted from the end: negative, so that one
+        axis: The channel axis for statistics by channel, counted from the end: negative, so that one
             axis has one number. The others do not depend on it.
 
     Raises:
@@ -54,7 +34,7 @@ class Need:
     """
 
     value: str
-    stats: frozenset[Stat]
+    stats: frozenset[Kind]
     axis: int = -1
 
     def __post_init__(self) -> None:
@@ -64,79 +44,81 @@ class Need:
 
 
 @dataclass(frozen=True, eq=False)
-class ChannelFacts:
-    """What is known about a value along one channel axis; a part that was not asked for is None.
-
-    Args:
-        low: Shape (C,); smallest value of each channel.
-        high: Shape (C,); largest value of each channel.
-        mean: Shape (C,); mean of each channel.
-        rows: Shape (R, C); sampled rows.
-        gram: Shape (C, C); ``x.T @ x`` over all rows ``x``.
-
-    """
-
-    low: NDArray[np.float32] | None = None
-    high: NDArray[np.float32] | None = None
-    mean: NDArray[np.float32] | None = None
-    rows: NDArray[np.float32] | None = None
-    gram: NDArray[np.float32] | None = None
-
-    def and_also(self, newer: ChannelFacts) -> ChannelFacts:
-        """Return ``newer`` with the parts that only ``self`` has."""
-        return _filled_up(newer, self)
-
-
-@dataclass(frozen=True, eq=False)
 class Facts:
-    """What is known about one value; a part that was not asked for is None.
+    """What is known about one value: statistics of the whole, and of its channels along one axis or several.
+
+    The range is part of all facts. ``facts_of`` makes them.
 
     Args:
         count: How many elements were seen, padding left out.
-        low: Smallest value, which may be infinite; infinity if none was seen.
-        high: Largest value, likewise.
-        average: Moving average of (smallest, largest) over the samples.
-        histogram: Counts over the whole tensor.
-        channels: What is known along each channel axis; axes count from the end.
+        parts: The statistics by place.
+
+    Raises:
+        ValueError: ``count`` is negative, an axis is not, the range is missing, or the parts along one axis
+            tell of different numbers of channels.
 
     """
 
     count: int
-    low: float
-    high: float
-    average: tuple[float, float] | None = None
-    histogram: Histogram | None = None
-    channels: Mapping[int, ChannelFacts] = field(default_factory=dict)
+    parts: Mapping[Place, Statistic]
 
-    def along(self, axis: int) -> ChannelFacts:
-        """Return what is known along a channel axis, counted from the end; nothing is no error."""
-        return self.channels.get(axis, ChannelFacts())
+    def __post_init__(self) -> None:
+        """Check that the parts fit together."""
+        if self.count < 0 or (Range, None) not in self.parts or any(axis >= 0 for axis in self.axes):
+            raise ValueError("no facts look like this")
+        for axis in self.axes:
+            if len({part.channels for part in self.along(axis)}) > 1:
+                raise ValueError("parts of channels have different lengths")
 
-    def has(self, stats: Iterable[Stat], axis: int = -1) -> bool:
+    @property
+    def low(self) -> float:
+        """The smallest value, which may be infinite; infinity if none was seen."""
+        return self.known(Range).low
+
+    @property
+    def high(self) -> float:
+        """The largest value, likewise."""
+        return self.known(Range).high
+
+    @property
+    def axes(self) -> list[int]:
+        """The channel axes that something is known along, in order."""
+        return sorted({axis for _, axis in self.parts if axis is not None})
+
+    def get(self, kind: type[S], axis: int = -1) -> S | None:
+        """Return one statistic, along ``axis`` if it is one by channel; None if it was not measured."""
+        part = self.parts.get(_place(kind, axis))
+        return part if isinstance(part, kind) else None
+
+    def known(self, kind: type[S], axis: int = -1) -> S:
+        """Return one statistic that a pass has asked for.
+
+        Raises:
+            ValueError: It was not measured.
+
+        """
+        part = self.get(kind, axis)
+        if part is None:
+            raise ValueError(f"these facts lack {kind.name!r}: ask for it in a Need")
+        return part
+
+    def along(self, axis: int | None) -> Iterator[Statistic]:
+        """Yield what is known along a channel axis, or, with None, of the whole."""
+        return (part for (_, at), part in self.parts.items() if at == axis)
+
+    def has(self, stats: Iterable[Kind], axis: int = -1) -> bool:
         """Tell whether all of ``stats`` were measured, along ``axis``, or there was nothing to measure."""
-        along = self.along(axis)
-        parts: dict[Stat, Any] = {
-            Stat.RANGE: self.low,
-            Stat.AVERAGE: self.average,
-            Stat.HISTOGRAM: self.histogram,
-            Stat.CHANNEL_RANGE: along.low,
-            Stat.MEAN: along.mean,
-            Stat.ROWS: along.rows,
-            Stat.GRAM: along.gram,
-        }
-        return self.count == 0 or all(parts[stat] is not None for stat in stats)
+        return self.count == 0 or all(_place(kind, axis) in self.parts for kind in stats)
 
     def and_also(self, newer: Facts) -> Facts:
         """Return ``newer`` of the same value, with the parts that only ``self`` has."""
-        both = self.channels.keys() & newer.channels.keys()
-        joint = {axis: self.channels[axis].and_also(newer.channels[axis]) for axis in both}
-        return replace(_filled_up(newer, self), channels={**self.channels, **newer.channels, **joint})
+        return replace(newer, parts={**self.parts, **newer.parts})
 
     def rescaled(self, scale: NDArray[Any], shift: NDArray[Any], axis: int | None) -> Facts | None:
         """Return the facts of ``(x - shift) / scale``, as far as those of ``x`` tell them exactly.
 
-        The whole range follows from the ranges of the channels; what depends on all values, such as the
-        histogram, is unknown again, and so are channels along other axes.
+        Each statistic knows what becomes of it. What depends on all values, such as the histogram, is unknown
+        again, and so are channels along other axes.
 
         Args:
             scale: Shape (C,), > 0.
@@ -145,23 +127,31 @@ class Facts:
                 several axes.
 
         Returns:
-            None if nothing is known exactly.
+            None if not even the range is known exactly.
 
         """
         if self.count == 0:
             return self
-        known = ChannelFacts() if axis is None else self.along(axis)
-        if axis is None or known.low is None or known.high is None:
+        if axis is None:
             return None
+        by = Rescaling(scale, shift, axis)
+        kinds = dict.fromkeys(kind for kind, _ in self.parts)
+        moved = [part for kind in kinds if (part := kind.rescaled(self, by)) is not None]
+        return facts_of(self.count, *moved, axis=axis) if any(type(part) is Range for part in moved) else None
 
-        def moved(values: NDArray[np.float32]) -> NDArray[np.float32]:
-            result: NDArray[np.float32] = ((values.astype(np.float64) - shift) / scale).astype(np.float32)
-            return result
+    def without(self, kinds: Iterable[Kind]) -> Facts:
+        """Return the facts without these statistics."""
+        out = set(kinds)
+        return replace(self, parts={place: part for place, part in self.parts.items() if place[0] not in out})
 
-        low, high = moved(known.low), moved(known.high)
-        rows, mean = (None if part is None else moved(part) for part in (known.rows, known.mean))
-        along = ChannelFacts(low, high, mean, rows)
-        return Facts(self.count, float(low.min()), float(high.max()), channels={axis: along})
+    def thinned(self, most: int) -> Facts:
+        """Return the facts with at most about ``most`` entries of each statistic that can do with fewer."""
+        return replace(self, parts={place: part.thinned(most) for place, part in self.parts.items()})
+
+
+def facts_of(count: int, *parts: Statistic, axis: int = -1) -> Facts:
+    """Return facts with these parts; those by channel lie along ``axis``, counted from the end."""
+    return Facts(count, {_place(type(part), axis): part for part in parts})
 
 
 def meets(facts: Mapping[str, Facts], need: Need) -> bool:
@@ -176,7 +166,5 @@ def joined(known: Mapping[str, Facts], newer: Mapping[str, Facts]) -> dict[str, 
     return {**known, **newer, **both}
 
 
-def _filled_up(newer: Part, older: Part) -> Part:
-    """Return ``newer`` with the fields that are None there taken from ``older``."""
-    lacking = [f.name for f in fields(newer) if getattr(newer, f.name) is None]
-    return replace(newer, **{name: getattr(older, name) for name in lacking})
+def _place(kind: Kind, axis: int) -> Place:
+    return kind, axis if kind.by_channel else None

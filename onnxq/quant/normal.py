@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.quant.facts import ChannelFacts, Facts
+from onnxq.quant.facts import Facts, facts_of
+from onnxq.quant.statistics import ChannelRange, Mean, Range
 
 Array = NDArray[np.float64]
 Function = Callable[[Array], Array]
@@ -43,8 +44,8 @@ class Expected:
     def facts(self, axis: int) -> Facts:
         """Return it as facts, the channels along ``axis``, counted from the end."""
         low, high, mean = (part.astype(np.float32) for part in (self.low, self.high, self.mean))
-        ends = float(low.min()), float(high.max())
-        return Facts(len(mean), *ends, channels={axis: ChannelFacts(low, high, mean)})
+        whole = Range(float(low.min()), float(high.max()))
+        return facts_of(len(mean), whole, ChannelRange(low, high), Mean(mean), axis=axis)
 
 
 def joined(parts: Sequence[Expected]) -> Expected:

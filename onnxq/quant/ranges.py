@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +25,12 @@ from onnxq.quant.clipping import (
     squared_error,
 )
 from onnxq.quant.encoding import FLOATS
-from onnxq.quant.facts import ChannelFacts, Facts, Stat
-from onnxq.quant.histogram import Histogram
+from onnxq.quant.facts import Facts, Kind, facts_of
+from onnxq.quant.statistics import Average, ChannelRange, Histogram, Range, Rows
 
-Rows = NDArray[np.float32]
-Range = tuple[float, float]
-ChannelRange = tuple[NDArray[np.float64], NDArray[np.float64]]
+Values = NDArray[np.float32]
+Ends = tuple[float, float]
+ChannelEnds = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class Method(ABC):
     """A way to set ranges; its fields are its options."""
 
     name: ClassVar[str]
-    stats: ClassVar[frozenset[Stat]]
+    stats: ClassVar[frozenset[Kind]]
     """What ``choose`` needs."""
-    channel_stats: ClassVar[frozenset[Stat]] = frozenset()
+    channel_stats: ClassVar[frozenset[Kind]] = frozenset()
     """What ``choose_channels`` needs; empty: the method is for whole tensors only."""
 
     @abstractmethod
-    def choose(self, facts: Facts, dtype: str = "uint8", symmetric: bool = False) -> Range:
+    def choose(self, facts: Facts, dtype: str = "uint8", symmetric: bool = False) -> Ends:
         """Return the range of a whole tensor.
 
         Args:
@@ -55,12 +55,13 @@ class Method(ABC):
         """
 
     def choose_channels(
-        self, along: ChannelFacts, dtype: str = "int8", symmetric: bool = True
-    ) -> ChannelRange:
+        self, facts: Facts, axis: int = -1, dtype: str = "int8", symmetric: bool = True
+    ) -> ChannelEnds:
         """Return the ranges of all channels from sampled rows, two arrays of shape (C,).
 
         Args:
-            along: Has ``channel_stats``.
+            facts: Has ``channel_stats``.
+            axis: The channel axis, counted from the end.
             dtype: The integer type to be used; a key of ``DTYPES``.
             symmetric: Whether the encodings will be symmetric around zero.
 
@@ -68,12 +69,12 @@ class Method(ABC):
             RecipeError: The method has no form per channel.
 
         """
-        rows = _measured(along.rows, Stat.ROWS)
+        rows = facts.known(Rows, axis).values
         return self.choose_rows(np.ascontiguousarray(rows.T), dtype, symmetric)
 
     def choose_rows(
-        self, values: Rows, dtype: str = "int8", symmetric: bool = True, limit: int | None = None
-    ) -> ChannelRange:
+        self, values: Values, dtype: str = "int8", symmetric: bool = True, limit: int | None = None
+    ) -> ChannelEnds:
         """Return the ranges of channels whose values are all at hand, as a weight's are.
 
         Args:
@@ -96,24 +97,23 @@ class MinMax(Method):
     """Everything that was seen."""
 
     name = "min-max"
-    stats = frozenset({Stat.RANGE})
-    channel_stats = frozenset({Stat.CHANNEL_RANGE})
+    stats = frozenset({Range})
+    channel_stats = frozenset({ChannelRange})
 
-    def choose(self, facts: Facts, dtype: str = "uint8", symmetric: bool = False) -> Range:
+    def choose(self, facts: Facts, dtype: str = "uint8", symmetric: bool = False) -> Ends:
         """Return the smallest and the largest value."""
         return facts.low, facts.high
 
     def choose_channels(
-        self, along: ChannelFacts, dtype: str = "int8", symmetric: bool = True
-    ) -> ChannelRange:
+        self, facts: Facts, axis: int = -1, dtype: str = "int8", symmetric: bool = True
+    ) -> ChannelEnds:
         """Return the smallest and the largest value of each channel."""
-        low = _measured(along.low, Stat.CHANNEL_RANGE)
-        high = _measured(along.high, Stat.CHANNEL_RANGE)
-        return low.astype(np.float64), high.astype(np.float64)
+        known = facts.known(ChannelRange, axis)
+        return known.low.astype(np.float64), known.high.astype(np.float64)
 
     def choose_rows(
-        self, values: Rows, dtype: str = "int8", symmetric: bool = True, limit: int | None = None
-    ) -> ChannelRange:
+        self, values: Values, dtype: str = "int8", symmetric: bool = True, limit: int | None = None
+    ) -> ChannelEnds:
         """Return the smallest and the largest value of each row."""
         return values.min(axis=1).astype(np.float64), values.max(axis=1).astype(np.float64)
 
@@ -122,12 +122,12 @@ class MovingAverage(Method):
     """The moving average, over the samples, of each sample's smallest and largest value."""
 
     name = "moving-average"
-    stats = frozenset({Stat.AVERAGE})
+    stats = frozenset({Average})
 
-    def choose(self, facts: Facts, dtype: str = "uint8", symmetric: bool = False) -> Range:
+    def choose(self, facts: Facts, dtype: str = "uint8", symmetric: bool = False) -> Ends:
         """Return both averages."""
-        low, high = _measured(facts.average, Stat.AVERAGE)
-        return low, high
+        average = facts.known(Average)
+        return average.low, average.high
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,8 @@ class Percentile(Method):
     """
 
     name = "percentile"
-    stats = frozenset({Stat.HISTOGRAM})
-    channel_stats = frozenset({Stat.ROWS})
+    stats = frozenset({Histogram})
+    channel_stats = frozenset({Rows})
     percent: float = 99.99
 
     def __post_init__(self) -> None:
@@ -152,15 +152,15 @@ class Percentile(Method):
         if not 50 < self.percent <= 100:
             raise RecipeError(f"percentile {self.percent} is not above 50 and at most 100", hint="try 99.99")
 
-    def choose(self, facts: Facts, dtype: str = "uint8", symmetric: bool = False) -> Range:
+    def choose(self, facts: Facts, dtype: str = "uint8", symmetric: bool = False) -> Ends:
         """Return two quantiles, each exact up to a bin's width: 1/128 of its value."""
-        histogram = _measured(facts.histogram, Stat.HISTOGRAM)
+        histogram = facts.known(Histogram)
         share = self.percent / 100
         return max(histogram.quantile(1 - share), facts.low), min(histogram.quantile(share), facts.high)
 
     def choose_rows(
-        self, values: Rows, dtype: str = "int8", symmetric: bool = True, limit: int | None = None
-    ) -> ChannelRange:
+        self, values: Values, dtype: str = "int8", symmetric: bool = True, limit: int | None = None
+    ) -> ChannelEnds:
         """Return two quantiles of each row."""
         share = self.percent / 100
         low, high = np.quantile(values.astype(np.float64), [1 - share, share], axis=1)
@@ -176,19 +176,19 @@ class Mse(Method):
     """
 
     name = "mse"
-    stats = frozenset({Stat.HISTOGRAM})
-    channel_stats = frozenset({Stat.ROWS})
+    stats = frozenset({Histogram})
+    channel_stats = frozenset({Rows})
 
-    def choose(self, facts: Facts, dtype: str = "uint8", symmetric: bool = False) -> Range:
+    def choose(self, facts: Facts, dtype: str = "uint8", symmetric: bool = False) -> Ends:
         """Search with the error that the histogram lets expect."""
-        histogram = _measured(facts.histogram, Stat.HISTOGRAM)
+        histogram = facts.known(Histogram)
         cost = expected_squared_error(histogram, facts.low, facts.high, dtype, symmetric)
         low, high = search_range(cost, facts.low, facts.high, symmetric, FINE)
         return float(low), float(high)
 
     def choose_rows(
-        self, values: Rows, dtype: str = "int8", symmetric: bool = True, limit: int | None = None
-    ) -> ChannelRange:
+        self, values: Values, dtype: str = "int8", symmetric: bool = True, limit: int | None = None
+    ) -> ChannelEnds:
         """Search with the error of the values themselves, all channels at once."""
         cost = squared_error(values, dtype, symmetric, limit)
         return search_range(cost, values.min(axis=1), values.max(axis=1), symmetric, QUICK)
@@ -198,18 +198,18 @@ class Entropy(Method):
     """The range that keeps most of the distribution's information; see ``divergence``."""
 
     name = "entropy"
-    stats = frozenset({Stat.HISTOGRAM})
-    channel_stats = frozenset({Stat.ROWS})
+    stats = frozenset({Histogram})
+    channel_stats = frozenset({Rows})
 
-    def choose(self, facts: Facts, dtype: str = "uint8", symmetric: bool = False) -> Range:
+    def choose(self, facts: Facts, dtype: str = "uint8", symmetric: bool = False) -> Ends:
         """Search among clipped ranges."""
-        histogram = _measured(facts.histogram, Stat.HISTOGRAM)
+        histogram = facts.known(Histogram)
         low, high = search_range(divergence(histogram, dtype), facts.low, facts.high, symmetric, FINE)
         return float(low), float(high)
 
     def choose_rows(
-        self, values: Rows, dtype: str = "int8", symmetric: bool = True, limit: int | None = None
-    ) -> ChannelRange:
+        self, values: Values, dtype: str = "int8", symmetric: bool = True, limit: int | None = None
+    ) -> ChannelEnds:
         """Clip every row by the same share of its own largest magnitude.
 
         A row has too few values to compare distributions in 2048 bins. So the rows are divided by their
@@ -217,7 +217,8 @@ class Entropy(Method):
         """
         largest = np.abs(values).max(axis=1).astype(np.float64)
         shape = (values / np.where(largest > 0, largest, 1)[:, np.newaxis]).astype(np.float32)
-        facts = Facts(shape.size, float(shape.min()), float(shape.max()), histogram=Histogram.of(shape))
+        whole = Range(float(shape.min()), float(shape.max()))
+        facts = facts_of(shape.size, whole, Histogram.of(shape))
         low, high = self.choose(facts, dtype, symmetric)
         return np.maximum(low * largest, values.min(axis=1)), np.minimum(high * largest, values.max(axis=1))
 
@@ -226,11 +227,11 @@ class CrossEntropy(Method):
     """For logits: the range that changes the softmax over the last axis least."""
 
     name = "cross-entropy"
-    stats = frozenset({Stat.ROWS})
+    stats = frozenset({Rows})
 
-    def choose(self, facts: Facts, dtype: str = "uint8", symmetric: bool = False) -> Range:
+    def choose(self, facts: Facts, dtype: str = "uint8", symmetric: bool = False) -> Ends:
         """Search with the cross-entropy of the sampled rows."""
-        cost = softmax_cross_entropy(_measured(facts.along(-1).rows, Stat.ROWS), dtype, symmetric)
+        cost = softmax_cross_entropy(facts.known(Rows).values, dtype, symmetric)
         low, high = search_range(cost, facts.low, facts.high, symmetric, QUICK)
         return float(low), float(high)
 
@@ -262,8 +263,8 @@ def range_method(name: str, dtype: str = "uint8") -> Method:
 
 
 def block_ranges(
-    method: Method, values: Rows, dtype: str, block_size: int, *, symmetric: bool = False
-) -> ChannelRange:
+    method: Method, values: Values, dtype: str, block_size: int, *, symmetric: bool = False
+) -> ChannelEnds:
     """Return the range of each block of a column, two arrays of shape (ceil(C / block_size), N).
 
     Args:
@@ -278,9 +279,3 @@ def block_ranges(
     blocks = padded.reshape(-1, block_size, values.shape[1]).transpose(0, 2, 1)
     low, high = method.choose_rows(blocks.reshape(-1, block_size), dtype, symmetric)
     return low.reshape(blocks.shape[:2]), high.reshape(blocks.shape[:2])
-
-
-def _measured(part: Any, stat: Stat) -> Any:
-    if part is None:
-        raise ValueError(f"these facts lack {stat.value!r}: ask for it in a Need")
-    return part

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.quant.encoding import Encoding
-from onnxq.quant.histogram import Histogram
+from onnxq.quant.statistics import Histogram
 
 
 def clipped_share(histogram: Histogram, encoding: Encoding) -> float:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from onnxq.calibration.collect import collect
 from onnxq.errors import CalibrationError, ModelError, PreconditionError
-from onnxq.quant.facts import Facts, Need, Stat
+from onnxq.quant.facts import Facts, Need
+from onnxq.quant.statistics import STATISTICS, Average, ChannelRange, Histogram, Mean, Range, Rows
 from onnxq.runtime.session import open_session
 
 HEADS, HEAD, WIDTH = 2, 4, 8
@@ -100,14 +101,14 @@ def padded_feeds(count: int, length: int, seed: int = 0, *, left: bool = False) 
     return {"input_ids": rng.integers(1, 50, (count, length)) * mask, "attention_mask": mask}
 
 
-ALL = frozenset(Stat)
+ALL = frozenset(STATISTICS.values())
 VALUES = ("embedded", "heads", "scores", "probs", "flat", "hidden", "y", "pooled")
 PER_CHANNEL = {"embedded", "heads", "flat", "hidden", "y", "pooled"}
 
 
 def needs() -> list[Need]:
     """Ask for everything; attention scores have no channels, as their last axis is the length."""
-    plain = frozenset({Stat.RANGE, Stat.AVERAGE, Stat.HISTOGRAM})
+    plain = frozenset({Range, Average, Histogram})
     return [Need(name, ALL if name in PER_CHANNEL else plain) for name in VALUES]
 
 
@@ -127,15 +128,13 @@ def assert_alike(got: Mapping[str, Facts], expected: Mapping[str, Facts]) -> Non
         slack = 1e-5 * max(-other.low, other.high)
         assert facts.count == other.count, name
         np.testing.assert_allclose([facts.low, facts.high], [other.low, other.high], rtol=0, atol=slack)
-        np.testing.assert_allclose(facts.average, other.average, rtol=0, atol=slack)
-        for field in ("low", "high", "mean", "rows"):
-            mine, theirs = getattr(facts.along(-1), field), getattr(other.along(-1), field)
-            assert (mine is None) == (theirs is None)
-            if mine is not None:
-                np.testing.assert_allclose(mine, theirs, rtol=0, atol=slack, err_msg=f"{name}: {field}")
-        assert facts.histogram is not None
-        assert other.histogram is not None
-        moved = np.abs(facts.histogram.counts - other.histogram.counts).sum() / 2
+        assert facts.parts.keys() == other.parts.keys()
+        for place, part in facts.parts.items():
+            if place[0] in (Average, ChannelRange, Mean, Rows):
+                for field, mine in vars(part).items():
+                    theirs = getattr(other.parts[place], field)
+                    np.testing.assert_allclose(mine, theirs, rtol=0, atol=slack, err_msg=f"{name}: {field}")
+        moved = np.abs(facts.known(Histogram).counts - other.known(Histogram).counts).sum() / 2
         assert moved <= 0.01 * facts.count, name
 
 
@@ -284,8 +283,7 @@ def test_infinities_are_facts(bad: float) -> None:
     feeds["x"][5, 1] = bad
     found = collect_floats("x", feeds=feeds)["x"]
     assert bad in (found.low, found.high)
-    assert found.histogram is not None
-    low, high, _ = found.histogram.ordered()
+    low, high, _ = found.known(Histogram).ordered()
     assert np.isfinite(low).all()
     assert np.isfinite(high).all()
 

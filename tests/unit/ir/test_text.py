@@ -22,8 +22,8 @@ from onnxq.ir.module import Decision, GraphModule, name_of
 from onnxq.ir.text import parse, render
 from onnxq.ir.verify import verify
 from onnxq.quant.encoding import Encoding, block_encoding, symmetric_encoding
-from onnxq.quant.facts import ChannelFacts, Facts
-from onnxq.quant.histogram import Histogram
+from onnxq.quant.facts import facts_of
+from onnxq.quant.statistics import Average, ChannelRange, Histogram, Mean, Range, Rows
 
 TEXT = """# weight k: dtype=int4
 # weight h: dtype=float16
@@ -58,8 +58,7 @@ def test_canonical_text_is_printed_as_it_was_read() -> None:
     assert module.graph.initializers["k"].dtype == ir.DataType.INT4
     assert module.graph.initializers["h"].dtype == ir.DataType.FLOAT16
     assert module.decisions["x"].readers == {"a b/1", "act"}
-    assert module.facts["x"].along(-1).high is not None
-    assert math.isinf(module.facts["x"].along(-1).high[1])
+    assert math.isinf(module.facts["x"].known(ChannelRange).high[1])
 
 
 def test_every_operator_example_of_onnx_comes_back_exactly() -> None:
@@ -159,20 +158,16 @@ def test_facts_come_back_exactly() -> None:
     rng = np.random.default_rng(0)
     rows = rng.normal(size=(5, 3)).astype(np.float32)
     low, high = rows.min(axis=0), rows.max(axis=0)
-    along, other = ChannelFacts(low, high, rows.mean(axis=0), rows), ChannelFacts(mean=np.ones(5, np.float32))
-    facts = Facts(
-        15, float(low.min()), float(high.max()), (0.1, 0.7), Histogram.of(rows), {-1: along, -2: other}
-    )
+    whole = (Range(float(low.min()), float(high.max())), Average(0.1, 0.7), Histogram.of(rows))
+    facts = facts_of(15, *whole, ChannelRange(low, high), Mean(rows.mean(axis=0)), Rows(rows))
     module = module_with()
-    module.facts["x"] = facts
+    module.facts["x"] = facts.and_also(facts_of(15, whole[0], Mean(np.ones(5, np.float32)), axis=-2))
     back = parse(render(module)).facts["x"]
-    assert (back.count, back.low, back.high, back.average) == (15, facts.low, facts.high, (0.1, 0.7))
-    assert back.channels.keys() == {-1, -2}
-    for name in ("low", "high", "rows", "mean"):
-        np.testing.assert_array_equal(getattr(back.along(-1), name), getattr(along, name))
-    np.testing.assert_array_equal(back.along(-2).mean, other.mean)
-    assert back.histogram is not None
-    np.testing.assert_array_equal(back.histogram.counts, Histogram.of(rows).counts)
+    assert (back.count, back.low, back.high) == (15, facts.low, facts.high)
+    assert back.axes == [-2, -1]
+    for place, part in module.facts["x"].parts.items():
+        for name, number in vars(part).items():
+            np.testing.assert_array_equal(getattr(back.parts[place], name), number)
 
 
 def test_large_weights_are_elided_by_digest_and_read_as_stand_ins() -> None:
@@ -204,10 +199,9 @@ def module_with_same(module: GraphModule) -> GraphModule:
 def test_large_facts_are_left_out_with_large_weights() -> None:
     rows = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
     module = module_with()
-    channels = {-1: ChannelFacts(rows=rows)}
-    module.facts["x"] = Facts(100, -3.0, 3.0, histogram=Histogram.of(rows), channels=channels)
+    module.facts["x"] = facts_of(100, Range(-3.0, 3.0), Rows(rows), Histogram.of(rows))
     facts = parse(render(module, elide_above=64)).facts["x"]
-    assert (facts.low, facts.along(-1).rows, facts.histogram) == (-3.0, None, None)
+    assert (facts.low, facts.get(Rows), facts.get(Histogram)) == (-3.0, None, None)
 
 
 def test_types_of_inner_values_can_be_hidden() -> None:

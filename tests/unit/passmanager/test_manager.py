@@ -15,7 +15,8 @@ from onnxq.ir.text import parse
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.passmanager.instruments import BisectLimit
 from onnxq.passmanager.manager import PassManager
-from onnxq.quant.facts import ChannelFacts, Facts, Need, Stat, joined
+from onnxq.quant.facts import Facts, Kind, Need, facts_of, joined
+from onnxq.quant.statistics import Average, ChannelRange, Range
 from onnxq.target import find_target
 
 CPU = find_target("cpu")
@@ -46,7 +47,7 @@ class Ask(Pass):
         self.then(module, ctx)
 
 
-def need(value: str, *stats: Stat, axis: int = -1) -> Need:
+def need(value: str, *stats: Kind, axis: int = -1) -> Need:
     return Need(value, frozenset(stats), axis)
 
 
@@ -64,9 +65,10 @@ class Meter:
         return found
 
     def facts(self, need: Need) -> Facts:
-        ends = np.zeros(2, np.float32) if Stat.CHANNEL_RANGE in need.stats else None
-        average = (0.0, 1.0) if Stat.AVERAGE in need.stats else None
-        return Facts(1, 0.0, 1.0, average, channels={need.axis: ChannelFacts(ends, ends)})
+        ends = np.zeros(2, np.float32)
+        answers = (Range(0.0, 1.0), Average(0.0, 1.0), ChannelRange(ends, ends))
+        wanted = {Range, *need.stats}
+        return facts_of(1, *(part for part in answers if type(part) in wanted), axis=need.axis)
 
 
 def run(*passes: Pass, meter: Meter | None = None, module: GraphModule | None = None) -> GraphModule:
@@ -77,7 +79,7 @@ def run(*passes: Pass, meter: Meter | None = None, module: GraphModule | None = 
 
 def test_one_measurement_feeds_this_pass_and_all_later_ones() -> None:
     meter = Meter()
-    whole, inner, average = need("x", Stat.RANGE), need("h", Stat.RANGE), need("x", Stat.AVERAGE)
+    whole, inner, average = need("x", Range), need("h", Range), need("x", Average)
     run(Ask(), Ask((whole,)), Ask((inner, average)), Ask((whole,)), meter=meter)
     assert meter.asked == [[whole, inner, average]]
 
@@ -85,8 +87,8 @@ def test_one_measurement_feeds_this_pass_and_all_later_ones() -> None:
 def test_what_is_known_is_not_measured_again() -> None:
     meter = Meter()
     module = parse("# fact x: low=0.0 high=1.0\n" + TEXT)
-    run(Ask((need("x", Stat.RANGE),)), Ask((need("h", Stat.RANGE),)), meter=meter, module=module)
-    assert meter.asked == [[need("h", Stat.RANGE)]]
+    run(Ask((need("x", Range),)), Ask((need("h", Range),)), meter=meter, module=module)
+    assert meter.asked == [[need("h", Range)]]
 
 
 def test_a_value_that_appears_later_is_measured_when_it_is_there() -> None:
@@ -95,7 +97,7 @@ def test_a_value_that_appears_later_is_measured_when_it_is_there() -> None:
         new = ctx.edit.insert("Abs", [first.outputs[0]], "new", why="test", after=first)
         ctx.edit.reroute(first.outputs[0], new, why="test")
 
-    wanted = (need("x", Stat.RANGE), need("new", Stat.RANGE))
+    wanted = (need("x", Range), need("new", Range))
     meter = Meter()
     run(Ask(wanted[:1], add_value), Ask(wanted), meter=meter)
     assert meter.asked == [[wanted[0]], [wanted[1]]]
@@ -107,19 +109,19 @@ def test_a_value_that_appears_later_is_measured_when_it_is_there() -> None:
 
 def test_channels_along_two_axes_are_measured_together_and_both_kept() -> None:
     meter = Meter()
-    by_column, by_row = need("x", Stat.CHANNEL_RANGE, axis=-1), need("x", Stat.CHANNEL_RANGE, axis=-2)
+    by_column, by_row = need("x", ChannelRange, axis=-1), need("x", ChannelRange, axis=-2)
     module = run(Ask((by_column,)), Ask((by_row,)), Ask((by_column, by_row)), meter=meter)
     assert meter.asked == [[by_column, by_row]]
-    assert all(module.facts["x"].has([Stat.CHANNEL_RANGE], axis) for axis in (-1, -2))
+    assert all(module.facts["x"].has([ChannelRange], axis) for axis in (-1, -2))
 
 
 def test_channels_along_one_axis_do_not_answer_for_another() -> None:
     meter = Meter()
-    wanted = need("h", Stat.CHANNEL_RANGE, axis=-2)
+    wanted = need("h", ChannelRange, axis=-2)
     module = parse("# fact h: low=0.0 high=1.0 axis=-1 channel_low=[0, 0] channel_high=[1, 1]\n" + TEXT)
     run(Ask((wanted,)), meter=meter, module=module)
     assert meter.asked == [[wanted]]
-    assert all(module.facts["h"].has([Stat.CHANNEL_RANGE], axis) for axis in (-1, -2))
+    assert all(module.facts["h"].has([ChannelRange], axis) for axis in (-1, -2))
 
 
 def test_facts_of_vanished_values_are_dropped() -> None:
@@ -136,7 +138,7 @@ def test_facts_of_vanished_values_are_dropped() -> None:
 
 def test_without_data_a_need_is_an_error() -> None:
     with pytest.raises(CalibrationError, match=r"pass 2 \(ask\): the pass needs measured ranges") as caught:
-        run(Ask(), Ask((need("x", Stat.RANGE),)))
+        run(Ask(), Ask((need("x", Range),)))
     assert caught.value.hint == "give calibration data, or choose a pipeline that needs none"
 
 
@@ -205,9 +207,7 @@ def test_random_numbers_depend_on_seed_and_place_only() -> None:
 def test_passes_that_will_not_run_need_nothing() -> None:
     meter = Meter()
     limit = BisectLimit(1)
-    manager = PassManager(
-        [Ask((need("x", Stat.RANGE),)), Ask((need("h", Stat.RANGE),))], CPU, [limit], measure=meter
-    )
+    manager = PassManager([Ask((need("x", Range),)), Ask((need("h", Range),))], CPU, [limit], measure=meter)
     assert len(manager.run(parse(TEXT))) == 1
-    assert meter.asked == [[need("x", Stat.RANGE)]]
+    assert meter.asked == [[need("x", Range)]]
     assert len(limit.skipped) == 1

@@ -1,29 +1,34 @@
-"""Facts: parts of the whole and along each channel axis, joined and rescaled."""
+"""Facts: statistics of the whole and along each channel axis, joined and rescaled."""
+
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from onnxq.calibration.observers import observe_array
-from onnxq.quant.facts import Facts, Need, Stat, joined, meets
+from onnxq.quant.facts import Facts, Need, facts_of, joined, meets
+from onnxq.quant.statistics import STATISTICS, Average, ChannelRange, Gram, Histogram, Mean, Range, Rows
 
 X = np.random.default_rng(0).normal(size=(7, 3, 5)).astype(np.float32)
-PLAIN = frozenset(Stat) - {Stat.CHANNEL_RANGE, Stat.MEAN, Stat.ROWS, Stat.GRAM}
+ALL = frozenset(STATISTICS.values())
+PLAIN = frozenset(kind for kind in ALL if not kind.by_channel)
 
 
 def test_joining_keeps_what_either_knows_along_every_axis() -> None:
-    older = observe_array(X, {Stat.AVERAGE, Stat.MEAN, Stat.ROWS}, -2)
-    newer = observe_array(X, {Stat.HISTOGRAM, Stat.GRAM}, -1).and_also(observe_array(2 * X, {Stat.MEAN}, -2))
+    older = observe_array(X, {Average, Mean, Rows}, -2)
+    newer = observe_array(X, {Histogram, Gram}, -1).and_also(observe_array(2 * X, {Mean}, -2))
     both = joined({"x": older, "y": older}, {"x": newer})
     assert both["y"] is older
-    assert both["x"].has({Stat.AVERAGE, Stat.HISTOGRAM, Stat.MEAN, Stat.ROWS}, -2)
-    assert both["x"].has({Stat.GRAM}, -1)
-    assert both["x"].along(-2).mean is newer.along(-2).mean, "what was measured later counts"
-    assert both["x"].along(-2).rows is older.along(-2).rows
+    assert both["x"].has({Average, Histogram, Mean, Rows}, -2)
+    assert both["x"].has({Gram}, -1)
+    assert both["x"].get(Mean, -2) is newer.get(Mean, -2), "what was measured later counts"
+    assert both["x"].get(Rows, -2) is older.get(Rows, -2)
 
 
 def test_a_need_is_met_along_its_own_axis() -> None:
-    facts = {"x": observe_array(X, Stat, -1), "empty": Facts(0, np.inf, -np.inf)}
-    wanted = frozenset({Stat.MEAN})
+    facts = {"x": observe_array(X, ALL, -1), "empty": facts_of(0, Range())}
+    wanted = frozenset({Mean})
     assert meets(facts, Need("x", wanted, -1))
     assert not meets(facts, Need("x", wanted, -2))
     assert meets(facts, Need("x", PLAIN, -2)), "these depend on no axis"
@@ -37,18 +42,63 @@ def test_an_axis_is_counted_from_the_end(axis: int) -> None:
         Need("x", PLAIN, axis)
 
 
-def test_rescaling_along_one_axis_forgets_the_others() -> None:
-    facts = observe_array(X, Stat, -1).and_also(observe_array(X, Stat, -2))
-    scale, shift = np.array([1.0, 2.0, 4.0]), np.array([0.5, 0.0, -0.5])
-    moved = facts.rescaled(scale, shift, -2)
-    assert moved is not None
-    assert moved.channels.keys() == {-2}
-    wanted = observe_array((X - shift[:, np.newaxis]) / scale[:, np.newaxis], Stat, -2)
-    # Halves and powers of two: numbers below 8 lose at most their last bit, 2^-22, at the subtraction.
-    np.testing.assert_allclose([moved.low, moved.high], [wanted.low, wanted.high], rtol=0, atol=2.0**-21)
-    for part in ("low", "high", "mean", "rows"):
-        mine, theirs = getattr(moved.along(-2), part), getattr(wanted.along(-2), part)
-        np.testing.assert_allclose(mine, theirs, rtol=0, atol=2.0**-21)
-    assert not moved.has({Stat.HISTOGRAM})
-    assert not moved.has({Stat.GRAM}, -2)
-    assert facts.rescaled(scale, shift, None) is None
+def test_facts_that_do_not_fit_together() -> None:
+    two, three = (Mean(np.zeros(count, np.float32)) for count in (2, 3))
+    with pytest.raises(ValueError, match="no facts look like this"):
+        facts_of(1, two)
+    with pytest.raises(ValueError, match="no facts look like this"):
+        facts_of(1, Range(), two, axis=1)
+    with pytest.raises(ValueError, match="parts of channels have different lengths"):
+        facts_of(1, Range(), two, ChannelRange(three.values, three.values))
+
+
+def moved(facts: Facts, x: NDArray[np.float32], scale: NDArray[Any], shift: NDArray[Any]) -> None:
+    """Compare rescaled facts along axis -2 with those of the rescaled array."""
+    got = facts.rescaled(scale, shift, -2)
+    assert got is not None
+    assert got.axes == [-2]
+    assert [kind.name for kind in STATISTICS.values() if not got.has([kind], -2)] == ["average", "histogram"]
+    numbers = (x.astype(np.float64) - shift[:, np.newaxis]) / scale[:, np.newaxis]
+    wanted = observe_array(numbers, ALL, -2)
+    largest = float(np.abs(x).max() + np.abs(shift).max()) / float(scale.min())
+    for part in (got.known(Range), *got.along(-2)):
+        for name, number in vars(part).items():
+            expected = getattr(wanted.known(type(part), -2), name)
+            # Each number is rounded to float32 a few times; a Gram matrix adds 35 products of two of them.
+            terms = 35 * largest**2 if type(part) is Gram else largest
+            np.testing.assert_allclose(number, expected, rtol=0, atol=8 * 2.0**-24 * terms)
+
+
+def test_rescaling_along_one_axis_moves_what_follows_exactly_and_forgets_the_rest() -> None:
+    facts = observe_array(X, ALL, -1).and_also(observe_array(X, ALL, -2))
+    scale = np.array([0.3, 2.0, 7.0])
+    moved(facts, X, scale, np.zeros(3))
+    moved(facts, X, scale, np.array([0.5, 0.0, -0.5]))
+    assert facts.rescaled(scale, np.zeros(3), None) is None
+
+
+def test_powers_of_two_move_a_gram_matrix_bit_by_bit() -> None:
+    facts, scale = observe_array(X, ALL, -2), np.array([0.5, 2.0, 4.0])
+    got = facts.rescaled(scale, np.zeros(3), -2)
+    again = observe_array(X / scale[:, np.newaxis], ALL, -2)
+    assert got is not None
+    np.testing.assert_array_equal(got.known(Gram, -2).values, again.known(Gram, -2).values)
+
+
+def test_a_shift_that_leaves_little_of_a_channel_leaves_its_products_unknown() -> None:
+    far = X + np.array([100.0, 0.0, 0.0], np.float32)[:, np.newaxis]
+    got = observe_array(far, ALL, -2).rescaled(np.ones(3), np.array([100.0, 0.0, 0.0]), -2)
+    assert got is not None
+    assert got.get(Gram, -2) is None
+    np.testing.assert_allclose(got.known(Mean, -2).values, X.mean(axis=(0, 2)), atol=1e-5)  # 2^-17 of 100
+
+
+def test_without_channels_nothing_moves() -> None:
+    assert observe_array(X, PLAIN, -2).rescaled(np.ones(3), np.zeros(3), -2) is None
+    assert observe_array(X, {Mean, Gram}, -2).rescaled(np.ones(3), np.zeros(3), -2) is None
+
+
+def test_thinned_facts_keep_few_rows_and_all_else() -> None:
+    facts = observe_array(X, ALL, -1).thinned(12)
+    np.testing.assert_array_equal(facts.known(Rows).values, X.reshape(-1, 5)[:2])
+    assert facts.known(Gram).values.size == 25

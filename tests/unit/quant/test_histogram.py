@@ -6,18 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from onnxq.quant.histogram import BIN_COUNT, Histogram
+from onnxq.quant.statistics.histogram import BIN_COUNT, Histogram
 
 floats = hnp.arrays(
     np.float32, st.integers(1, 200), elements=st.floats(allow_nan=False, allow_infinity=False, width=32)
 )
-
-
-@given(floats, st.integers(0, 200))
-def test_parts_add_up(values: np.ndarray, cut: int) -> None:
-    parts = Histogram.of(values[:cut]) + Histogram.of(values[cut:])
-    np.testing.assert_array_equal(parts.counts, Histogram.of(values).counts)
-    assert parts.count == values.size
 
 
 @given(floats)

@@ -7,6 +7,7 @@ import pytest
 from scipy.stats import norm
 
 from onnxq.quant.normal import Array, expected_of, joined
+from onnxq.quant.statistics import ChannelRange, Mean
 
 STEP = 8.0 / 1000
 """The distance of two points of the integral, in deviations."""
@@ -65,7 +66,7 @@ def test_the_smallest_value_may_lie_inside() -> None:
 def test_a_sum_and_a_join_hold_both() -> None:
     one = expected_of(lambda x: x, np.array([1.0, 2.0]), np.ones(2), 2)
     both, row = one + one, joined([one, one])
-    np.testing.assert_array_equal(both.facts(-1).along(-1).mean, [2, 4])
-    np.testing.assert_array_equal(both.facts(-1).along(-1).low, [-2, 0])
+    np.testing.assert_array_equal(both.facts(-1).known(Mean).values, [2, 4])
+    np.testing.assert_array_equal(both.facts(-1).known(ChannelRange).low, [-2, 0])
     np.testing.assert_allclose(row.mean, [1, 2, 1, 2], rtol=1e-14)  # weights add up to one within rounding
     assert (row.facts(-1).low, row.facts(-1).high) == (-1, 4)

@@ -10,8 +10,9 @@ from onnxq.calibration.observers import observe_array
 from onnxq.errors import RecipeError
 from onnxq.quant.clipping import grid
 from onnxq.quant.encoding import affine_encoding, block_encoding, symmetric_encoding
-from onnxq.quant.facts import Facts, Stat
+from onnxq.quant.facts import Facts, facts_of
 from onnxq.quant.ranges import METHODS, Percentile, block_ranges, range_method
+from onnxq.quant.statistics import STATISTICS, Average, Range
 
 Array = NDArray[np.float32]
 SCHEMES = [("uint8", False), ("int8", True), ("int4", False), ("uint4", True)]
@@ -33,8 +34,8 @@ def samples(kind: str, seed: int, shape: tuple[int, ...] = (300, 64)) -> Array:
 KINDS = ("normal", "relu", "heavy", "skewed", "negative", "outlier")
 
 
-def facts_of(values: Array) -> Facts:
-    return observe_array(values, Stat)
+def facts_in(values: Array) -> Facts:
+    return observe_array(values, STATISTICS.values())
 
 
 def squared_error(
@@ -48,14 +49,14 @@ def squared_error(
 def test_min_max_is_what_was_seen() -> None:
     x = samples("normal", 0)
     method = range_method("min-max")
-    assert method.choose(facts_of(x)) == (x.min(), x.max())
-    for low, high in (method.choose_channels(facts_of(x).along(-1)), method.choose_rows(x.T)):
+    assert method.choose(facts_in(x)) == (x.min(), x.max())
+    for low, high in (method.choose_channels(facts_in(x)), method.choose_rows(x.T)):
         np.testing.assert_array_equal(low, x.min(axis=0))
         np.testing.assert_array_equal(high, x.max(axis=0))
 
 
 def test_moving_average_is_the_measured_average() -> None:
-    facts = Facts(count=4, low=-9.0, high=9.0, average=(-1.0, 2.0))
+    facts = facts_of(4, Range(-9.0, 9.0), Average(-1.0, 2.0))
     assert range_method("moving-average").choose(facts) == (-1.0, 2.0)
 
 
@@ -68,14 +69,14 @@ def test_percentile_is_numpys_up_to_a_bin(kind: str, percent: float) -> None:
     # The result lies between two neighbouring values, each known up to 1/128 of it, or the smallest bin.
     tails = np.split(np.abs(order), [400, order.size - 400])[::2]
     width = [tail.max() / 128 + np.finfo(np.float32).tiny for tail in tails]
-    chosen = Percentile(percent).choose(facts_of(x))
+    chosen = Percentile(percent).choose(facts_in(x))
     assert np.all(np.abs(np.subtract(chosen, exact)) <= width)
     assert x.min() <= chosen[0] <= chosen[1] <= x.max()
 
 
 def test_percentile_of_channels_is_numpys() -> None:
     x = samples("normal", 2)
-    low, high = range_method("percentile").choose_channels(facts_of(x).along(-1))
+    low, high = range_method("percentile").choose_channels(facts_in(x))
     np.testing.assert_allclose(low, np.quantile(x.astype(np.float64), 1 - 0.9999, axis=0))
     np.testing.assert_allclose(high, np.quantile(x.astype(np.float64), 0.9999, axis=0))
 
@@ -85,7 +86,7 @@ def test_percentile_of_channels_is_numpys() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_mse_is_never_worse_than_min_max(kind: str, dtype: str, symmetric: bool, seed: int) -> None:
     x = samples(kind, seed)
-    low, high = range_method("mse").choose(facts_of(x), dtype, symmetric)
+    low, high = range_method("mse").choose(facts_in(x), dtype, symmetric)
     chosen = squared_error(x, low, high, dtype, symmetric)
     # The search sees values up to half a bin, 1/256 of each. It may so misjudge the error by about as much.
     assert chosen <= squared_error(x, x.min(), x.max(), dtype, symmetric) * (1 + 1 / 128)
@@ -104,7 +105,7 @@ def test_mse_of_channels_is_never_worse_than_min_max(values: list[float], scheme
 @pytest.mark.parametrize(("dtype", "symmetric"), SCHEMES)
 def test_mse_finds_what_a_full_search_finds(dtype: str, symmetric: bool) -> None:
     x = samples("outlier", 5)
-    low, high = range_method("mse").choose(facts_of(x), dtype, symmetric)
+    low, high = range_method("mse").choose(facts_in(x), dtype, symmetric)
     shares = np.linspace(0.05, 1, 25)
     ends = [(a, a) for a in shares] if symmetric else [(a, b) for a in shares for b in shares]
     best = min(float(squared_error(x, x.min() * a, x.max() * b, dtype, symmetric)) for a, b in ends)
@@ -116,7 +117,7 @@ def test_mse_finds_what_a_full_search_finds(dtype: str, symmetric: bool) -> None
 @pytest.mark.parametrize(("dtype", "symmetric"), [("uint8", False), ("int8", True)])
 def test_entropy_clips_heavy_tails(kind: str, dtype: str, symmetric: bool) -> None:
     x = samples(kind, 6, (2000, 64))
-    low, high = range_method("entropy").choose(facts_of(x), dtype, symmetric)
+    low, high = range_method("entropy").choose(facts_in(x), dtype, symmetric)
     assert max(-low, high) < 0.75 * np.abs(x).max()
     inside = (low <= x) & (x <= high)
     assert inside.mean() > 0.98, "it clips tails, not the body"
@@ -124,7 +125,7 @@ def test_entropy_clips_heavy_tails(kind: str, dtype: str, symmetric: bool) -> No
 
 def test_entropy_keeps_a_flat_distribution() -> None:
     x = np.random.default_rng(7).uniform(-1, 3, size=(400, 64)).astype(np.float32)
-    low, high = range_method("entropy").choose(facts_of(x))
+    low, high = range_method("entropy").choose(facts_in(x))
     # There is nothing to gain from clipping; a candidate step of 1/8 octave is 8 %.
     assert low == pytest.approx(-1, abs=0.1)
     assert high == pytest.approx(3, abs=0.3)
@@ -143,7 +144,7 @@ def test_cross_entropy_is_never_worse_than_min_max(symmetric: bool) -> None:
     logits = 5 * samples("normal", 9, (200, 10))
     logits[0, 0] = -500  # far below: clipping it costs the softmax nothing
     dtype = "int8" if symmetric else "uint8"
-    low, high = range_method("cross-entropy").choose(facts_of(logits), dtype, symmetric)
+    low, high = range_method("cross-entropy").choose(facts_in(logits), dtype, symmetric)
 
     def cost(low: float, high: float) -> float:
         encoding = grid(low, high, dtype, symmetric)
@@ -159,7 +160,7 @@ def test_cross_entropy_is_never_worse_than_min_max(symmetric: bool) -> None:
 @pytest.mark.parametrize("name", sorted(METHODS))
 def test_a_constant_tensor_has_a_range(name: str) -> None:
     for constant in (0.0, 2.5, -2.5):
-        facts = facts_of(np.full((4, 3), constant, np.float32))
+        facts = facts_in(np.full((4, 3), constant, np.float32))
         low, high = METHODS[name].choose(facts)
         # half a bin for what comes from a histogram
         assert min(low, 0) == pytest.approx(min(constant, 0), rel=1 / 128)
@@ -173,7 +174,7 @@ def test_a_method_needs_no_more_than_it_says(name: str) -> None:
     assert method.choose(observe_array(samples("normal", 0), method.stats))
     if method.channel_stats:
         facts = observe_array(samples("normal", 0), method.channel_stats)
-        low, high = method.choose_channels(facts.along(-1))
+        low, high = method.choose_channels(facts)
         assert low.shape == high.shape == (64,)
 
 
@@ -203,7 +204,7 @@ def test_a_percentage_out_of_bounds() -> None:
 
 def test_facts_that_were_not_measured() -> None:
     with pytest.raises(ValueError, match="these facts lack 'histogram': ask for it in a Need"):
-        range_method("mse").choose(Facts(count=1, low=0.0, high=1.0))
+        range_method("mse").choose(facts_of(1, Range(0.0, 1.0)))
 
 
 @pytest.mark.parametrize("symmetric", [False, True])

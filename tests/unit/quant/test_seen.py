@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from onnxq.quant.encoding import affine_encoding
-from onnxq.quant.histogram import Histogram
 from onnxq.quant.seen import clipped_share, expected_sqnr_db, outlier_ratio, picture
+from onnxq.quant.statistics import Histogram
 
 
 @pytest.mark.parametrize("seed", range(5))

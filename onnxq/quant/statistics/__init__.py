@@ -1,0 +1,29 @@
+"""Statistics: one file each. What is measured of a value, and all that depends on which statistic it is."""
+
+from __future__ import annotations
+
+from onnxq.quant.statistics.average import Average
+from onnxq.quant.statistics.base import Statistic
+from onnxq.quant.statistics.channel_range import ChannelRange
+from onnxq.quant.statistics.gram import Gram
+from onnxq.quant.statistics.histogram import Histogram
+from onnxq.quant.statistics.mean import Mean
+from onnxq.quant.statistics.range import Range
+from onnxq.quant.statistics.rows import Rows
+
+STATISTICS: dict[str, type[Statistic]] = {
+    kind.name: kind for kind in (Range, Average, ChannelRange, Mean, Rows, Gram, Histogram)
+}
+"""Every kind of statistic by name, in the order in which texts show them."""
+
+__all__ = [
+    "STATISTICS",
+    "Average",
+    "ChannelRange",
+    "Gram",
+    "Histogram",
+    "Mean",
+    "Range",
+    "Rows",
+    "Statistic",
+]
