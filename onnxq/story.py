@@ -20,7 +20,8 @@ from onnxq.errors import InputError
 from onnxq.ir.module import is_standard, name_of
 from onnxq.ir.store import load_model, model_digest
 from onnxq.manifest import Manifest
-from onnxq.quant.encoding import Encoding
+from onnxq.quant.encodings import Encoding
+from onnxq.quant.encodings import encoding_of as make_encoding
 from onnxq.quant.facts import Facts, Kind, Need
 from onnxq.quant.seen import clipped_share, expected_sqnr_db, outlier_ratio, picture
 from onnxq.quant.statistics import ChannelRange, Histogram, Range
@@ -161,7 +162,7 @@ def encodings_of(path: Path) -> dict[str, Encoding]:
             scale, zero_point = np.float32(grid.scale[0]), np.int32(grid.zero_point[0])
             if not 0 < scale < np.inf:
                 continue  # the source's own, which onnxruntime's quantizer gives to masks
-            found[_decided_name(value)] = Encoding(np.asarray(scale), np.asarray(zero_point), grid.dtype)
+            found[_decided_name(value)] = make_encoding(np.asarray(scale), np.asarray(zero_point), grid.dtype)
     return found
 
 

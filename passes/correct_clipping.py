@@ -29,7 +29,7 @@ from onnxq.ir.module import (
     sole_reader,
 )
 from onnxq.passmanager.base import Effect, Pass, PassContext
-from onnxq.quant.encoding import Encoding, affine_encoding
+from onnxq.quant.encodings import Encoding, affine_encoding
 from onnxq.quant.facts import Need
 from onnxq.quant.outliers import narrowest_range, product_error
 from onnxq.quant.statistics import ChannelRange, Rows

@@ -18,7 +18,7 @@ from onnxq.errors import RecipeError
 from onnxq.ir.layers import LINEAR, Layer, clamped, keeps_grid, layer_of, linear_layers
 from onnxq.ir.module import GraphModule, is_float, is_standard, name_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
-from onnxq.quant.encoding import FLOATS, Encoding, affine_encoding, symmetric_encoding
+from onnxq.quant.encodings import covering, family_of
 from onnxq.quant.facts import Facts, Need
 from onnxq.quant.ranges import range_method
 
@@ -84,7 +84,7 @@ class EncodeActivations(Pass):
             RecipeError: A grid without negative numbers shall be symmetric.
 
         """
-        if self.symmetric and self.dtype.startswith("u"):
+        if self.symmetric and family_of(self.dtype).limits_of(self.dtype)[0] == 0:
             raise RecipeError(
                 f"{self.dtype} has no negative numbers, and cannot be symmetric around zero",
                 where=self.name,
@@ -104,7 +104,8 @@ class EncodeActivations(Pass):
             known, method = _known_range(value), self._method(value)
             low, high = known or self._measured_range(module.facts[name_of(value)], method)
             why = "range of its operator" if known else f"{method} range of its calibrated values"
-            ctx.edit.encode(value, self._encoding(low, high), readers=readers, why=why)
+            encoding = covering(low, high, self.dtype, symmetric=self.symmetric)
+            ctx.edit.encode(value, encoding, readers=readers, why=why)
 
     def _reason(self, value: ir.Value, facts: Facts) -> str | None:
         """Return why ``value`` cannot be encoded, or None."""
@@ -130,16 +131,7 @@ class EncodeActivations(Pass):
         return self.images if self.images and read_by_conv else self.method
 
     def _measured_range(self, facts: Facts, method: str) -> tuple[float, float]:
-        return range_method(method, self.dtype).choose(facts, self.dtype, self._is_symmetric)
-
-    @property
-    def _is_symmetric(self) -> bool:
-        return self.symmetric or self.dtype in FLOATS
-
-    def _encoding(self, low: float, high: float) -> Encoding:
-        if self._is_symmetric:
-            return symmetric_encoding(max(-low, high), self.dtype)
-        return affine_encoding(low, high, self.dtype)
+        return range_method(method, self.dtype).choose(facts, self.dtype, self.symmetric)
 
     def _sites(self, module: GraphModule) -> Iterator[tuple[ir.Value, list[ir.Node] | None]]:
         """Yield each value in scope with its readers; None stands for all readers."""

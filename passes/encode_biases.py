@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnxq.ir.layers import Layer, linear_layers
 from onnxq.ir.module import Decision, GraphModule, attribute, constant_of, name_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
-from onnxq.quant.encoding import Encoding
+from onnxq.quant.encodings import Affine
 
 LARGEST = 2.0**30
 """Half of what int32 holds: the other half is for the sum that the bias is added to."""
@@ -81,7 +81,7 @@ def _scale(activation: Decision, weight: Decision) -> NDArray[np.float32]:
         return np.maximum(steps, np.finfo(np.float32).tiny).astype(np.float32)
 
 
-def _encoding(activation: Decision, weight: Decision) -> Encoding:
+def _encoding(activation: Decision, weight: Decision) -> Affine:
     scale = _scale(activation, weight)
     axis = None if scale.ndim == 0 else 0
-    return Encoding(scale, np.zeros(scale.shape, np.int32), "int32", axis)
+    return Affine(scale, np.zeros(scale.shape, np.int32), "int32", axis)

@@ -21,7 +21,7 @@ from onnxq.ir.module import (
     rank_of,
 )
 from onnxq.passmanager.base import Effect, Pass, PassContext
-from onnxq.quant.encoding import Encoding, block_encoding, symmetric_encoding
+from onnxq.quant.encodings import Encoding, block_encoding, symmetric_encoding
 
 
 @dataclass(frozen=True)

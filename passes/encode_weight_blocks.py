@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -20,7 +19,7 @@ from onnxq.errors import PreconditionError
 from onnxq.ir.layers import Layer, layer_of
 from onnxq.ir.module import GraphModule, array_of, is_standard
 from onnxq.passmanager.base import Effect, Pass, PassContext
-from onnxq.quant.encoding import Encoding, affine_encoding, symmetric_encoding
+from onnxq.quant.encodings import Encoding, covering
 from onnxq.quant.ranges import block_ranges, range_method
 from onnxq.target import Target
 
@@ -82,9 +81,7 @@ class EncodeWeightBlocks(Pass):
         dtype = self._dtype
         method = range_method(self.method, dtype)
         low, high = block_ranges(method, weight, dtype, self.block, symmetric=self.symmetric)
-        if self.symmetric:
-            return symmetric_encoding(np.maximum(-low, high), dtype, 0, self.block)
-        return affine_encoding(low, high, dtype, 0, self.block)
+        return covering(low, high, dtype, symmetric=self.symmetric, axis=0, block_size=self.block)
 
     def _layer(self, node: ir.Node, module: GraphModule, target: Target) -> Layer | str:
         """Return the layer to encode, or the reason why the node is left alone."""

@@ -15,7 +15,7 @@ from onnxq.ir.module import GraphModule, array_of, is_standard
 from onnxq.ir.products import TOO_MANY
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.processor import EXACT_LIMIT
-from onnxq.quant.encoding import Encoding, symmetric_encoding
+from onnxq.quant.encodings import Encoding, family_of, symmetric_encoding
 from onnxq.quant.ranges import range_method
 from onnxq.target import Target
 
@@ -70,7 +70,7 @@ class EncodeWeights(Pass):
         return layer_of(node)
 
     def _limit(self, layer: Layer, ctx: PassContext) -> int | None:
-        if self.dtype != "int8" or self.bits == 8:
+        if not family_of(self.dtype).integers or self.bits == 8:
             return None
         return EXACT_LIMIT if self.bits == 7 else ctx.weight_limit(layer)
 

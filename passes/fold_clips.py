@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnxq.ir.module import GraphModule, array_of, attribute, constant_of, input_of, is_standard, sole_reader
 from onnxq.passmanager.base import Effect, Pass, PassContext
-from onnxq.quant.encoding import DTYPES, Encoding
+from onnxq.quant.encodings import Encoding, dtypes, encoding_of
 
 CLIPPING = ("Clip", "Max", "Min", "Relu")
 Bound = NDArray[Any] | None
@@ -58,11 +58,11 @@ def _absorbs(quantize: ir.Node, ctx: PassContext) -> bool:
 
 def _encoding(quantize: ir.Node) -> Encoding | None:
     scale, zero_point = constant_of(quantize.inputs[1]), constant_of(input_of(quantize, 2))
-    if scale is None or zero_point is None or scale.ndim or zero_point.dtype.name not in DTYPES:
+    if scale is None or zero_point is None or scale.ndim or zero_point.dtype.name not in dtypes():
         return None
     if not (np.isfinite(scale) and scale > 0):
         return None  # a source's own: what it makes of any number is nobody's grid
-    return Encoding(scale, zero_point.astype(np.int32), zero_point.dtype.name)
+    return encoding_of(scale, zero_point.astype(np.int32), zero_point.dtype.name)
 
 
 def _saturates(encoding: Encoding, low: Bound, high: Bound) -> bool:

@@ -19,7 +19,7 @@ import onnx_ir as ir
 from onnxq.ir.module import Decision, GraphModule, array_of, constant_of, is_standard, name_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.passmanager.shielding import shield_float_layers
-from onnxq.quant.encoding import DTYPES, Encoding
+from onnxq.quant.encodings import Encoding, encoding_of
 from onnxq.quant.packing import pack, unsigned
 
 Grid = tuple[ir.Value, ...]
@@ -143,7 +143,7 @@ def _dequantize_rows(gather: ir.Node, integers: ir.Value, encoding: Encoding, ct
     """
     table, rows, why = gather.inputs[0], gather.outputs[0], "only the gathered rows become float"
     name = None if table is None else table.name
-    largest = Encoding(encoding.scale.max(), encoding.zero_point.max(), encoding.dtype)
+    largest = encoding_of(encoding.scale.max(), encoding.zero_point.max(), encoding.dtype)
 
     def add(op_type: str, inputs: list[ir.Value | None], part: str, dtype: ir.DataType | None) -> ir.Value:
         name = f"{rows.name}_{part}"
@@ -202,8 +202,7 @@ def _grid(name: str | None, encoding: Encoding, ctx: PassContext) -> Grid:
     scale = ctx.edit.constant(f"{name}_scale", encoding.scale, why=why)
     if encoding.dtype == "int32" and not encoding.zero_point.any():
         return (scale,)
-    zero_point = encoding.zero_point.astype(DTYPES[encoding.dtype])
-    return scale, ctx.edit.constant(f"{name}_zero_point", zero_point, why=why)
+    return scale, ctx.edit.constant(f"{name}_zero_point", encoding.stored_zero, why=why)
 
 
 def _axis(encoding: Encoding) -> dict[str, int]:

@@ -20,7 +20,7 @@ import onnx_ir as ir
 
 from onnxq.ir.module import Decision, GraphModule, constant_of, is_float, name_of, rank_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
-from onnxq.quant.encoding import Encoding, affine_encoding, symmetric_encoding
+from onnxq.quant.encodings import Encoding, affine_encoding, symmetric_encoding
 from onnxq.quant.facts import Facts, Need
 from onnxq.quant.statistics import ChannelRange
 

@@ -94,7 +94,7 @@ def _round(layer: Layer, gram: NDArray[np.float32] | None, module: GraphModule, 
         ctx.skip(layer.node, "its input is a vector, of which no products are known")
         return
     rounded = round_to_outputs(matrix, gram, grid)
-    nearest = output_error(matrix, grid.dequantize(grid.quantize(matrix)), gram)
+    nearest = output_error(matrix, grid.restored(matrix), gram)
     found = output_error(matrix, rounded, gram)
     if found >= nearest:
         ctx.skip(layer.node, "rounding to nearest errs no more")

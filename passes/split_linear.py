@@ -23,7 +23,7 @@ from onnxq.ir.layers import LINEAR, Layer, layer_of
 from onnxq.ir.module import GraphModule, array_of, constant_of, is_standard
 from onnxq.ir.products import TOO_MANY
 from onnxq.passmanager.base import Effect, Pass, PassContext
-from onnxq.quant.encoding import Encoding, symmetric_encoding
+from onnxq.quant.encodings import Encoding, symmetric_encoding
 from onnxq.quant.split import (
     distinct_values,
     packed_bits,

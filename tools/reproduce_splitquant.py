@@ -33,7 +33,7 @@ from onnxq.ir.module import GraphModule, array_of
 from onnxq.ir.store import load_model
 from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
-from onnxq.quant.encoding import block_encoding, symmetric_encoding
+from onnxq.quant.encodings import block_encoding, symmetric_encoding
 from onnxq.quant.split import (
     distinct_values,
     packed_bits,

@@ -34,9 +34,8 @@ def _lines(module: GraphModule) -> Iterator[str]:
     for name, decision in sorted(module.decisions.items()):
         encoding = decision.encoding
         readers = None if decision.readers is None else sorted(decision.readers)
-        parts = encoding.scale.shape, encoding.dtype, encoding.axis, encoding.block_size, encoding.limit
         grid = hashlib.sha256(encoding.scale.tobytes() + encoding.zero_point.tobytes()).hexdigest()
-        yield f"encode {name} {grid} {parts} {readers}"
+        yield f"encode {name} {grid} {encoding.form} {readers}"
 
 
 def _graph_lines(graph: ir.Graph) -> Iterator[str]:

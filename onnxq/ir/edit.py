@@ -13,7 +13,7 @@ from onnx_ir.passes.common import NameFixPass
 
 from onnxq.errors import PassError, PreconditionError
 from onnxq.ir.module import Decision, GraphModule, array_of, constant_of, name_of
-from onnxq.quant.encoding import Encoding
+from onnxq.quant.encodings import Encoding
 from onnxq.quant.facts import Facts
 
 

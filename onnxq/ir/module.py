@@ -11,7 +11,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxq.errors import PreconditionError
-from onnxq.quant.encoding import Encoding
+from onnxq.quant.encodings import Encoding
 from onnxq.quant.facts import Facts
 
 
@@ -71,8 +71,11 @@ class GraphModule:
         return decision is not None and decision.read_by(node)
 
     def multiplies_integers(self, node: ir.Node) -> bool:
-        """Tell whether it is decided that a linear layer reads both its input and its weight quantized."""
-        return all(self.reads_encoded(node, value) for value in node.inputs[:2])
+        """Tell whether it is decided that a linear layer reads both its input and its weight as integers."""
+        return all(
+            self.reads_encoded(node, value) and self.decisions[name_of(value)].encoding.integers
+            for value in node.inputs[:2]
+        )
 
     def _repr_html_(self) -> str:
         """Show the operators in a notebook; ``onnxq.ir.overview`` tells more."""

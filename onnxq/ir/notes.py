@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from onnxq.errors import ModelError
 from onnxq.ir.module import Decision
-from onnxq.quant.encoding import Encoding
+from onnxq.quant.encodings import read_encoding
 from onnxq.quant.facts import Facts, facts_of
 from onnxq.quant.statistics import STATISTICS
 
@@ -93,29 +93,13 @@ def notes_in(lines: Sequence[str]) -> Iterator[tuple[str, str, Any]]:
 def decision_fields(decision: Decision) -> Fields:
     """Return a decision as fields."""
     encoding, readers = decision.encoding, decision.readers
-    return {
-        "scale": encoding.scale,
-        "zero_point": encoding.zero_point,
-        "dtype": encoding.dtype,
-        "axis": encoding.axis,
-        "block": encoding.block_size,
-        "limit": encoding.limit,
-        "readers": None if readers is None else tuple(sorted(readers)),
-    }
+    return {**encoding.to_fields(), "readers": None if readers is None else tuple(sorted(readers))}
 
 
 def read_decision(fields: Fields) -> Decision:
     """Return the decision that ``decision_fields`` wrote."""
     readers = fields.get("readers")
-    encoding = Encoding(
-        np.asarray(fields["scale"], np.float32),
-        np.asarray(fields["zero_point"], np.int32),
-        fields.get("dtype", "uint8"),
-        fields.get("axis"),
-        fields.get("block"),
-        fields.get("limit"),
-    )
-    return Decision(encoding, None if readers is None else frozenset(readers))
+    return Decision(read_encoding(fields), None if readers is None else frozenset(readers))
 
 
 def read_weight(fields: Fields) -> WeightNote:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onnxq.ir.layers import Layer, is_depthwise
 from onnxq.ir.module import GraphModule, attribute, constant_of, input_of, is_standard
-from onnxq.quant.encoding import Encoding
+from onnxq.quant.encodings import Encoding
 
 EIGHT_BITS = (ir.DataType.INT8, ir.DataType.UINT8)
 FACTORS = {

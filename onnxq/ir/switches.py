@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnxq.ir.edit import Editor
 from onnxq.ir.module import GraphModule, array_of, attribute, constant_of, input_of, is_standard, name_of
-from onnxq.quant.encoding import DTYPES, Encoding
+from onnxq.quant.encodings import Encoding
 
 SWITCHES = "onnxq_switches"
 """The added input: one boolean for each encoded value and reader."""
@@ -146,7 +146,7 @@ class _Switches:
         if number == 1 or switch is None:
             return restored, off
         name = f"{name_of(value)}_original_dq"
-        on = self.edit.constant(name, encoding.dequantize(encoding.quantize(original)), why=WHY)
+        on = self.edit.constant(name, encoding.restored(original), why=WHY)
         off = self._chosen(switch, value, off, reader)
         return self._chosen(switch, restored, on, reader), off
 
@@ -191,15 +191,13 @@ def _encoded(module: GraphModule) -> Iterator[tuple[ir.Value, list[ir.Node | Non
 
 def _restored(value: ir.Value, encoding: Encoding, edit: Editor) -> ir.Value:
     """Return what the encoding makes of a constant."""
-    restored = encoding.dequantize(encoding.quantize(array_of(value)))
-    return edit.constant(f"{value.name}_dq", restored, why=WHY)
+    return edit.constant(f"{value.name}_dq", encoding.restored(array_of(value)), why=WHY)
 
 
 def _grid(value: ir.Value, encoding: Encoding, edit: Editor) -> Grid:
-    zero_point = encoding.zero_point.astype(DTYPES[encoding.dtype])
     return (
         edit.constant(f"{value.name}_scale", encoding.scale, why=WHY),
-        edit.constant(f"{value.name}_zero_point", zero_point, why=WHY),
+        edit.constant(f"{value.name}_zero_point", encoding.stored_zero, why=WHY),
     )
 
 

@@ -10,7 +10,7 @@ from onnx_ir.passes.common import CheckerPass
 
 from onnxq.errors import VerifyError
 from onnxq.ir.module import GraphModule, name_of
-from onnxq.quant.encoding import Encoding
+from onnxq.quant.encodings import Encoding
 
 
 def verify(module: GraphModule) -> None:
@@ -64,8 +64,8 @@ def _decision_problems(module: GraphModule) -> Iterator[tuple[str, str]]:
         if name not in values:
             yield f"encoding of {name!r}", "the graph has no such value"
         elif not _fits(values[name], decision.encoding):
-            what = "channels" if decision.encoding.block_size is None else "blocks"
-            yield f"encoding of {name!r}", f"its number of {what} is not the value's"
+            parts = decision.encoding.layout.parts
+            yield f"encoding of {name!r}", f"its number of {parts} is not the value's"
 
 
 def _fits(value: ir.Value, encoding: Encoding) -> bool:

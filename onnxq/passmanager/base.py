@@ -18,7 +18,7 @@ from onnxq.ir.module import GraphModule
 from onnxq.ir.products import sums_fit
 from onnxq.kernels import KernelList
 from onnxq.passmanager.values import value_text
-from onnxq.quant.encoding import Encoding
+from onnxq.quant.encodings import Encoding
 from onnxq.quant.facts import Facts, Need
 from onnxq.target import Target
 

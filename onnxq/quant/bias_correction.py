@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.quant.encoding import Encoding
+from onnxq.quant.encodings import Encoding
 
 Array = NDArray[np.float64]
 
@@ -31,5 +31,5 @@ def mean_output(weight: NDArray[np.floating[Any]], mean: NDArray[np.floating[Any
 
 def rounding_error(weight: NDArray[np.float32], encoding: Encoding) -> Array:
     """Return what ``encoding`` restores of ``weight``, less ``weight``; any shape."""
-    error: Array = encoding.dequantize(encoding.quantize(weight)).astype(np.float64) - weight
+    error: Array = encoding.restored(weight).astype(np.float64) - weight
     return error

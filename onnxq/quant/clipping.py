@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.quant.encoding import Encoding, affine_encoding, integer_limits, symmetric_encoding
+from onnxq.quant.encodings import covering, family_of
 from onnxq.quant.statistics import Histogram
 
 Array = NDArray[np.float64]
@@ -62,20 +62,6 @@ FINE = Steps(per_octave=8, octaves=8, fine=17)
 
 QUICK = Steps(per_octave=4, octaves=4, fine=9)
 """For costs that go through the values themselves."""
-
-
-def grid(
-    low: Array | float,
-    high: Array | float,
-    dtype: str,
-    symmetric: bool,
-    axis: int | None = None,
-    limit: int | None = None,
-) -> Encoding:
-    """Return the encoding that covers ``low``..``high``, of shape () or, with ``axis``, (C,)."""
-    if symmetric:
-        return symmetric_encoding(np.maximum(np.abs(low), np.abs(high)), dtype, axis, limit=limit)
-    return affine_encoding(low, high, dtype, axis, limit=limit)
 
 
 def search_range(
@@ -154,8 +140,8 @@ def expected_squared_error(
     points = np.clip(np.concatenate([below + quarter, above - quarter]), low, high).astype(np.float32)
 
     def cost(low: Array, high: Array) -> Array:
-        encoding = grid(low, high, dtype, symmetric)
-        error = (encoding.dequantize(encoding.quantize(points)) - points).astype(np.float64)
+        encoding = covering(low, high, dtype, symmetric=symmetric)
+        error = (encoding.restored(points) - points).astype(np.float64)
         return np.asarray(weights @ (error * error))
 
     return cost
@@ -165,8 +151,8 @@ def squared_error(values: NDArray[np.float32], dtype: str, symmetric: bool, limi
     """Return the cost: the squared quantization error of each row of ``values``, shape (C, N)."""
 
     def cost(low: Array, high: Array) -> Array:
-        encoding = grid(low, high, dtype, symmetric, axis=0, limit=limit)
-        error = encoding.dequantize(encoding.quantize(values)) - values
+        encoding = covering(low, high, dtype, symmetric=symmetric, axis=0, limit=limit)
+        error = encoding.restored(values) - values
         return np.asarray(np.einsum("cn,cn->c", error, error), np.float64)
 
     return cost
@@ -191,7 +177,7 @@ def divergence(histogram: Histogram, dtype: str) -> Cost:
     edges = np.stack([below, above], axis=1).reshape(-1)
     after = counts.cumsum().astype(np.float64)
     cumulated = np.stack([after - counts, after], axis=1).reshape(-1)
-    least, most = integer_limits(dtype)
+    least, most = family_of(dtype).limits_of(dtype)
     levels = min(most - least + 1, MAX_LEVELS)
 
     def cost(low: Array, high: Array) -> Array:
@@ -225,8 +211,8 @@ def softmax_cross_entropy(rows: NDArray[np.float32], dtype: str, symmetric: bool
     target = np.exp(_log_softmax(rows))
 
     def cost(low: Array, high: Array) -> Array:
-        encoding = grid(low, high, dtype, symmetric)
-        logs = _log_softmax(encoding.dequantize(encoding.quantize(rows)))
+        encoding = covering(low, high, dtype, symmetric=symmetric)
+        logs = _log_softmax(encoding.restored(rows))
         return np.asarray(-np.einsum("rc,rc->", target, logs, dtype=np.float64) / len(rows))
 
     return cost

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.quant.encoding import Encoding, affine_encoding
+from onnxq.quant.encodings import Encoding, affine_encoding
 
 Order = Literal["range", "index"]
 Sizes = Literal["equal", "fitted"]

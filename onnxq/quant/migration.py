@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.quant.encoding import affine_encoding, symmetric_encoding
+from onnxq.quant.encodings import affine_encoding, symmetric_encoding
 
 Floats = NDArray[np.floating[Any]]
 Doubles = NDArray[np.float64]

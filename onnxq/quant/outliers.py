@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.quant.encoding import Encoding
+from onnxq.quant.encodings import Encoding
 
 FloatArray = NDArray[np.floating[Any]]
 
@@ -63,5 +63,5 @@ def product_error(rows: FloatArray, weight: FloatArray, encoding: Encoding) -> f
         encoding: Of the rows, per tensor.
 
     """
-    error = (encoding.dequantize(encoding.quantize(rows)) - rows) @ weight
+    error = (encoding.restored(rows) - rows) @ weight
     return float(np.square(error, dtype=np.float64).sum())

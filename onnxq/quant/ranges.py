@@ -24,7 +24,7 @@ from onnxq.quant.clipping import (
     softmax_cross_entropy,
     squared_error,
 )
-from onnxq.quant.encoding import FLOATS
+from onnxq.quant.encodings import family_of
 from onnxq.quant.facts import Facts, Kind, facts_of
 from onnxq.quant.statistics import Average, ChannelRange, Histogram, Range, Rows
 
@@ -42,6 +42,8 @@ class Method(ABC):
     """What ``choose`` needs."""
     channel_stats: ClassVar[frozenset[Kind]] = frozenset()
     """What ``choose_channels`` needs; empty: the method is for whole tensors only."""
+    compares_grids: ClassVar[bool] = True
+    """Whether it looks at what the integers would make of the values."""
 
     @abstractmethod
     def choose(self, facts: Facts, dtype: str = "uint8", symmetric: bool = False) -> Ends:
@@ -97,6 +99,7 @@ class MinMax(Method):
     """Everything that was seen."""
 
     name = "min-max"
+    compares_grids = False
     stats = frozenset({Range})
     channel_stats = frozenset({ChannelRange})
 
@@ -122,6 +125,7 @@ class MovingAverage(Method):
     """The moving average, over the samples, of each sample's smallest and largest value."""
 
     name = "moving-average"
+    compares_grids = False
     stats = frozenset({Average})
 
     def choose(self, facts: Facts, dtype: str = "uint8", symmetric: bool = False) -> Ends:
@@ -143,6 +147,7 @@ class Percentile(Method):
     """
 
     name = "percentile"
+    compares_grids = False
     stats = frozenset({Histogram})
     channel_stats = frozenset({Rows})
     percent: float = 99.99
@@ -243,10 +248,6 @@ METHODS: Mapping[str, Method] = {
 """Every method by name, with its default options."""
 
 
-FOR_FLOATS = ("min-max", "moving-average", "percentile")
-"""Those that do not look at the grid. The others compare grids of integers."""
-
-
 def range_method(name: str, dtype: str = "uint8") -> Method:
     """Return the method of this name.
 
@@ -256,8 +257,9 @@ def range_method(name: str, dtype: str = "uint8") -> Method:
     """
     if name not in METHODS:
         raise RecipeError(f"there is no range method {name!r}", hint=did_you_mean(name, METHODS))
-    if dtype in FLOATS and name not in FOR_FLOATS:
-        hint = f"choose from: {', '.join(FOR_FLOATS)}"
+    if METHODS[name].compares_grids and not family_of(dtype).integers:
+        others = [method.name for method in METHODS.values() if not method.compares_grids]
+        hint = f"choose from: {', '.join(others)}"
         raise RecipeError(f"range method {name!r} is for integers and not for {dtype}", hint=hint)
     return METHODS[name]
 

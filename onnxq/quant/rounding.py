@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.quant.encoding import Encoding
+from onnxq.quant.encodings import Encoding
 
 FloatArray = NDArray[np.floating[Any]]
 Array = NDArray[np.float64]
@@ -39,13 +39,11 @@ def round_to_outputs(weight: FloatArray, gram: FloatArray, encoding: Encoding) -
     factor = _factor(np.asarray(gram, np.float64)[np.ix_(order, order)])
     scale, zero_point = (part[order] for part in encoding.spread(weight.shape))
     left = weight.astype(np.float64)[order]
-    least, most = encoding.limits
-    low, high = scale * (least - zero_point), scale * (most - zero_point)
     for start in range(0, len(left), BLOCK):
         end = min(start + BLOCK, len(left))
         errors = np.empty((end - start, left.shape[1]))
         for row in range(start, end):
-            rounded = np.clip(np.rint(left[row] / scale[row]) * scale[row], low[row], high[row])
+            rounded = encoding.snap(left[row], scale[row], zero_point[row])
             errors[row - start] = (left[row] - rounded) / factor[row, row]
             left[row] = rounded
             left[row + 1 : end] -= np.outer(factor[row, row + 1 : end], errors[row - start])

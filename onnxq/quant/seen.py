@@ -7,7 +7,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.quant.encoding import Encoding
+from onnxq.quant.encodings import Encoding
 from onnxq.quant.statistics import Histogram
 
 
@@ -26,7 +26,7 @@ def expected_sqnr_db(histogram: Histogram, encoding: Encoding) -> float:
     """
     low, high, counts = histogram.ordered()
     points = np.where((low == 0) | (high == 0), 0, (low + high) / 2).astype(np.float32)
-    noise = (encoding.dequantize(encoding.quantize(points)) - points).astype(np.float64) ** 2 @ counts
+    noise = (encoding.restored(points) - points).astype(np.float64) ** 2 @ counts
     signal = points.astype(np.float64) ** 2 @ counts
     return 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else math.inf
 

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.quant.cuts import best_cuts
-from onnxq.quant.encoding import Encoding, affine_encoding, integer_limits
+from onnxq.quant.encodings import Affine, affine_encoding
 
 Rows = NDArray[np.float32]
 Labels = NDArray[np.int8]
@@ -84,7 +84,7 @@ def part_of(values: NDArray[Any], labels: Labels, part: int) -> NDArray[Any]:
     return np.where(labels == part, values, values.dtype.type(0))
 
 
-def part_encoding(part: Rows, bits: int, dtype: str, limit: int | None = None) -> Encoding:
+def part_encoding(part: Rows, bits: int, dtype: str, limit: int | None = None) -> Affine:
     """Return the grid of each row of one part, with an exact zero; scales of shape (R,).
 
     Args:
@@ -95,11 +95,11 @@ def part_encoding(part: Rows, bits: int, dtype: str, limit: int | None = None) -
 
     """
     low, high = part.min(axis=1), part.max(axis=1)
-    least, most = integer_limits(dtype, limit)
+    least, most = Affine.limits_of(dtype, limit)
     if most - least >= 2**bits:
         narrow = affine_encoding(low, high, f"uint{bits}", axis=0)
         scale, zero_point = narrow.scale * np.float32(NUDGE), np.zeros_like(narrow.zero_point)
-        return Encoding(scale, zero_point, dtype, axis=0, limit=limit)
+        return Affine(scale, zero_point, dtype, axis=0, limit=limit)
     return affine_encoding(low, high, dtype, axis=0, limit=limit)
 
 
@@ -109,7 +109,7 @@ def rounded_around_zero(rows: Rows, labels: Labels, bits: int) -> Rows:
     for part in range(int(labels.max(initial=0)) + 1):
         values = part_of(rows, labels, part)
         encoding = part_encoding(values, bits, "int8")
-        restored += encoding.dequantize(encoding.quantize(values))
+        restored += encoding.restored(values)
     return restored
 
 

@@ -33,7 +33,7 @@ from onnxq.ir.module import GraphModule, array_of, constant_of, input_of, is_sta
 from onnxq.ir.text import parse, render
 from onnxq.passmanager.base import Effect, Pass, PassRecord
 from onnxq.passmanager.instruments import Instrument
-from onnxq.quant.encoding import Encoding
+from onnxq.quant.encodings import Encoding, encoding_of
 from onnxq.quant.facts import Facts, Need
 from onnxq.testing.rounding import assert_rounded
 from onnxq.testing.running import Array, Feeds, assert_near, evaluate, is_floats, run_model
@@ -282,7 +282,7 @@ def _encoding_of(dequantize: ir.Node, seen: Mapping[str, Array]) -> Encoding:
     zero_point = np.zeros(scale.shape, np.int32) if zero is None else seen[name_of(zero)].astype(np.int32)
     axis = dequantize.attributes.get_int("axis", 1) if scale.ndim else None
     block_size = dequantize.attributes.get_int("block_size", 0) or None
-    return Encoding(scale, zero_point, integers.dtype.name.lower(), axis, block_size)
+    return encoding_of(scale, zero_point, integers.dtype.name.lower(), axis, block_size)
 
 
 def _assert_layer_within_steps(

@@ -101,7 +101,8 @@ class GramObserver:
 
     def _multiply(self) -> None:
         rows = self.rows[: self.filled]
-        self.gram += rows.T @ rows
+        with np.errstate(invalid="ignore"):  # infinity times zero is NaN
+            self.gram += rows.T @ rows
         self.filled = 0
 
     def result(self) -> Gram | None:

@@ -47,7 +47,8 @@ class MeanObserver:
         """Add the samples up, one after the other."""
         for sample in np.moveaxis(block.values, block.axis, 1):
             rows = sample.reshape(len(sample), -1)
-            self.sums = self.sums + rows.sum(axis=1, dtype=np.float64)
+            with np.errstate(invalid="ignore"):  # infinities of both signs have no mean
+                self.sums = self.sums + rows.sum(axis=1, dtype=np.float64)
             self.count += rows.shape[1]
 
     def merge(self, later: MeanObserver) -> None:

@@ -20,7 +20,7 @@ from onnxq.ir.module import (
     sole_reader,
 )
 from onnxq.ir.text import parse
-from onnxq.quant.encoding import affine_encoding, symmetric_encoding
+from onnxq.quant.encodings import affine_encoding, symmetric_encoding
 
 TEXT = """<ir_version: 10, opset_import: ["" : 21, "my.domain" : 1]>
 main (float[N,2] x, float[2] fed) => (float[N,2] y, float[N,2] a)

@@ -18,7 +18,7 @@ from onnxq.ir.edit import Editor
 from onnxq.ir.fold import fold
 from onnxq.ir.module import GraphModule, array_of, name_of
 from onnxq.ir.sites import find_sites
-from onnxq.quant.encoding import symmetric_encoding
+from onnxq.quant.encodings import symmetric_encoding
 from onnxq.quant.facts import Need
 from onnxq.quant.statistics import ChannelRange, Histogram, Rows
 from onnxq.testing.laws import FeedsData, assert_exact, random_feeds, run_model

@@ -21,7 +21,7 @@ from onnxq.ir.edit import Editor
 from onnxq.ir.module import Decision, GraphModule, name_of
 from onnxq.ir.text import parse, render
 from onnxq.ir.verify import verify
-from onnxq.quant.encoding import Encoding, block_encoding, symmetric_encoding
+from onnxq.quant.encodings import block_encoding, encoding_of, symmetric_encoding
 from onnxq.quant.facts import facts_of
 from onnxq.quant.statistics import Average, ChannelRange, Histogram, Mean, Range, Rows
 
@@ -111,7 +111,7 @@ def test_narrow_weights_are_printed_readably_and_come_back_exactly(dtype: type) 
 )
 def test_decisions_come_back_exactly(reader: str, scale: float, zero_point: int) -> None:
     module = module_with()
-    encoding = Encoding(np.float32(scale), np.int32(zero_point))  # type: ignore[arg-type]
+    encoding = encoding_of(np.float32(scale), np.int32(zero_point))  # type: ignore[arg-type]
     module.decisions["x"] = Decision(encoding, frozenset({reader, "y"}))
     assert parse(render(module)).decisions == module.decisions
 

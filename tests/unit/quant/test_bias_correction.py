@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from onnxq.quant.bias_correction import mean_output, rounding_error
-from onnxq.quant.encoding import symmetric_encoding
+from onnxq.quant.encodings import symmetric_encoding
 
 
 @pytest.mark.parametrize("seed", range(5))

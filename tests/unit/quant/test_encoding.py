@@ -3,24 +3,34 @@
 import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxq.quant.encoding import (
-    DTYPES,
-    FLOATS,
+from onnxq.ir.module import Decision, array_of
+from onnxq.ir.text import parse, render
+from onnxq.passmanager.manager import PassManager
+from onnxq.passmanager.pipeline import parse_pipeline
+from onnxq.quant.encodings import (
+    FAMILIES,
+    Affine,
     Encoding,
+    Float8,
     affine_encoding,
     block_encoding,
-    integer_limits,
+    covering,
+    encoding_of,
     symmetric_encoding,
 )
+from onnxq.quant.facts import facts_of
+from onnxq.quant.statistics import Gram, Range
 from onnxq.runtime.session import open_session
+from onnxq.target import find_target
 
 finite = st.floats(-1e6, 1e6, width=32)
 
@@ -36,7 +46,7 @@ def test_the_error_stays_within_the_bound(values: list[float], dtype: str) -> No
     assert (error <= encoding.error_bound(x) + slack).all()
 
 
-@given(finite, finite, st.sampled_from(sorted(DTYPES.keys() - {"int32"} - FLOATS)))
+@given(finite, finite, st.sampled_from(sorted(Affine.dtypes.keys() - {"int32"})))
 def test_zero_is_exact(one: float, other: float, dtype: str) -> None:
     encoding = affine_encoding(min(one, other), max(one, other), dtype)
     zero = np.zeros(1, np.float32)
@@ -165,10 +175,10 @@ def test_a_limited_grid_ends_at_its_limit(make: Callable[..., Encoding], stretch
 
 
 def test_limits() -> None:
-    assert integer_limits("int4") == (-8, 7)
-    assert integer_limits("int8", 63) == (-63, 63)
-    assert integer_limits("uint8", 63) == (0, 63)
-    assert integer_limits("uint8") == (0, 255)
+    assert Affine.limits_of("int4") == (-8, 7)
+    assert Affine.limits_of("int8", 63) == (-63, 63)
+    assert Affine.limits_of("uint8", 63) == (0, 63)
+    assert Affine.limits_of("uint8") == (0, 255)
 
 
 @pytest.mark.parametrize(
@@ -194,7 +204,7 @@ def test_limits() -> None:
 )
 def test_an_encoding_checks_itself(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        Encoding(**{"scale": np.float32(1), "zero_point": np.int32(0), **arguments})
+        encoding_of(**{"scale": np.float32(1), "zero_point": np.int32(0), **arguments})
 
 
 def test_a_large_weight_is_not_held_in_float64() -> None:
@@ -247,4 +257,56 @@ def test_float8_keeps_small_values_that_int8_loses() -> None:
 
 def test_float8_has_no_zero_point_but_0() -> None:
     with pytest.raises(ValueError, match=r"a zero point lies outside float8e4m3fn's 0\.\.0"):
-        Encoding(np.float32(1), np.int32(1), "float8e4m3fn")
+        encoding_of(np.float32(1), np.int32(1), "float8e4m3fn")
+
+
+@pytest.mark.parametrize("dtype", ["int4", "uint8", "float8e4m3fn"])
+@pytest.mark.parametrize(("axis", "block"), [(None, None), (1, None), (0, 4)])
+def test_snapping_is_quantizing_with_the_scales_at_hand(
+    dtype: str, axis: int | None, block: int | None
+) -> None:
+    x = np.random.default_rng(0).normal(size=(10, 6)).astype(np.float32)
+    shape = {None: (), 1: (6,), 0: (3, 6)}[axis]
+    encoding = covering(
+        np.full(shape, -1.5), np.full(shape, 2.0), dtype, axis=axis, block_size=block
+    )  # both ends cut off
+    scale, zero_point = encoding.spread(x.shape)
+    snapped = encoding.snap(x[3], scale[3], zero_point[3])
+    # The ends, and the multiples, are each rounded to float32 once.
+    np.testing.assert_allclose(snapped, encoding.restored(x)[3], rtol=2.0**-23)
+
+
+def test_each_dtype_belongs_to_one_family() -> None:
+    names = [name for family in FAMILIES.values() for name in family.dtypes]
+    assert len(names) == len(set(names))
+    assert all(encoding_of(np.float32(1), np.int32(0), name).dtype == name for name in names)
+
+
+class Coarse(Float8):
+    """Float8 with fewer digits and more range: all that a new family takes."""
+
+    dtypes: ClassVar = {"float8e5m2": np.dtype(ml_dtypes.float8_e5m2)}
+
+
+def test_a_new_family_is_covered_written_and_realised_like_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(FAMILIES, "coarse", Coarse)
+    x = np.random.default_rng(0).normal(size=(8, 6)).astype(np.float32)
+    encoding = covering(x.min(axis=0), x.max(axis=0), "float8e5m2", axis=1)
+    assert type(encoding) is Coarse
+    # Two float32 roundings beside the bound, which is itself rounded once.
+    slack = 4 * np.finfo(np.float32).eps * np.abs(x)
+    assert (np.abs(encoding.restored(x) - x) <= encoding.error_bound(x) + slack).all()
+    module = parse(
+        '<ir_version: 10, opset_import: ["" : 21]> main (float[N,2] x) => (float[N,1] y)'
+        "<float[2,1] w = {1.05, 0.52}> { y = MatMul(x, w) }"
+    )
+    encoding = symmetric_encoding(np.array([1.05]), "float8e5m2", axis=1)
+    module.decisions["w"] = Decision(encoding)
+    assert parse(render(module)).decisions["w"].encoding == encoding
+    run = PassManager(parse_pipeline("round-weights, insert-qdq"), find_target("cpu"))
+    run.measure = lambda module, needs: {"x": facts_of(8, Range(0.0, 1.0), Gram(np.eye(2, dtype=np.float32)))}
+    run.run(module)
+    weight = np.array([[1.05], [0.52]], np.float32)
+    np.testing.assert_array_equal(array_of(module.value("w_q")), encoding.quantize(weight))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxq.quant.encoding import affine_encoding
+from onnxq.quant.encodings import affine_encoding
 from onnxq.quant.grouping import (
     Order,
     expected_error,

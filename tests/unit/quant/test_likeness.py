@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from onnxq.quant.encoding import symmetric_encoding
+from onnxq.quant.encodings import symmetric_encoding
 from onnxq.quant.likeness import ALIKE, bars, by_channel, likeness, sample_of
 
 

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from onnxq.quant.encoding import affine_encoding
+from onnxq.quant.encodings import affine_encoding
 from onnxq.quant.outliers import narrowest_range, product_error
 
 

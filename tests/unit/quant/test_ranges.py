@@ -8,8 +8,7 @@ from numpy.typing import NDArray
 
 from onnxq.calibration.observers import observe_array
 from onnxq.errors import RecipeError
-from onnxq.quant.clipping import grid
-from onnxq.quant.encoding import affine_encoding, block_encoding, symmetric_encoding
+from onnxq.quant.encodings import affine_encoding, block_encoding, covering, symmetric_encoding
 from onnxq.quant.facts import Facts, facts_of
 from onnxq.quant.ranges import METHODS, Percentile, block_ranges, range_method
 from onnxq.quant.statistics import STATISTICS, Average, Range
@@ -41,7 +40,7 @@ def facts_in(values: Array) -> Facts:
 def squared_error(
     values: Array, low: object, high: object, dtype: str, symmetric: bool, axis: int | None = None
 ) -> NDArray[np.float64]:
-    encoding = grid(np.asarray(low), np.asarray(high), dtype, symmetric, axis)
+    encoding = covering(np.asarray(low), np.asarray(high), dtype, symmetric=symmetric, axis=axis)
     error = (encoding.dequantize(encoding.quantize(values)) - values).astype(np.float64) ** 2
     return np.asarray(error.sum() if axis is None else error.sum(axis=1 - axis))
 
@@ -147,7 +146,7 @@ def test_cross_entropy_is_never_worse_than_min_max(symmetric: bool) -> None:
     low, high = range_method("cross-entropy").choose(facts_in(logits), dtype, symmetric)
 
     def cost(low: float, high: float) -> float:
-        encoding = grid(low, high, dtype, symmetric)
+        encoding = covering(low, high, dtype, symmetric=symmetric)
         v = logits.astype(np.float64)
         w = encoding.dequantize(encoding.quantize(logits)).astype(np.float64)
         p = np.exp(v - np.logaddexp.reduce(v, axis=1, keepdims=True))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from onnxq.quant.encoding import Encoding, block_encoding, symmetric_encoding
+from onnxq.quant.encodings import Encoding, block_encoding, symmetric_encoding
 from onnxq.quant.rounding import DAMPING, output_error, round_to_outputs
 
 CHANNELS, COLUMNS = 200, 24
@@ -26,6 +26,8 @@ def _encodings(weight: np.ndarray) -> dict[str, Encoding]:
     return {
         "tensor int4": symmetric_encoding(np.abs(weight).max(), "int4"),
         "column int8": symmetric_encoding(np.abs(weight).max(axis=0), "int8", axis=1),
+        "column float8": symmetric_encoding(np.abs(weight).max(axis=0), "float8e4m3fn", axis=1),
+        "block float8": block_encoding(weight, "float8e4m3fn", 0, 64),
         "block uint4": block_encoding(weight, "uint4", 0, 32),
         "block int4": block_encoding(weight, "int4", 0, 128, symmetric=True),
     }
@@ -37,8 +39,8 @@ def test_quantizing_keeps_what_was_rounded(kind: str, seed: int) -> None:
     weight, rows = _weight(seed), _rows(seed)
     encoding = _encodings(weight)[kind]
     rounded = round_to_outputs(weight, rows.T @ rows, encoding)
-    # A product of scale and integer, divided by the scale, is off by two float32 roundings: far from a half.
-    np.testing.assert_array_equal(encoding.dequantize(encoding.quantize(rounded)), rounded)
+    # A product of scale and number, divided by the scale, is off by two float32 roundings: far from a half.
+    np.testing.assert_array_equal(encoding.restored(rounded), rounded)
 
 
 @pytest.mark.parametrize("kind", list(_encodings(_weight(0))))
@@ -46,7 +48,7 @@ def test_quantizing_keeps_what_was_rounded(kind: str, seed: int) -> None:
 def test_the_outputs_err_less_than_after_rounding_to_nearest(kind: str, seed: int) -> None:
     weight, rows = _weight(seed), _rows(seed)
     gram, encoding = rows.T @ rows, _encodings(weight)[kind]
-    nearest = encoding.dequantize(encoding.quantize(weight))
+    nearest = encoding.restored(weight)
     rounded = round_to_outputs(weight, gram, encoding)
     assert output_error(weight, rounded, gram) < output_error(weight, nearest, gram) / 2
 
@@ -55,7 +57,7 @@ def test_independent_inputs_are_rounded_to_nearest() -> None:
     weight = _weight(0)
     encoding = _encodings(weight)["column int8"]
     rounded = round_to_outputs(weight, np.diag(np.arange(CHANNELS)).astype(np.float32), encoding)
-    np.testing.assert_array_equal(rounded, encoding.dequantize(encoding.quantize(weight)))
+    np.testing.assert_array_equal(rounded, encoding.restored(weight))
 
 
 def test_the_error_is_that_of_the_rows() -> None:

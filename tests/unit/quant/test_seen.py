@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from onnxq.quant.encoding import affine_encoding
+from onnxq.quant.encodings import affine_encoding
 from onnxq.quant.seen import clipped_share, expected_sqnr_db, outlier_ratio, picture
 from onnxq.quant.statistics import Histogram
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnxq.quant.encoding import Encoding
+from onnxq.quant.encodings import Encoding
 from onnxq.quant.split import (
     distinct_values,
     packed_bits,

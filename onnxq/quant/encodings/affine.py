@@ -1,0 +1,96 @@
+"""Affine encodings: integers in even steps, with a zero point.
+
+``q = clamp(round_half_even(x / scale) + zero_point)`` and ``x ≈ scale * (q - zero_point)``, as ONNX's
+QuantizeLinear and DequantizeLinear define them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.quant.encodings.base import Encoding, Float32, FloatArray, Stored, usable_scale
+
+
+@dataclass(frozen=True, eq=False)
+class Affine(Encoding):
+    """Integers of any width, per tensor, per channel or per block."""
+
+    dtypes: ClassVar = {
+        "int2": np.dtype(ml_dtypes.int2),
+        "uint2": np.dtype(ml_dtypes.uint2),
+        "int4": np.dtype(ml_dtypes.int4),
+        "uint4": np.dtype(ml_dtypes.uint4),
+        "int8": np.dtype(np.int8),
+        "uint8": np.dtype(np.uint8),
+        "int16": np.dtype(np.int16),
+        "uint16": np.dtype(np.uint16),
+        "int32": np.dtype(np.int32),
+    }
+    integers = True
+
+    @classmethod
+    def limits_of(cls, dtype: str, limit: int | None = None) -> tuple[int, int]:
+        """Return the smallest and the largest integer of ``dtype`` within -limit..limit."""
+        info: Any = ml_dtypes.iinfo(cls.dtypes[dtype])  # type: ignore[no-untyped-call]
+        low, high = int(info.min), int(info.max)
+        return (low, high) if limit is None else (max(low, -limit), min(high, limit))
+
+    zero_points_of = limits_of
+
+    @classmethod
+    def covering(
+        cls,
+        low: FloatArray | float,
+        high: FloatArray | float,
+        dtype: str,
+        axis: int | None = None,
+        block_size: int | None = None,
+        limit: int | None = None,
+    ) -> Self:
+        """Return the asymmetric encoding that covers ``low``..``high``; both are moved so as to hold zero.
+
+        Source:
+            Nagel et al., 2021, arXiv:2106.08295, section 2.
+
+        """
+        least, most = cls.limits_of(dtype, limit)
+        low = np.minimum(np.asarray(low, np.float64), 0)
+        high = np.maximum(np.asarray(high, np.float64), 0)
+        scale = usable_scale((high - low) / (most - least))
+        zero_point = np.clip(np.rint(least - low / scale), least, most)
+        return cls(scale, zero_point.astype(np.int32), dtype, axis, block_size, limit)
+
+    def quantize(self, values: FloatArray) -> Stored:
+        """Return the integers of ``values``."""
+        steps = np.rint(values / self._spread(self.scale, values.shape))
+        steps = steps + self._spread(self._counted_zero, values.shape)
+        integers: Stored = np.clip(steps, *self.limits).astype(self.dtypes[self.dtype])
+        return integers
+
+    def dequantize(self, stored: Stored) -> Float32:
+        """Return the real values of integers."""
+        zero = self._spread(self._counted_zero, stored.shape)
+        steps = stored.astype(zero.dtype) - zero
+        values: Float32 = (steps * self._spread(self.scale, stored.shape)).astype(np.float32)
+        return values
+
+    @property
+    def _counted_zero(self) -> FloatArray:
+        """The zero point in a float type that holds every step; beyond 24 bits, float32 saturates as well."""
+        return self.zero_point.astype(np.float64 if self.dtype == "int32" else np.float32)
+
+    def snap(self, values: FloatArray, scale: Float32, zero_point: NDArray[np.int32]) -> FloatArray:
+        """Return the nearest multiples of the scales within the limits."""
+        least, most = self.limits
+        low, high = scale * (least - zero_point), scale * (most - zero_point)
+        snapped: FloatArray = np.clip(np.rint(values / scale) * scale, low, high)
+        return snapped
+
+    def step(self, values: FloatArray) -> FloatArray:
+        """Return the scale of each value."""
+        return self._spread(self.scale, values.shape)
