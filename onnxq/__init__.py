@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from onnxq.recipe import Recipe, load_recipe
     from onnxq.runtime.bench import bench
     from onnxq.runtime.validate import validate
-    from onnxq.sensitivity import measure_sensitivity
+    from onnxq.search.sensitivity import measure_sensitivity
     from onnxq.story import read_story
 
 _HOME = {
@@ -43,7 +43,7 @@ _HOME = {
     "load_model": "onnxq.ir.store",
     "load_pass": "onnxq.passmanager.pipeline",
     "load_recipe": "onnxq.recipe",
-    "measure_sensitivity": "onnxq.sensitivity",
+    "measure_sensitivity": "onnxq.search.sensitivity",
     "open_data": "onnxq.calibration.data",
     "open_feeds": "onnxq.calibration.data",
     "parse_pipeline": "onnxq.passmanager.pipeline",

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
-from onnxq.calibration.collect import collect
 from onnxq.calibration.data import Dataset, InputSpec, input_specs
-from onnxq.calibration.table import LEFT_OUT, CalibrationTable
-from onnxq.choosing import Choice, choose
+from onnxq.calibration.table import CalibrationTable
 from onnxq.comparison import (
     Comparison,
     CompileOptions,
@@ -24,19 +21,21 @@ from onnxq.comparison import (
     warn_of_size,
     with_options,
 )
+from onnxq.engine.build import Build, Built
+from onnxq.engine.measurements import Measurements
+from onnxq.engine.samples import Kept
+from onnxq.engine.score import Score
+from onnxq.engine.source import Source
 from onnxq.errors import CalibrationError, InputError, ToleranceError, called
 from onnxq.files import as_utf8, replacing
-from onnxq.ir.digest import graph_digest
-from onnxq.ir.module import GraphModule, name_of
+from onnxq.ir.module import GraphModule
 from onnxq.ir.store import (
     foreign_operators,
     model_digest,
     model_files,
     model_size,
-    output_files,
     write_model,
 )
-from onnxq.ir.watched import WatchedModel
 from onnxq.manifest import (
     DataUsed,
     Manifest,
@@ -47,14 +46,12 @@ from onnxq.manifest import (
 )
 from onnxq.outputs import Outputs
 from onnxq.passmanager.base import PassRecord
-from onnxq.passmanager.instruments import Instrument, VerifyEach
-from onnxq.passmanager.manager import PassManager
-from onnxq.passmanager.pipeline import parse_pipeline
+from onnxq.passmanager.instruments import Instrument
+from onnxq.passmanager.pipeline import override, parse_pipeline
 from onnxq.processor import cpu_flags
-from onnxq.quant.facts import Facts, Need, joined, meets
+from onnxq.quant.facts import joined
 from onnxq.recipe import Recipe
 from onnxq.report.markdown import render_report
-from onnxq.runtime.available import cpu_kernels
 from onnxq.runtime.bench import LatencyReport
 from onnxq.runtime.compare import OutputAccuracy, plain
 from onnxq.runtime.environment import runtime_versions
@@ -69,14 +66,11 @@ from onnxq.runtime.gates import (
 )
 from onnxq.runtime.session import usable_provider
 from onnxq.runtime.validate import AccuracyReport
-from onnxq.runtime.validity import only_valid
-from onnxq.tuning import Tuning, in_float, tune
+from onnxq.search.choose import Choice, choose, settings
+from onnxq.search.tune import Tuning, in_float, tune
 
 TUNED_TARGETS = ("cpu",)
 """Targets that promise speed on the machine at hand."""
-
-WEIGHT_PASSES = frozenset({"encode-weights", "encode-weight-blocks", "split-linear"})
-"""Passes that shall make the weights smaller."""
 
 CHOSEN_ON = 64
 """How many of the calibration samples a recipe's choices are decided on."""
@@ -148,25 +142,21 @@ def compile_model(
     """
     options, progress = options or CompileOptions(), on_progress or _quiet
     require_measurable(options.gates, compared=options.validate, has_metric=options.metric is not None)
-    recipe = recipe.settled()
-    watched = WatchedModel.of(Path(source))
-    compilation = _Compilation(watched, recipe, data, options, progress)
+    work = _Compilation(Source.of(Path(source)), recipe.settled(), data, options, progress)
     read = [path for dataset in (data, validation_data) if dataset is not None for path in dataset.paths]
     outputs = Outputs(Path(output), (*model_files(Path(source)), *inputs, *read), force)
-    outputs.files(watched.load())  # what cannot be written is better known now
+    outputs.files(work.source.module)  # what cannot be written is better known now
     if table is not None:
-        compilation.accept(table)
+        work.accept(table)
     if options.choose and recipe.choices:
-        compilation.choose()
+        work.choose()
     if options.tune and options.bench and recipe.target in TUNED_TARGETS:
-        compilation.tune(validation_data)
-    module, records = compilation.run_passes(compilation.recipe, instruments)
+        work.tune(validation_data)
     try:
-        return compilation.finish(module, records, outputs, validation_data)
+        return work.finish(work.build.of(work.recipe, instruments), outputs, validation_data)
     except _UselessError as error:
-        compilation.keep_float(error.output)
-    module, records = compilation.run_passes(compilation.recipe, instruments)
-    return compilation.finish(module, records, outputs, validation_data)
+        work.keep_float(error.output)
+    return work.finish(work.build.of(work.recipe, instruments), outputs, validation_data)
 
 
 def calibrate_model(
@@ -178,17 +168,16 @@ def calibrate_model(
         CalibrationError: No pass of the recipe needs data for this model.
 
     """
-    watched = WatchedModel.of(Path(source))
-    compilation = _Compilation(watched, recipe, data, CompileOptions(), on_progress or _quiet)
-    compilation.run_passes(recipe)
-    watched.verify()
-    if compilation.table is None:
+    work = _Compilation(Source.of(Path(source)), recipe, data, CompileOptions(), on_progress or _quiet)
+    table = work.table_of(work.build.of(recipe))
+    work.source.verify()
+    if table is None:
         raise CalibrationError(
-            f"no pass needs data for {compilation.source.name}",
+            f"no pass needs data for {work.source.path.name}",
             where=f"recipe {recipe.name}",
             hint="the model has nothing that it quantizes, or another recipe has to be chosen: onnxq recipes",
         )
-    return compilation.table
+    return table
 
 
 class _UselessError(Exception):
@@ -203,162 +192,98 @@ def _quiet(stage: str, done: int, total: int | None) -> None:
     """Report no progress."""
 
 
-@dataclass(frozen=True)
-class _Face:
-    """What has to be known of the source besides its graph."""
-
-    inputs: tuple[InputSpec, ...]
-    names: frozenset[str]
-    warnings: tuple[str, ...]
-
-    @classmethod
-    def of(cls, module: GraphModule) -> _Face:
-        """Look at the inputs, and at operators that onnxq knows nothing about."""
-        kinds = sorted({remark.op_type for remark in foreign_operators(module)})
-        warning = f"left alone, as they are no standard operators: {', '.join(kinds)}"
-        names = frozenset(map(name_of, module.values()))
-        return cls(input_specs(module.model), names, (warning,) if kinds else ())
-
-
 @dataclass
 class _Compilation:
     """The state of one compilation, from the source to the report."""
 
-    watched: WatchedModel
+    source: Source
     recipe: Recipe
     data: Dataset | None
     options: CompileOptions
     progress: Progress
-    table: CalibrationTable | None = None
     choice: Choice | None = None
     tuning: Tuning | None = None
     kept_float: str | None = None
     """Why the layers stay in float after all, as a warning."""
-    seen: dict[str, Mapping[str, Facts]] = field(default_factory=dict)
-    """What was measured, by the graph that ran: forms that are chosen from begin alike."""
 
-    @property
-    def source(self) -> Path:
-        """The file that is compiled."""
-        return self.watched.path
+    @cached_property
+    def build(self) -> Build:
+        """What builds recipes of the source."""
+        passes = parse_pipeline(self.recipe.pipeline)
+        varied = {pass_.name for pass_ in passes if pass_.optional or pass_.encodes_weights}
+        foreseen = [
+            pass_
+            for setting in (settings(self.recipe) if self.options.choose else ())
+            for pass_ in override(passes, setting)
+            if pass_ not in passes
+        ]
+        return Build(
+            self.source,
+            measurements=self._measurements,
+            varied=frozenset(varied | self.recipe.choices.keys()),
+            foreseen=foreseen,
+        )
+
+    @cached_property
+    def _measurements(self) -> Measurements | None:
+        if self.data is None:
+            return None
+        limit = self.recipe.calibration.samples
+        data = with_options(self.data, limit=min(limit, self.data.options.limit or limit))
+        return Measurements.on(data, self.options.threads, self._stage("calibrating"))
+
+    @cached_property
+    def _inputs(self) -> tuple[InputSpec, ...]:
+        return input_specs(self.source.module.model)
+
+    def _stage(self, name: str) -> Callable[[int, int | None], None]:
+        return lambda done, total: self.progress(name, done, total)
 
     def accept(self, table: CalibrationTable) -> None:
         """Take facts from ``table``, which has to be the source's."""
-        table.check(self.watched.digest)
-        self.table = table
+        table.check(self.source.digest)
+        self.build.table = table
 
-    def run_passes(
-        self, recipe: Recipe, instruments: Sequence[Instrument] = ()
-    ) -> tuple[GraphModule, list[PassRecord]]:
-        """Run the recipe on the source; facts come from the table, or else from the data."""
-        module = self.watched.load()
-        manager = PassManager(
-            parse_pipeline(recipe.pipeline),
-            recipe.runs_on,
-            (VerifyEach(), *instruments),
-            self._measure if self.table is not None or self.data is not None else None,
-            kernels=cpu_kernels,
+    def table_of(self, built: Built) -> CalibrationTable | None:
+        """Return the facts that a build read, after those that were given; None if it read none."""
+        given, measured = self.build.table, self._measurements
+        if given is not None:
+            return replace(given, facts=joined(given.facts, built.facts))
+        if measured is None or not built.facts:
+            return None
+        return CalibrationTable(
+            self.source.digest, measured.data.digest(), measured.data.count(), built.facts
         )
-        with only_valid(self.source):
-            return module, manager.run(module)
 
     def choose(self) -> None:
-        """Decide the recipe's choices on the calibration data; without data the recipe is taken as it is.
-
-        Each value is tried with facts of the source's own values alone: what passes make may stand for
-        other numbers under the same name, in another form of the graph.
-        """
+        """Decide the recipe's choices on the calibration data; without data the recipe is taken as it is."""
         if self.data is None:
             return
         limit = min(CHOSEN_ON, self.recipe.calibration.samples, self.data.options.limit or CHOSEN_ON)
-        data, names = with_options(self.data, limit=limit), self._face.names
-
-        def on_progress(done: int, total: int | None) -> None:
-            self.progress("choosing", done, total)
-
-        with TemporaryDirectory(prefix="onnxq-choose-") as folder:
-
-            def build(recipe: Recipe) -> Path:
-                module, _ = self.run_passes(recipe)
-                self.table = self.table and self.table.only(names)
-                *_, path = files = output_files(module, Path(folder, "tried.onnx"))
-                write_model(module, files)
-                return path
-
-            threads = self.options.threads
-            self.choice = choose(self.recipe, build, self.source, data.batches, threads, on_progress)
+        samples = Kept(with_options(self.data, limit=limit))
+        score = Score(self.source.path, samples.batches, self.options.threads)
+        self.choice = choose(
+            self.recipe, lambda tried: score.errors(self.build.trial(tried)), self._stage("choosing")
+        )
         self.recipe = self.choice.recipe
 
     def tune(self, validation_data: Dataset | None) -> None:
         """Replace the recipe by its fastest form on this machine."""
-        samples = choose_samples(validation_data, self.data, 0, self._face.inputs, self.options)
-
-        def build(recipe: Recipe, path: Path, instruments: Sequence[Instrument]) -> None:
-            module, _ = self.run_passes(recipe, instruments)
-            write_model(module, output_files(module, path))
-
-        def on_progress(done: int, total: int | None) -> None:
-            self.progress("tuning", done, total)
-
+        samples = choose_samples(validation_data, self.data, 0, self._inputs, self.options)
         try:
-            feeds = [batch.feeds for batch in samples.timed(self.options.bench_batch_size)]
-            threads = self.options.threads
-            self.tuning = tune(self.source, self.recipe, build, feeds, threads, on_progress)
+            self.tuning = tune(
+                self.source.path,
+                self.recipe,
+                self.build.trial,
+                [batch.feeds for batch in samples.timed(self.options.bench_batch_size)],
+                self.options.threads,
+                self._stage("tuning"),
+            )
         except InputError:
             if not samples.made_up:
                 raise
             return  # comparing says why random inputs do not run
         self.recipe = self.tuning.recipe
-
-    @cached_property
-    def _face(self) -> _Face:
-        return _Face.of(self.watched.load())
-
-    @cached_property
-    def _calibration_data(self) -> Dataset | None:
-        if self.data is None:
-            return None
-        limit = self.recipe.calibration.samples
-        return with_options(self.data, limit=min(limit, self.data.options.limit or limit))
-
-    def _measure(self, module: GraphModule, needs: Sequence[Need]) -> Mapping[str, Facts]:
-        """Look facts up among those of the same graph and in the table, and measure what is missing."""
-        graph, data = graph_digest(GraphModule(module.model)), self._calibration_data
-        known = joined({} if self.table is None else self.table.facts, self.seen.get(graph, {}))
-        missing = [need for need in needs if not meets(known, need)]
-        if missing and data is None:
-            in_no_table = any(need.stats & LEFT_OUT for need in missing)
-            again = "" if in_no_table else "calibrate again with the same recipe, or "
-            raise CalibrationError(
-                "the table says nothing about it, or too little",
-                where=f"value {missing[0].value!r}",
-                hint=f"{again}give --data",
-            )
-        if missing and data is not None:
-            found = self._collect(module, missing, data)
-            self.seen[graph] = joined(self.seen.get(graph, {}), found)
-            known = joined(known, found)
-        self.table = self.table and replace(self.table, facts=known)
-        return known
-
-    def _collect(self, module: GraphModule, needs: Sequence[Need], data: Dataset) -> Mapping[str, Facts]:
-        """Measure, and begin a table where there is none."""
-        if self.table is not None and self.table.data != data.digest():
-            raise CalibrationError(
-                "the table lacks some ranges, and this is not the data that it was collected on",
-                where=f"data {data.name}",
-                hint="give the same data and number of samples, or leave the table out",
-            )
-        found = collect(
-            module.model,
-            needs,
-            data,
-            threads=self.options.threads,
-            on_progress=lambda done: self.progress("calibrating", done, data.samples),
-        )
-        if self.table is None:
-            self.table = CalibrationTable(self.watched.digest, data.digest(), found.samples, {})
-        return found.facts
 
     def keep_float(self, poor: OutputAccuracy) -> None:
         """Take the recipe with its layers in float, as its result leaves ``poor`` useless."""
@@ -381,15 +306,15 @@ class _Compilation:
 
     def finish(
         self,
-        module: GraphModule,
-        records: Sequence[PassRecord],
+        built: Built,
         outputs: Outputs,
         validation_data: Dataset | None,
     ) -> CompileResult:
         """Save the model, compare, time, and write what is known beside it: all of it, or nothing."""
+        module, table = built.module, self.table_of(built)
         self._stamp(module)
-        used = self.table.samples if self.table is not None else 0
-        samples = choose_samples(validation_data, self.data, used, self._face.inputs, self.options)
+        used = table.samples if table is not None else 0
+        samples = choose_samples(validation_data, self.data, used, self._inputs, self.options)
         target = self.recipe.runs_on
         provider, config = usable_provider(target.provider), target.options_for(module)
         output = outputs.model
@@ -398,15 +323,15 @@ class _Compilation:
             tried = model[-1]
             with called(tried, str(output)):
                 comparison = compare(
-                    self.source, tried, samples, self.options, self.progress, provider, config
+                    self.source.path, tried, samples, self.options, self.progress, provider, config
                 ).about(output)
             judged = comparison.accuracy if self._judges_itself and samples.meaningful else None
             if judged is not None:
                 self._require_better(judged)
-            manifest = self._manifest(module, records, tried, comparison)
+            manifest = self._manifest(built, table, tried, comparison)
             content.write_text(manifest.to_json(), encoding="utf-8")
             report.write_text(render_report(manifest), encoding="utf-8")
-            self.watched.verify()
+            self.source.verify()
         for gates in (self.recipe.gates, self.options.gates):
             if comparison.accuracy is not None:
                 enforce(comparison.accuracy, gates)
@@ -416,7 +341,7 @@ class _Compilation:
                 )
         if judged is not None:
             enforce_useful(judged)
-        return CompileResult(output, manifest, tuple(records), comparison.accuracy, comparison.latency)
+        return CompileResult(output, manifest, built.records, comparison.accuracy, comparison.latency)
 
     def _warnings(self, module: GraphModule) -> tuple[str, ...]:
         of_data = (self.data.warning,) if self.data is not None and self.data.warning else ()
@@ -425,17 +350,21 @@ class _Compilation:
         of_float = (self.kept_float,) if self.kept_float is not None else ()
         of_gates = ("the recipe's gates were not measured, as asked",) if unmeasured else ()
         of_target = self._warnings_of_target(module)
-        return of_data + self._face.warnings + of_tuning + of_float + of_target + of_gates
+        return of_data + self._warnings_of_source() + of_tuning + of_float + of_target + of_gates
 
-    def _warnings_of_weights(
-        self, module: GraphModule, records: Sequence[PassRecord], output: Path
-    ) -> tuple[str, ...]:
+    def _warnings_of_source(self) -> tuple[str, ...]:
+        """Name the operators that onnxq knows nothing about."""
+        kinds = sorted({remark.op_type for remark in foreign_operators(self.source.module)})
+        return (f"left alone, as they are no standard operators: {', '.join(kinds)}",) if kinds else ()
+
+    def _warnings_of_weights(self, built: Built, output: Path) -> tuple[str, ...]:
         """Say what a recipe that quantizes weights left as it was, where that is not told already."""
-        names = {pass_.name for pass_ in parse_pipeline(self.recipe.pipeline)}
+        encodes = any(pass_.encodes_weights for pass_ in parse_pipeline(self.recipe.pipeline))
         told = self.kept_float is not None or (self.tuning is not None and self.tuning.warnings)
-        if told or not names & WEIGHT_PASSES:
+        if told or not encodes:
             return ()
-        return warn_of_floats(module, records) + warn_of_size(model_size(self.source), model_size(output))
+        sizes = model_size(self.source.path), model_size(output)
+        return warn_of_floats(built.module, built.records) + warn_of_size(*sizes)
 
     def _warnings_of_target(self, module: GraphModule) -> tuple[str, ...]:
         """Say where the result was not run, or where it does not run right."""
@@ -451,28 +380,24 @@ class _Compilation:
                 "onnxq.version": installed_versions()["onnxq"],
                 "onnxq.recipe": self.recipe.name,
                 "onnxq.pipeline": " ".join(self.recipe.pipeline.split()),
-                "onnxq.source.sha256": self.watched.digest,
+                "onnxq.source.sha256": self.source.digest,
             }
         )
 
     def _manifest(
-        self,
-        module: GraphModule,
-        records: Sequence[PassRecord],
-        output: Path,
-        comparison: Comparison,
+        self, built: Built, table: CalibrationTable | None, output: Path, comparison: Comparison
     ) -> Manifest:
-        table, accuracy, latency = self.table, comparison.accuracy, comparison.latency
+        module, accuracy, latency = built.module, comparison.accuracy, comparison.latency
         assumed = self.recipe.processor
         warnings = (
             *self._warnings(module),
-            *self._warnings_of_weights(module, records, output),
+            *self._warnings_of_weights(built, output),
             *comparison.warnings,
         )
         name = as_utf8(self.data.name) if self.data is not None else "calibration table"
         return Manifest(
             recipe=self.recipe.decided(),
-            source=_model_file(self.source, self.watched.digest),
+            source=_model_file(self.source.path, self.source.digest),
             output=_model_file(output, model_digest(output)),
             opsets={
                 domain or "ai.onnx": version for domain, version in sorted(module.model.opset_imports.items())
@@ -484,7 +409,7 @@ class _Compilation:
             versions={**installed_versions(), **runtime_versions()},
             cpu_flags=cpu_flags(),
             processor=None if assumed is None else ProcessorAssumed.called(assumed),
-            passes=summarise(records),
+            passes=summarise(built.records),
             choices=None if self.choice is None else [plain(asdict(one)) for one in self.choice.trials],
             tuning=None if self.tuning is None else [asdict(verdict) for verdict in self.tuning.verdicts],
             accuracy=None if accuracy is None else accuracy.to_dict(),

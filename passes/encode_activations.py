@@ -18,6 +18,7 @@ from onnxq.errors import RecipeError
 from onnxq.ir.layers import LINEAR, Layer, clamped, keeps_grid, layer_of, linear_layers
 from onnxq.ir.module import GraphModule, is_float, is_standard, name_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
+from onnxq.passmanager.memo import Memo, Same
 from onnxq.quant.encodings import covering, family_of
 from onnxq.quant.facts import Facts, Need
 from onnxq.quant.ranges import range_method
@@ -102,7 +103,7 @@ class EncodeActivations(Pass):
                     ctx.skip(node, f"{name_of(value)!r} stays in float: {reason}")
                 continue
             known, method = _known_range(value), self._method(value)
-            low, high = known or self._measured_range(module.facts[name_of(value)], method)
+            low, high = known or self._measured_range(module.facts[name_of(value)], method, ctx.memo)
             why = "range of its operator" if known else f"{method} range of its calibrated values"
             encoding = covering(low, high, self.dtype, symmetric=self.symmetric)
             ctx.edit.encode(value, encoding, readers=readers, why=why)
@@ -130,8 +131,10 @@ class EncodeActivations(Pass):
         read_by_conv = any(is_standard(reader, "Conv") for reader in value.consumers())
         return self.images if self.images and read_by_conv else self.method
 
-    def _measured_range(self, facts: Facts, method: str) -> tuple[float, float]:
-        return range_method(method, self.dtype).choose(facts, self.dtype, self.symmetric)
+    def _measured_range(self, facts: Facts, method: str, memo: Memo) -> tuple[float, float]:
+        key = "range", method, self.dtype, self.symmetric, Same(*facts.along(None))
+        chosen = range_method(method, self.dtype)
+        return memo.of(key, lambda: chosen.choose(facts, self.dtype, self.symmetric))
 
     def _sites(self, module: GraphModule) -> Iterator[tuple[ir.Value, list[ir.Node] | None]]:
         """Yield each value in scope with its readers; None stands for all readers."""

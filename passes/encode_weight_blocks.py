@@ -47,6 +47,7 @@ class EncodeWeightBlocks(Pass):
 
     name: ClassVar[str] = "encode-weight-blocks"
     effect: ClassVar[Effect] = Effect.EXACT
+    encodes_weights: ClassVar[bool] = True
     bits: Literal[4, 8] = 4
     float8: bool = False
     block: Literal[32, 64, 128] = 32

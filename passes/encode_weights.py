@@ -40,6 +40,7 @@ class EncodeWeights(Pass):
 
     name: ClassVar[str] = "encode-weights"
     effect: ClassVar[Effect] = Effect.EXACT
+    encodes_weights: ClassVar[bool] = True
     granularity: Literal["channel", "tensor"] = "channel"
     exclude: tuple[str, ...] = ()
     bits: Literal[7, 8] | None = None

@@ -41,6 +41,7 @@ class EqualizeActivations(Pass):
 
     name: ClassVar[str] = "equalize-activations"
     effect: ClassVar[Effect] = Effect.EXACT
+    numbers_only: ClassVar[bool] = True
     alpha: float = 0.5
 
     def needs(self, module: GraphModule) -> Iterable[Need]:

@@ -36,6 +36,7 @@ class FuseAttention(Pass):
 
     name: ClassVar[str] = "fuse-attention"
     effect: ClassVar[Effect] = Effect.EXACT
+    optional: ClassVar[bool] = True
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave a softmax alone that does not stand in such a chain."""

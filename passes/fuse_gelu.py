@@ -46,6 +46,7 @@ class FuseGelu(Pass):
 
     name: ClassVar[str] = "fuse-gelu"
     effect: ClassVar[Effect] = Effect.EXACT
+    optional: ClassVar[bool] = True
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave an Erf or Tanh alone that is no part of a Gelu."""

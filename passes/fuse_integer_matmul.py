@@ -33,6 +33,7 @@ class FuseIntegerMatmul(Pass):
 
     name: ClassVar[str] = "fuse-integer-matmul"
     effect: ClassVar[Effect] = Effect.EXACT
+    optional: ClassVar[bool] = True
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave a MatMul alone whose grids the kernel does not take."""

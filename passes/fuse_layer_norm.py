@@ -39,6 +39,7 @@ class FuseLayerNorm(Pass):
 
     name: ClassVar[str] = "fuse-layer-norm"
     effect: ClassVar[Effect] = Effect.EXACT
+    optional: ClassVar[bool] = True
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave a variance alone whose root does not divide the deviation that it was taken of."""

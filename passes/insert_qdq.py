@@ -32,6 +32,7 @@ class InsertQdq(Pass):
 
     name: ClassVar[str] = "insert-qdq"
     effect: ClassVar[Effect] = Effect.QUANTIZING
+    realises: ClassVar[bool] = True
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Constants are quantized here and now, everything else at run time."""

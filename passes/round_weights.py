@@ -22,7 +22,9 @@ from numpy.typing import NDArray
 from onnxq.ir.layers import Layer, linear_layers
 from onnxq.ir.module import GraphModule, array_of, attribute, is_standard, name_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
+from onnxq.passmanager.memo import Same
 from onnxq.passmanager.patches import patch_grams, patch_size
+from onnxq.quant.encoding import Encoding
 from onnxq.quant.facts import Need
 from onnxq.quant.rounding import output_error, round_to_outputs
 from onnxq.quant.statistics import Gram
@@ -42,6 +44,7 @@ class RoundWeights(Pass):
 
     name: ClassVar[str] = "round-weights"
     effect: ClassVar[Effect] = Effect.QUANTIZING
+    numbers_only: ClassVar[bool] = True
     layers: tuple[str, ...] = ("*",)
 
     def needs(self, module: GraphModule) -> Iterable[Need]:
@@ -93,9 +96,8 @@ def _round(layer: Layer, gram: NDArray[np.float32] | None, module: GraphModule, 
     if len(gram) != len(matrix):
         ctx.skip(layer.node, "its input is a vector, of which no products are known")
         return
-    rounded = round_to_outputs(matrix, gram, grid)
-    nearest = output_error(matrix, grid.restored(matrix), gram)
-    found = output_error(matrix, rounded, gram)
+    key = "rounded", Same(layer.weight.const_value, gram), grid
+    rounded, found, nearest = ctx.memo.of(key, lambda: _rounded(matrix, gram, grid))
     if found >= nearest:
         ctx.skip(layer.node, "rounding to nearest errs no more")
         return
@@ -105,6 +107,15 @@ def _round(layer: Layer, gram: NDArray[np.float32] | None, module: GraphModule, 
     ctx.edit.forget(layer.weight, why=why)
     ctx.edit.rewire(layer.node, 1, constant, why=why)
     ctx.edit.encode(constant, encoding, readers=[layer.node], why=why)
+
+
+def _rounded(
+    matrix: NDArray[np.float32], gram: NDArray[np.float32], grid: Encoding
+) -> tuple[NDArray[np.float32], float, float]:
+    """Return the rounded weights, the error of their outputs, and that of rounding to nearest."""
+    rounded = round_to_outputs(matrix, gram, grid)
+    nearest = output_error(matrix, grid.restored(matrix), gram)
+    return rounded, output_error(matrix, rounded, gram), nearest
 
 
 def _reason(layer: Layer, gram: NDArray[np.float32] | None) -> str | None:

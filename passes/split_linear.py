@@ -62,6 +62,7 @@ class SplitLinear(Pass):
 
     name: ClassVar[str] = "split-linear"
     effect: ClassVar[Effect] = Effect.QUANTIZING
+    encodes_weights: ClassVar[bool] = True
     parts: Literal[1, 2, 3] = 3
     mode: Literal["branches", "fused"] = "fused"
     bits: Literal[2, 4, 8] = 4

@@ -25,6 +25,7 @@ class SumResiduals(Pass):
 
     name: ClassVar[str] = "sum-residuals"
     effect: ClassVar[Effect] = Effect.EXACT
+    optional: ClassVar[bool] = True
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Add and Sum broadcast alike."""

@@ -73,7 +73,10 @@ def collect(
     threads: int | None = None,
     on_progress: Progress | None = None,
 ) -> Collected:
-    """Measure values of ``model`` in one streaming pass of its optimised float form.
+    """Measure values of ``model`` in one streaming pass, each node by its own kernel.
+
+    So a value's numbers do not depend on what else is asked for: ONNX Runtime's optimiser fuses what no
+    output lies between, and rounds otherwise there.
 
     Infinities, as masks hold them, are measured like other values. Memory does not grow with the number
     of samples, and the facts do not depend on how ``data`` cuts them into batches. Tokens that
@@ -193,7 +196,9 @@ def _opened(
         inner = _inner_values(model, names)
         path = model if isinstance(model, Path) else _saved(model, Path(folder))
         with called(Path(folder, SAVED), "the model as prepared for calibration"):
-            session = open_session(path, provider, threads, extra_outputs=inner, arena=False)
+            session = open_session(
+                path, provider, threads, extra_outputs=inner, optimization="none", arena=False
+            )
             types = {spec.name: spec.type for spec in (*session.inputs, *session.outputs)}
             for name in names:
                 if types[name] not in FLOATS:

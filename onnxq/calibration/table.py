@@ -89,7 +89,7 @@ class CalibrationTable:
                 "model": self.model,
                 "data": self.data,
                 "samples": self.samples,
-                "facts": {name: _facts_out(facts) for name, facts in self.facts.items()},
+                "facts": {name: facts_out(facts.without(LEFT_OUT)) for name, facts in self.facts.items()},
             },
             indent=1,
             sort_keys=True,
@@ -108,7 +108,7 @@ class CalibrationTable:
             content = parse_json(text)
             schema = content["schema"]
             if schema == SCHEMA:
-                facts = {name: _facts_in(entry) for name, entry in content["facts"].items()}
+                facts = {name: facts_in(entry) for name, entry in content["facts"].items()}
                 header = {key: content[key] for key in ("model", "data", "samples", "onnxq")}
                 return CalibrationTable(facts=facts, **header)
         except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
@@ -144,8 +144,8 @@ class CalibrationTable:
         return CalibrationTable.from_json(text, str(path))
 
 
-def _facts_out(facts: Facts) -> dict[str, Any]:
-    """Return plain values; parts that were not measured are left out."""
+def facts_out(facts: Facts) -> dict[str, Any]:
+    """Return facts as plain JSON values; parts that were not measured are left out."""
     entry = {"count": facts.count, **_parts_out(facts, None)}
     channels = {str(axis): part for axis in facts.axes if (part := _parts_out(facts, axis))}
     return {**entry, "channels": channels} if channels else entry
@@ -153,11 +153,17 @@ def _facts_out(facts: Facts) -> dict[str, Any]:
 
 def _parts_out(facts: Facts, axis: int | None) -> dict[str, Any]:
     """Return what is known along an axis, or, with None, of the whole."""
-    parts = [part.to_table() for part in facts.along(axis) if part.in_tables]
+    parts = [part.to_table() for part in facts.along(axis)]
     return {key: value for part in parts for key, value in part.items()}
 
 
-def _facts_in(entry: Mapping[str, Any]) -> Facts:
+def facts_in(entry: Mapping[str, Any]) -> Facts:
+    """Read what ``facts_out`` returned.
+
+    Raises:
+        ValueError: The entry is damaged; so may be TypeError, KeyError.
+
+    """
     parts = _parts_in(entry, None)
     for axis, along in entry.get("channels", {}).items():
         parts |= _parts_in(along, int(axis))
@@ -165,5 +171,5 @@ def _facts_in(entry: Mapping[str, Any]) -> Facts:
 
 
 def _parts_in(entry: Mapping[str, Any], axis: int | None) -> dict[Place, Statistic]:
-    kinds = [kind for kind in STATISTICS.values() if kind.in_tables and kind.by_channel == (axis is not None)]
+    kinds = [kind for kind in STATISTICS.values() if kind.by_channel == (axis is not None)]
     return {(kind, axis): part for kind in kinds if (part := kind.from_table(entry)) is not None}

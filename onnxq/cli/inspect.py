@@ -100,7 +100,7 @@ def _content(model: Path, module: GraphModule, *, passes: bool, sites: bool) -> 
     from onnxq.diff.weights import bits_per_weight, stored_weights
     from onnxq.ir.overview import overview
     from onnxq.ir.store import model_size
-    from onnxq.prospects import fold_sites, prospects
+    from onnxq.search.prospects import fold_sites, prospects
 
     content = {"model": str(model), "size_bytes": model_size(model), **overview(module).to_dict()}
     content["bits_per_weight"] = bits_per_weight(stored_weights(Flat.of(module.model)))

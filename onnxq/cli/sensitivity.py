@@ -36,7 +36,7 @@ def run(
     """
     from onnxq.report.sensitivity import layers_table, overall_table, tensors_table
     from onnxq.report.text import draw
-    from onnxq.sensitivity import measure_sensitivity
+    from onnxq.search.sensitivity import measure_sensitivity
 
     dataset = reading.open(data, model)
     with progress() as on_progress:

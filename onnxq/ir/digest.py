@@ -28,14 +28,18 @@ def graph_digest(module: GraphModule) -> str:
 def _lines(module: GraphModule) -> Iterator[str]:
     yield f"opsets {sorted(module.model.opset_imports.items())} ir {module.model.ir_version}"
     yield from _graph_lines(module.graph)
-    for identifier, function in sorted(module.model.functions.items()):
-        yield f"function {identifier}"
-        yield from map(_node_line, function)
+    for _, function in sorted(module.model.functions.items()):
+        yield function_text(function)
     for name, decision in sorted(module.decisions.items()):
         encoding = decision.encoding
         readers = None if decision.readers is None else sorted(decision.readers)
         grid = hashlib.sha256(encoding.scale.tobytes() + encoding.zero_point.tobytes()).hexdigest()
         yield f"encode {name} {grid} {encoding.form} {readers}"
+
+
+def function_text(function: ir.Function) -> str:
+    """Return the content of a function as text."""
+    return "\n".join([f"function {function.identifier()}", *map(_node_line, function)])
 
 
 def _graph_lines(graph: ir.Graph) -> Iterator[str]:
@@ -49,12 +53,13 @@ def _graph_lines(graph: ir.Graph) -> Iterator[str]:
 
 
 def _node_line(node: ir.Node) -> str:
-    attributes = [f"{name}={_attribute_text(attr)}" for name, attr in sorted(node.attributes.items())]
+    attributes = [f"{name}={attribute_text(attr)}" for name, attr in sorted(node.attributes.items())]
     inputs, outputs = [name_of(v) for v in node.inputs], [name_of(v) for v in node.outputs]
     return f"node {node.domain}.{node.op_type}.{node.overload} {node.name} {inputs} {outputs} {attributes}"
 
 
-def _attribute_text(attr: ir.Attr) -> str:
+def attribute_text(attr: ir.Attr) -> str:
+    """Return an attribute's value as text; tensors and graphs by digest."""
     if attr.type == ir.AttributeType.GRAPH:
         return _subgraph_digest(attr.as_graph())
     if attr.type == ir.AttributeType.GRAPHS:

@@ -58,6 +58,10 @@ class GraphModule:
         """The version of the standard operators."""
         return self.graph.opset_imports.get("", 0)
 
+    def clone(self) -> GraphModule:
+        """Return a copy to change; the weights are shared, as tensors do not change."""
+        return GraphModule(self.model.clone(), dict(self.facts), dict(self.decisions))
+
     def values(self) -> Iterator[ir.Value]:
         """Yield inputs, initializers and node outputs of the main graph."""
         yield from self.graph.inputs

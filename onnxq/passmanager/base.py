@@ -17,6 +17,7 @@ from onnxq.ir.layers import Layer
 from onnxq.ir.module import GraphModule
 from onnxq.ir.products import sums_fit
 from onnxq.kernels import KernelList
+from onnxq.passmanager.memo import Memo
 from onnxq.passmanager.values import value_text
 from onnxq.quant.encodings import Encoding
 from onnxq.quant.facts import Facts, Need
@@ -52,6 +53,7 @@ class PassContext:
             what ``needs`` can name is measured without it. None where there is no data.
         integers: Whether a pass of the pipeline quantizes to 8 bits what layers read.
         kernels: What the runtime at hand has; None where the model shall not be opened here.
+        memo: What the pass computed in an earlier build of the same model.
 
     """
 
@@ -61,6 +63,7 @@ class PassContext:
     measure: Measure | None = None
     integers: bool = False
     kernels: Kernels | None = None
+    memo: Memo = field(default_factory=Memo)
 
     def weight_limit(self, layer: Layer) -> int | None:
         """Return the largest integer for an int8 weight of ``layer``, None for all of int8's.
@@ -84,6 +87,14 @@ class Pass(ABC):
 
     name: ClassVar[str]
     effect: ClassVar[Effect]
+    optional: ClassVar[bool] = False
+    """Whether it is an exact rewrite for speed alone, so that tuning may leave it out."""
+    numbers_only: ClassVar[bool] = False
+    """Whether the time of the model is the same without it, as it changes no more than constants."""
+    encodes_weights: ClassVar[bool] = False
+    """Whether it decides how weights are stored in fewer bits."""
+    realises: ClassVar[bool] = False
+    """Whether it makes nodes and integers of all decisions: before it they are complete."""
 
     @property
     def makes_integers(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from onnxq.ir.edit import Editor, Remark
 from onnxq.ir.module import GraphModule, name_of
 from onnxq.passmanager.base import Kernels, Measure, Pass, PassContext, PassRecord
 from onnxq.passmanager.instruments import Instrument
+from onnxq.passmanager.memo import Memo
 from onnxq.quant.facts import Need, joined, meets
 from onnxq.target import Target
 
@@ -29,6 +30,8 @@ class PassManager:
         measure: Where facts come from; without it, passes that need any fail.
         seed: The seed of every pass's random numbers, together with its place.
         kernels: What the runtime at hand has, for passes that raise the operator set.
+        memo: What passes computed in earlier builds.
+        foreseen: Passes of builds to come; what they will want of the same graph is measured with the rest.
 
     """
 
@@ -38,9 +41,15 @@ class PassManager:
     measure: Measure | None = None
     seed: int = 0
     kernels: Kernels | None = None
+    memo: Memo = field(default_factory=Memo)
+    foreseen: Sequence[Pass] = ()
 
-    def run(self, module: GraphModule) -> list[PassRecord]:
+    def run(self, module: GraphModule, start: int = 0) -> list[PassRecord]:
         """Run the passes on ``module``, in place, and return what each did.
+
+        Args:
+            module: The graph; it is changed.
+            start: How many passes ran on it already.
 
         Raises:
             PassError: A pass failed or broke a promise; ``where`` names the pass and its place.
@@ -51,7 +60,7 @@ class PassManager:
         planned = [
             (index, pass_)
             for index, pass_ in enumerate(self.passes)
-            if all(instrument.allows(pass_, index) for instrument in self.instruments)
+            if index >= start and all(instrument.allows(pass_, index) for instrument in self.instruments)
         ]
         records = []
         for position, (index, pass_) in enumerate(planned):
@@ -74,6 +83,7 @@ class PassManager:
             self.measure,
             integers=any(one.makes_integers for one in self.passes),
             kernels=self.kernels,
+            memo=self.memo,
         )
         read = _read_encodings(module)
         start = time.perf_counter()
@@ -94,6 +104,7 @@ class PassManager:
                 hint="give calibration data, or choose a pipeline that needs none",
             )
         wanted = [need for index, pass_ in planned for need in self._unmet(module, pass_, index)]
+        wanted += [need for pass_ in self.foreseen for need in self._unmet(module, pass_, index)]
         module.facts = joined(module.facts, self.measure(module, list(dict.fromkeys(wanted))))
 
     def _unmet(self, module: GraphModule, pass_: Pass, index: int) -> list[Need]:

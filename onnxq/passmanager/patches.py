@@ -23,7 +23,7 @@ from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.quant.facts import Need
 from onnxq.quant.statistics import Gram
 
-PLACES = 16
+PLACES = 8
 """Along each axis, so many places of the output are looked at where it has more, and fewer than twice as
 many: neighbours tell little new, and all patches of a large image would take many times its memory."""
 

@@ -16,6 +16,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, replace
+from functools import lru_cache
 from typing import Any, NoReturn
 
 from onnxq.errors import PipelineError, did_you_mean
@@ -37,7 +38,13 @@ def parse_pipeline(text: str) -> list[Pass]:
         UnknownPassError: A pass is not installed.
 
     """
-    return list(_Parser(text).pipeline())
+    return list(_parsed(text))
+
+
+@lru_cache(maxsize=256)
+def _parsed(text: str) -> tuple[Pass, ...]:
+    """Parse; a search asks for the same text again and again, and passes do not change."""
+    return tuple(_Parser(text).pipeline())
 
 
 def load_pass(text: str) -> Pass:

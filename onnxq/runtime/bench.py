@@ -178,15 +178,15 @@ def bench(
     kernels = _kernels(models, feeds[0], provider, threads, source, allow_fallback, entries)
     sessions = {
         name: prepared(
-            open_session(path, provider, threads, config=_still(entries[name]), cuda_graph=cuda_graph)
+            open_session(path, provider, threads, config=still(entries[name]), cuda_graph=cuda_graph)
         )
         for name, path in models.items()
     }
-    runs = {name: _block(session, feeds[0], warmup) for name, session in sessions.items()}
+    runs = {name: warmed_block(session, feeds[0], warmup) for name, session in sessions.items()}
     count = _affordable(sessions, feeds[0], runs, rounds, seconds_budget)
     times = _rounds(sessions, feeds, runs, count, on_progress)
     prints = {
-        name: footprint(path, feeds[0], provider, threads, _still(entries[name]))
+        name: footprint(path, feeds[0], provider, threads, still(entries[name]))
         for name, path in models.items()
         if memory
     }
@@ -211,7 +211,7 @@ def _kernels(
     return found
 
 
-def _still(config: Mapping[str, str]) -> dict[str, str]:
+def still(config: Mapping[str, str]) -> dict[str, str]:
     """Return the entries with one more: a session's idle threads do not spin while another one is timed."""
     return {"session.force_spinning_stop": "1", **config}
 
@@ -248,7 +248,7 @@ def _rounds(
     times: dict[str, list[float]] = {name: [] for name in sessions}
     for number, order in enumerate(schedule(list(sessions), count)):
         for name in order:
-            times[name].append(_block_ms(sessions[name], feeds[number % len(feeds)], runs[name]))
+            times[name].append(block_ms(sessions[name], feeds[number % len(feeds)], runs[name]))
         if on_progress:
             on_progress(number + 1, count)
     return times
@@ -260,10 +260,10 @@ def schedule(names: Sequence[str], rounds: int) -> Iterator[Sequence[str]]:
         yield names if number % 2 == 0 else names[::-1]
 
 
-def _block(session: Callable[[Feeds], Once], feeds: Feeds, warmup: int) -> int:
-    """Warm up and return how many runs fill a block."""
+def warmed_block(session: Callable[[Feeds], Once], feeds: Feeds, warmup: int) -> int:
+    """Warm a model up, and return how many runs fill a block."""
     for _ in range(max(warmup, 1)):
-        one_ms = _block_ms(session, feeds, 1)
+        one_ms = block_ms(session, feeds, 1)
     return int(np.clip(BLOCK_SECONDS * 1e3 / max(one_ms, 1e-3), SHORTEST_BLOCK, LONGEST_BLOCK))
 
 
@@ -273,12 +273,12 @@ def _affordable(
     """Return how many rounds fit the budget, from one round that is not counted."""
     start = time.perf_counter()
     for name, session in sessions.items():
-        _block_ms(session, feeds, runs[name])
+        block_ms(session, feeds, runs[name])
     one = time.perf_counter() - start
     return min(rounds, max(FEWEST_ROUNDS, int(seconds / one)))
 
 
-def _block_ms(session: Callable[[Feeds], Once], feeds: Feeds, runs: int) -> float:
+def block_ms(session: Callable[[Feeds], Once], feeds: Feeds, runs: int) -> float:
     """Return the median milliseconds of some runs in a row."""
     run = session(feeds)
     times = []

@@ -11,13 +11,14 @@ import pytest
 
 from onnxq import CompileOptions, Dataset, compile_model, load_recipe, open_feeds
 from onnxq.calibration.data import InputSpec, input_specs
-from onnxq.choosing import choose
+from onnxq.engine.score import Errors, Score
 from onnxq.errors import PipelineError
 from onnxq.ir.store import load_model, save_model
 from onnxq.ir.text import parse
 from onnxq.recipe import Recipe, parse_recipe
 from onnxq.report.tables import choices_table
 from onnxq.runtime.compare import plain as plain_values
+from onnxq.search.choose import choose
 
 QUIET = CompileOptions(validate=False, bench=False, tune=False)
 PIPELINE = "infer-shapes, encode-weights, encode-activations, insert-qdq, remove-dead"
@@ -134,7 +135,7 @@ def test_forms_that_begin_alike_are_measured_once(tmp_path: Path) -> None:
     result = compile_model(source, output, recipe=mine, data=data, options=QUIET, on_progress=on_progress)
     assert len(result.manifest.choices or ()) == 3
     assert any("folded" in edit.subject for record in result.records for edit in record.edits)
-    assert measured == [16] * 3  # the third: a histogram for method=mse
+    assert measured == [16] * 2  # what method=mse wants of the source is measured with the rest
     compile_model(source, again, recipe=result.manifest.recipe, data=data, options=QUIET)
     assert output.read_bytes() == again.read_bytes()
 
@@ -179,12 +180,14 @@ def test_no_numbers_are_never_taken_and_block_no_others(
     x = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
     data = open_feeds("x", lambda: [{"x": x}], specs(forms["source"]))
 
-    def build(tried: Recipe) -> Path:
-        """Return the form that stands for what ``tried`` sets."""
-        last = clipped if "mse" in tried.pipeline else signed if "dtype=int8" in tried.pipeline else plain
-        return forms[last]
+    score = Score(forms["source"], data.batches, threads=1)
 
-    found = choose(recipe(**TWO), build, forms["source"], data.batches, 1, lambda done, total: None)
+    def errors_of(tried: Recipe) -> Errors:
+        """Return those of the form that stands for what ``tried`` sets."""
+        last = clipped if "mse" in tried.pipeline else signed if "dtype=int8" in tried.pipeline else plain
+        return score.errors_of(forms[last])
+
+    found = choose(recipe(**TWO), errors_of, lambda done, total: None)
     assert [trial.taken for trial in found.trials] == taken
     kinds = [plain, signed, clipped]
     assert [math.isinf(trial.noise) for trial in found.trials] == [kind == "broken" for kind in kinds]

@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import onnx
@@ -12,7 +11,9 @@ from onnxq import CompileOptions, Dataset, compile_model, load_model, load_recip
 from onnxq.calibration.data import input_specs
 from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.recipe import Recipe
-from onnxq.tuning import Verdict, cache_file
+from onnxq.runtime.bench import Spread
+from onnxq.runtime.race import Standing
+from onnxq.search.tune import Verdict, cache_file
 
 ROWS, WIDTH = 32, 64
 
@@ -74,8 +75,8 @@ def test_a_dropped_form_is_left_out_by_name(
     model: Path, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Plant a verdict and an honest clock's choice, so that the outcome does not depend on timing."""
-    monkeypatch.setattr("onnxq.tuning._never_slower", _keep_tuned)
-    monkeypatch.setattr("onnxq.tuning._tried", _drop_the_narrow_layer)
+    monkeypatch.setattr("onnxq.search.tune._never_slower", _keep_tuned)
+    monkeypatch.setattr("onnxq.search.tune._tried", _drop_the_narrow_layer)
     result = compile_model(model, tmp_path / "out.onnx", recipe=load_recipe("cpu"), data=data)
     weights = {tensor.name: tensor.data_type for tensor in onnx.load(result.output).graph.initializer}
     chosen = ("", "_rounded", "_folded", "_folded_rounded")  # by what the recipe's choices took
@@ -85,9 +86,9 @@ def test_a_dropped_form_is_left_out_by_name(
     assert encode == parse_pipeline("encode-weights{exclude=narrow}")[0]
 
 
-@pytest.mark.parametrize(("tuned", "kept"), [(1.5, ()), (1.6, ("int8 for MatMul 64x8",))])
+@pytest.mark.parametrize(("faster", "kept"), [(1.0, ()), (1.1, ("int8 for MatMul 64x8",))])
 def test_what_a_few_rounds_said_has_to_be_confirmed(
-    tuned: float,
+    faster: float,
     kept: tuple[str, ...],
     model: Path,
     data: Dataset,
@@ -95,17 +96,14 @@ def test_what_a_few_rounds_said_has_to_be_confirmed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Plant a verdict, and times in which leaving the layer out does or does not pay."""
-    monkeypatch.setattr("onnxq.tuning._tried", _drop_the_narrow_layer)
+    monkeypatch.setattr("onnxq.search.tune._tried", _drop_the_narrow_layer)
+    gains = {"tuned": faster, "the source as it is": 0.5, "the exact passes alone": 0.6}
     monkeypatch.setattr(
-        "onnxq.tuning.bench",
-        lambda models, *args, **options: SimpleNamespace(
-            models=[
-                SimpleNamespace(name=name, paired_speedup=SimpleNamespace(median=times[name]))
-                for name in models
-            ]
-        ),
+        "onnxq.search.tune.race",
+        lambda models, *args, **options: {
+            name: Standing(Spread(gains[name], gains[name], gains[name])) for name in list(models)[1:]
+        },
     )
-    times = {"source": 1.0, "all": 1.5, "tuned": tuned, "exact": 1.1}
     options = CompileOptions(choose=False)
     recipe = load_recipe("cpu")
     result = compile_model(model, tmp_path / "out.onnx", recipe=recipe, data=data, options=options)
@@ -143,7 +141,7 @@ def test_recipes_without_data_or_integers_are_tuned_too(
 
 
 def _keep_tuned(recipe: Recipe, tuned: Recipe, verdicts: list[Verdict], timing: object) -> object:
-    from onnxq.tuning import Tuning
+    from onnxq.search.tune import Tuning
 
     return Tuning(tuned, tuple(verdicts))
 

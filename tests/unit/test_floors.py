@@ -14,8 +14,10 @@ FLOORS = [
     {"target", "kernels"},
     {"passmanager", "runtime", "digits"},
     {"calibration", "testing", "recipe"},
-    {"choosing", "comparison", "diff", "manifest", "outputs", "sensitivity", "tuning"},
-    {"compile", "export", "prospects", "story"},
+    {"engine"},
+    {"comparison", "diff", "manifest", "outputs"},
+    {"search"},
+    {"compile", "export", "story"},
     {"cli"},
 ]
 """From the ground; a module may import from its own floor and from those below."""

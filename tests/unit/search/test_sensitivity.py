@@ -1,4 +1,4 @@
-"""The report of onnxq.sensitivity on a model whose weak points are known."""
+"""The report of onnxq.search.sensitivity on a model whose weak points are known."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from onnxq.errors import RecipeError
 from onnxq.ir.store import load_model, save_model
 from onnxq.ir.text import parse
 from onnxq.recipe import Recipe
-from onnxq.sensitivity import measure_sensitivity
+from onnxq.search.sensitivity import measure_sensitivity
 
 WIDTH, OUTLIER = 16, 5
 PIPELINE = "infer-shapes, encode-weights, encode-activations, insert-qdq, remove-dead"
@@ -95,5 +95,5 @@ def test_plain_values_are_json(model: Path) -> None:
 
 
 def test_nothing_to_look_at(model: Path) -> None:
-    with pytest.raises(RecipeError, match=r"encodes nothing of .*\.onnx before insert-qdq"):
+    with pytest.raises(RecipeError, match=r"encodes nothing of .*\.onnx before it realises"):
         measure_sensitivity(model, _recipe("infer-shapes"), _data(model))

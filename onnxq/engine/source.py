@@ -1,9 +1,10 @@
-"""A model file that has to stay as it is for as long as it is worked on."""
+"""A model file that is opened once and has to stay as it is for as long as it is worked on."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from onnxq.errors import ModelError
@@ -12,7 +13,7 @@ from onnxq.ir.store import load_model, model_digest, model_files
 
 
 @dataclass(frozen=True)
-class WatchedModel:
+class Source:
     """A model, and what its files were when work on it began.
 
     Whatever is read of it is checked to be of those bytes: else a digest, a compilation and a comparison
@@ -30,7 +31,7 @@ class WatchedModel:
     looks: Mapping[Path, tuple[int, int, int] | None]
 
     @classmethod
-    def of(cls, path: Path) -> WatchedModel:
+    def of(cls, path: Path) -> Source:
         """Begin to watch.
 
         Raises:
@@ -40,8 +41,9 @@ class WatchedModel:
         looks = {file: _look(file) for file in model_files(path)}
         return cls(path, model_digest(path), looks)
 
-    def load(self) -> GraphModule:
-        """Read and check the model.
+    @cached_property
+    def module(self) -> GraphModule:
+        """The model as it was read and checked, once; it is only looked at.
 
         Raises:
             ModelError: It cannot be read, or has changed.
@@ -49,6 +51,17 @@ class WatchedModel:
         """
         self._glance()
         module = load_model(self.path)
+        self._glance()
+        return module
+
+    def clone(self) -> GraphModule:
+        """Return the graph to work on; its weights are those of every other clone.
+
+        Raises:
+            ModelError: The model cannot be read, or has changed.
+
+        """
+        module = self.module.clone()
         self._glance()
         return module
 

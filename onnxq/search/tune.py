@@ -1,47 +1,38 @@
 """Tuning: keep a form of the graph only where it is faster, in the model and on this machine.
 
 Each distinct layer shape is tried in float, and each optional rewrite is left out, one at a time and in the
-whole model; all forms are timed interleaved in one run. What is clearly faster without is left out, and the
-result is timed once more, against the model with everything and the source.
+whole model; all forms race against the model with everything. What is clearly faster without is left out,
+and the result races once more, against the model with everything, the exact passes alone and the source.
 """
 
 from __future__ import annotations
 
 import glob
 import json
-import os
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from onnxq.engine.cache import cache_folder
 from onnxq.errors import InputError
 from onnxq.files import write_whole
 from onnxq.ir.layers import Layer, linear_layers
 from onnxq.ir.module import GraphModule, attribute
-from onnxq.passmanager.base import Pass, PassRecord
-from onnxq.passmanager.instruments import Instrument
+from onnxq.ir.store import output_files, write_model
+from onnxq.passmanager.base import Pass
 from onnxq.passmanager.pipeline import format_pipeline, parse_pipeline
 from onnxq.passmanager.values import value_text
 from onnxq.reading import parse_json
 from onnxq.recipe import Recipe
 from onnxq.runtime.batch import Feeds
-from onnxq.runtime.bench import LatencyReport, ModelLatency, Progress, bench
 from onnxq.runtime.environment import cpu_name, runtime_versions
+from onnxq.runtime.race import Progress, Standing, race
 
-OPTIONAL_PASSES = ("fuse-attention", "fuse-gelu", "fuse-integer-matmul", "fuse-layer-norm", "sum-residuals")
-"""Exact rewrites whose only purpose is speed."""
-
-VALUES_ONLY = ("equalize-activations", "round-weights")
-"""Passes that change no more than numbers: what is built to be timed goes without them."""
-
-CLEAR_GAIN = 1.01
-"""A form has to win by 1 % in the median, and in nine rounds of ten, to be taken."""
-
-Build = Callable[[Recipe, Path, Sequence[Instrument]], None]
-"""Compiles with a recipe into a file, on the ranges that were measured already."""
+Build = Callable[[Recipe], GraphModule]
+"""Builds a recipe on the ranges that were measured already."""
 
 
 @dataclass(frozen=True)
@@ -92,20 +83,6 @@ class Tuning:
     warnings: tuple[str, ...] = ()
 
 
-@dataclass
-class LayerGroups(Instrument):
-    """Collects the encoded layers by shape, as they stand behind ``encode-weights``."""
-
-    nodes: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
-
-    def after(self, module: GraphModule, pass_: Pass, index: int, record: PassRecord) -> None:
-        """Group the layers whose weight has an encoding."""
-        if pass_.name == "encode-weights":
-            for layer in linear_layers(module):
-                if module.reads_encoded(layer.node, layer.weight):
-                    self.nodes[_shape_of(layer)].append(layer.node.name or "")
-
-
 def tune(
     source: Path,
     recipe: Recipe,
@@ -119,28 +96,28 @@ def tune(
     Args:
         source: The original model.
         recipe: What to tune.
-        build: How to compile with a recipe.
+        build: How to build a recipe.
         feeds: What to time with.
         threads: Threads within an operator.
-        on_progress: Called with (rounds done, rounds in all) of the longest timing.
+        on_progress: Called with (rounds done, rounds at most) of each race.
 
     """
-    groups = LayerGroups()
     with TemporaryDirectory(prefix="onnxq-tune-") as folder:
         timing = _Timing(source, build, Path(folder), feeds, threads, on_progress)
-        timing.make(recipe, timing.path("all"), [groups])
-        forms = list(_forms(recipe, groups.nodes))
+        timing.make(recipe, "all")
+        groups = _groups(build(_decided(recipe)))
+        forms = list(_forms(recipe, groups))
         memory = _Memory.of(recipe, feeds, threads)
         verdicts = memory.recall(forms) or _tried(forms, timing)
-        tuned = _without(recipe, groups.nodes, [verdict.name for verdict in verdicts if verdict.dropped])
+        tuned = _without(recipe, groups, [verdict.name for verdict in verdicts if verdict.dropped])
         tuning = _never_slower(recipe, tuned, verdicts, timing)
         memory.keep(tuning.verdicts)
         return tuning
 
 
-@dataclass
+@dataclass(frozen=True)
 class _Timing:
-    """Builds forms into one folder and times them against each other."""
+    """Builds forms into one folder and lets them race."""
 
     source: Path
     build: Build
@@ -152,98 +129,134 @@ class _Timing:
     def path(self, name: str) -> Path:
         return self.folder / f"{name}.onnx"
 
-    def make(self, recipe: Recipe, path: Path, instruments: Sequence[Instrument] = ()) -> None:
+    def make(self, recipe: Recipe, name: str) -> Path:
         """Build a form that takes the time of ``recipe``'s result; its numbers may be others."""
-        pipeline = format_pipeline(_timed(recipe))
-        self.build(recipe.model_copy(update={"pipeline": pipeline}), path, instruments)
+        module = self.build(_with_passes(recipe, _timed(recipe)))
+        write_model(module, output_files(module, self.path(name)))
+        return self.path(name)
 
-    def run(self, models: Mapping[str, Path]) -> LatencyReport:
-        return bench(models, self.feeds, threads=self.threads, memory=False, on_progress=self.on_progress)
+    def race(self, models: Mapping[str, Path]) -> dict[str, Standing]:
+        return race(models, self.feeds, self.threads, on_progress=self.on_progress)
+
+
+def _with_passes(recipe: Recipe, passes: Sequence[Pass]) -> Recipe:
+    return recipe.model_copy(update={"pipeline": format_pipeline(passes)})
 
 
 def _timed(recipe: Recipe) -> list[Pass]:
     """Return the passes that a form's time depends on."""
-    return [pass_ for pass_ in parse_pipeline(recipe.pipeline) if pass_.name not in VALUES_ONLY]
+    return [pass_ for pass_ in parse_pipeline(recipe.pipeline) if not pass_.numbers_only]
+
+
+def _decided(recipe: Recipe) -> Recipe:
+    """Return the recipe up to where the weights' encodings are decided."""
+    passes = _timed(recipe)
+    last = max((place for place, pass_ in enumerate(passes) if pass_.encodes_weights), default=-1)
+    return _with_passes(recipe, passes[: last + 1])
+
+
+def _groups(module: GraphModule) -> Mapping[str, Sequence[str]]:
+    """Return the names of the layers whose weight is encoded, by shape."""
+    groups: dict[str, list[str]] = defaultdict(list)
+    for layer in linear_layers(module):
+        if module.reads_encoded(layer.node, layer.weight):
+            groups[_shape_of(layer)].append(layer.node.name or "")
+    return groups
 
 
 def _forms(recipe: Recipe, groups: Mapping[str, Sequence[str]]) -> Iterator[Form]:
-    for shape in groups:
-        name = f"int8 for {shape}"
+    passes = parse_pipeline(recipe.pipeline)
+    shapes = groups if any(map(_leaves_out, passes)) else ()
+    names = [f"int8 for {shape}" for shape in shapes]
+    names += [f"pass {name}" for name in sorted({pass_.name for pass_ in passes if pass_.optional})]
+    for name in names:
         yield Form(name, _without(recipe, groups, [name]))
-    present = {pass_.name for pass_ in parse_pipeline(recipe.pipeline)}
-    for optional in OPTIONAL_PASSES:
-        if optional in present:
-            yield Form(f"pass {optional}", _without(recipe, groups, [f"pass {optional}"]))
+
+
+def _leaves_out(pass_: Pass) -> bool:
+    """Tell whether the pass encodes weights, but those of layers that its option names."""
+    return pass_.encodes_weights and any(field.name == "exclude" for field in fields(pass_))
 
 
 def _without(recipe: Recipe, groups: Mapping[str, Sequence[str]], names: Sequence[str]) -> Recipe:
     """Return the recipe with the named forms left out."""
     passes = [pass_ for pass_ in parse_pipeline(recipe.pipeline) if f"pass {pass_.name}" not in names]
-    recipe = recipe.model_copy(update={"pipeline": format_pipeline(passes)})
     nodes = [node for shape, members in groups.items() if f"int8 for {shape}" in names for node in members]
-    if not nodes:
-        return recipe
-    old = next(getattr(pass_, "exclude", ()) for pass_ in passes if pass_.name == "encode-weights")
-    exclude = value_text((*old, *map(glob.escape, nodes)))
-    return recipe.with_options([f"encode-weights.exclude={exclude}"])
+    recipe = _with_passes(recipe, passes)
+    return _in_float(recipe, [*map(glob.escape, nodes)]) if nodes else recipe
+
+
+def in_float(recipe: Recipe) -> Recipe:
+    """Return the recipe with all layers in float; one that quantizes none stays as it is."""
+    return _in_float(recipe, ["*"])
+
+
+def _in_float(recipe: Recipe, patterns: Sequence[str]) -> Recipe:
+    settings = [
+        f"{pass_.name}.exclude={value_text((*getattr(pass_, 'exclude', ()), *patterns))}"
+        for pass_ in parse_pipeline(recipe.pipeline)
+        if _leaves_out(pass_)
+    ]
+    return recipe.with_options(settings)
 
 
 def _tried(forms: Sequence[Form], timing: _Timing) -> list[Verdict]:
     """Time the model without each form against the model with all of them, where it is another model."""
     models, whole = {"all": timing.path("all")}, timing.path("all").read_bytes()
     for number, form in enumerate(forms):
-        path = timing.path(str(number))
-        timing.make(form.recipe, path)
+        path = timing.make(form.recipe, str(number))
         if path.read_bytes() != whole:
             models[form.name] = path
-    report = timing.run(models) if len(models) > 1 else None
-    found = {} if report is None else {timed.name: _verdict(timed) for timed in report.models[1:]}
+    found = {name: _verdict(name, standing) for name, standing in timing.race(models).items()}
     return [found.get(form.name, Verdict(form.name, 1.0, (1.0, 1.0), dropped=False)) for form in forms]
 
 
-def _verdict(timed: ModelLatency) -> Verdict:
-    gain = timed.paired_speedup
-    dropped = gain.median > CLEAR_GAIN and gain.p10 > 1
-    return Verdict(timed.name, gain.median, (gain.p10, gain.p90), dropped)
+def _verdict(name: str, standing: Standing) -> Verdict:
+    gain = standing.gain
+    return Verdict(name, gain.median, (gain.p10, gain.p90), standing.faster)
 
 
-def _never_slower(recipe: Recipe, tuned: Recipe, verdicts: list[Verdict], timing: _Timing) -> Tuning:
-    """Compare with the untuned form and with the source; keep the fastest, of the first two that in doubt.
+def _never_slower(recipe: Recipe, tuned: Recipe, verdicts: Sequence[Verdict], timing: _Timing) -> Tuning:
+    """Let the tuned form race against the untuned one, the exact passes and the source.
 
-    On a busy machine, a verdict from a few rounds among dozens of forms may be an accident. One that is
-    remembered has been confirmed already.
+    On a busy machine, a verdict from a few rounds among dozens of forms may be an accident: it has to be
+    confirmed, unless it is remembered, as then it was. What the noise does not tell apart is equal, and then
+    int8 is kept.
     """
     exact = in_float(tuned)
-    plain = recipe.model_copy(update={"pipeline": "", "needs_data": False})
-    models = {"source": timing.source}
+    plain = _with_passes(recipe, ()).model_copy(update={"needs_data": False})
     if any(verdict.dropped and verdict.gain is not None for verdict in verdicts):
-        models["all"] = timing.path("all")
-    for name, form in (("tuned", tuned), ("exact", exact)):
-        models[name] = timing.path(name)
-        timing.make(form, models[name])
-    speed = {timed.name: timed.paired_speedup.median for timed in timing.run(models).models}
-    if speed["tuned"] < CLEAR_GAIN * speed.get("all", 0):
-        tuned, speed["tuned"] = recipe, speed["all"]
-        verdicts = [replace(verdict, dropped=False) for verdict in verdicts]
-    if exact == tuned:
-        speed["exact"] = speed["tuned"]
-    if speed["tuned"] >= max(1.0, speed["exact"]):
-        return Tuning(tuned, tuple(verdicts))
-    kept, choice = ("the source as it is", plain)
-    if speed["exact"] >= 1:
-        kept, choice = (f"the exact passes alone, at {speed['exact']:.2f}x", exact)
-    warning = (
-        f"the recipe's result runs at {speed['tuned']:.2f}x the speed of the source here: "
-        f"kept {kept} (--no-tune for the result)"
+        confirmed = timing.race({"all": timing.path("all"), "tuned": timing.make(tuned, "tuned")})
+        if not confirmed["tuned"].faster:
+            tuned = recipe
+            verdicts = [replace(verdict, dropped=False) for verdict in verdicts]
+    rivals = {"the source as it is": timing.source}
+    if exact != tuned:
+        rivals["the exact passes alone"] = timing.make(exact, "exact")
+    standings = timing.race({"tuned": timing.make(tuned, "tuned"), **rivals})
+    name, best = max(standings.items(), key=lambda one: one[1].gain.median)
+    if best.faster:
+        choice = plain if name == "the source as it is" else exact
+        return Tuning(choice, tuple(verdicts), (_kept(name, best, standings),))
+    doubt = (_doubt(name, best),) if best.doubtful else ()
+    return Tuning(tuned, tuple(verdicts), doubt)
+
+
+def _kept(name: str, best: Standing, standings: Mapping[str, Standing]) -> str:
+    slower = 1 / standings["the source as it is"].gain.median
+    at = "" if name == "the source as it is" else f", at {best.gain.median * slower:.2f}x"
+    return (
+        f"the recipe's result runs at {slower:.2f}x the speed of the source here: kept {name}{at} "
+        "(--no-tune for the result)"
     )
-    return Tuning(choice, tuple(verdicts), (warning,))
 
 
-def in_float(recipe: Recipe) -> Recipe:
-    """Return the recipe with all layers in float; one that quantizes none stays as it is."""
-    if all(pass_.name != "encode-weights" for pass_ in parse_pipeline(recipe.pipeline)):
-        return recipe
-    return recipe.with_options(["encode-weights.exclude=*"])
+def _doubt(name: str, best: Standing) -> str:
+    gain = best.gain
+    return (
+        f"{name} may be faster here than the recipe's result ({gain.median:.2f}x, but {gain.p10:.2f}x to "
+        f"{gain.p90:.2f}x from round to round): on a machine that does nothing else, tuning can tell"
+    )
 
 
 def _shape_of(layer: Layer) -> str:
@@ -306,9 +319,6 @@ def _is_known(known: object) -> bool:
 
 
 def cache_file() -> Path | None:
-    """Return where verdicts are remembered; None for a user without a home."""
-    given = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return Path(given or Path.home() / ".cache", "onnxq", "tuning.json")
-    except RuntimeError:
-        return None
+    """Return where verdicts are remembered; None where nothing is."""
+    folder = cache_folder()
+    return None if folder is None else folder / "tuning.json"

@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxq.choosing import choose
+from onnxq.engine.score import Score
 from onnxq.recipe import Recipe
+from onnxq.search.choose import choose
 from onnxq.testing.laws import FeedsBatch
 
 PIPELINE = "encode-activations{dtype=uint8}"
@@ -35,12 +36,10 @@ def test_a_form_that_gives_nan_is_the_worst(tmp_path: Path, plain: str, tried: s
     }
     recipe = Recipe(name="mine", pipeline=PIPELINE, choices={"encode-activations": {"dtype": ("int8",)}})
     feeds = {"x": np.ones((2, 4), np.float32)}
+    score = Score(source, lambda: [FeedsBatch(feeds)], threads=1)
     choice = choose(
         recipe,
-        lambda one: forms["int8" if "dtype=int8" in one.pipeline else "uint8"],
-        source,
-        lambda: [FeedsBatch(feeds)],
-        1,
+        lambda one: score.errors_of(forms["int8" if "dtype=int8" in one.pipeline else "uint8"]),
         lambda done, total: None,
     )
     assert [trial.taken for trial in choice.trials] == [True, taken]
@@ -56,12 +55,10 @@ def test_a_smaller_error_in_the_mean_is_not_bought_with_a_large_one(
     cut = _model(tmp_path, f"c = Constant<value_float = {bound}>() y = Min(x, c)")
     recipe = Recipe(name="mine", pipeline=PIPELINE, choices={"encode-activations": {"dtype": ("int8",)}})
     feeds = {"x": np.append(np.ones(39), 4).reshape(10, 4).astype(np.float32)}
+    score = Score(source, lambda: [FeedsBatch(feeds)], threads=1)
     choice = choose(
         recipe,
-        lambda one: cut if "dtype=int8" in one.pipeline else off,
-        source,
-        lambda: [FeedsBatch(feeds)],
-        1,
+        lambda one: score.errors_of(cut if "dtype=int8" in one.pipeline else off),
         lambda done, total: None,
     )
     before, after = choice.trials

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from onnxq.recipe import Recipe
-from onnxq.tuning import Form, Verdict, _Memory, cache_file
+from onnxq.search.tune import Form, Verdict, _Memory, cache_file
 
 PLACE = "onnxruntime 1 | a processor | threads 1 | x 1 | "
 KNOWN = {"pass a": True, "pass b": False}

@@ -23,30 +23,28 @@ import onnx_ir as ir
 from onnxq.calibration.collect import collect
 from onnxq.calibration.data import Dataset, input_specs
 from onnxq.comparison import CompileOptions, Samples, choose_samples, with_options
+from onnxq.engine.build import Build
+from onnxq.engine.measurements import Measurements
+from onnxq.engine.score import Remembered
+from onnxq.engine.source import Source
 from onnxq.errors import RecipeError, called
 from onnxq.ir.layers import linear_layers
 from onnxq.ir.module import GraphModule, constant_of, name_of, rank_of
-from onnxq.ir.store import load_model, save_model
+from onnxq.ir.store import save_model
 from onnxq.ir.switches import SWITCHES, Edge, insert_switches
-from onnxq.passmanager.instruments import Instrument, VerifyEach
-from onnxq.passmanager.manager import PassManager
+from onnxq.passmanager.instruments import Instrument
 from onnxq.passmanager.originals import Originals
-from onnxq.passmanager.pipeline import parse_pipeline
-from onnxq.quant.facts import Facts, Need
+from onnxq.passmanager.pipeline import format_pipeline, parse_pipeline
+from onnxq.quant.facts import Need
 from onnxq.quant.statistics import ChannelRange
 from onnxq.recipe import Recipe
-from onnxq.runtime.available import cpu_kernels
 from onnxq.runtime.batch import Array, Batch, Feeds, batch_size
 from onnxq.runtime.compare import plain
 from onnxq.runtime.session import Session, open_session
 from onnxq.runtime.validate import validate
-from onnxq.runtime.validity import only_valid
 
 SCHEMA = 1
 """The version of what ``to_dict`` returns."""
-
-REALISE = "insert-qdq"
-"""The pass before which decisions are complete."""
 
 TENSORS = ("weight", "activation")
 SHOWN_CHANNELS = 3
@@ -167,7 +165,7 @@ def measure_sensitivity(
         save_model(module, path := Path(folder, "model.onnx"))
         with called(path, "the model with switches"):
             switched = open_session(path, threads=threads)
-        reference = _Remembered(**vars(open_session(source, threads=threads)))
+        reference = Remembered(**vars(open_session(source, threads=threads)))
         bench = _Bench(reference, switched, list(chosen.batches()), edges)
         entries = []
         parts = [*_tensors(edges), *_layers(kinds, edges)]
@@ -204,39 +202,19 @@ def _decided(
 ) -> GraphModule:
     """Return the source as it stands before its decisions are realised."""
     passes = parse_pipeline(recipe.pipeline)
-    names = [pass_.name for pass_ in passes]
+    end = next((place for place, pass_ in enumerate(passes) if pass_.realises), 0)
     most = recipe.calibration.samples
     limited = with_options(data, limit=min(most, data.options.limit or most))
-
-    def measure(module: GraphModule, needs: Sequence[Need]) -> Mapping[str, Facts]:
-        return collect(module.model, needs, limited, threads=threads).facts
-
-    module = load_model(source)
-    if REALISE in names:
-        before = passes[: names.index(REALISE)]
-        manager = PassManager(before, recipe.runs_on, (VerifyEach(), watch), measure, kernels=cpu_kernels)
-        with only_valid(source):
-            manager.run(module)
+    build = Build(Source.of(source), measurements=Measurements.on(limited, threads))
+    before = recipe.model_copy(update={"pipeline": format_pipeline(passes[:end])})
+    module = build.of(before, (watch,)).module
     if not module.decisions:
         raise RecipeError(
-            f"it encodes nothing of {source.name} before {REALISE}",
+            f"it encodes nothing of {source.name} before it realises what is decided",
             where=f"recipe {recipe.name}",
             hint="the model has nothing that it quantizes, or another recipe has to be chosen",
         )
     return module
-
-
-@dataclass(frozen=True)
-class _Remembered(Session):
-    """A session that runs each of its feeds once; they have to stay alive."""
-
-    seen: dict[int, dict[str, Any]] = field(default_factory=dict)
-
-    def run(self, feeds: Feeds) -> dict[str, Any]:
-        """Return what the first run on these feeds gave."""
-        if id(feeds) not in self.seen:
-            self.seen[id(feeds)] = super().run(feeds)
-        return self.seen[id(feeds)]
 
 
 @dataclass(frozen=True)

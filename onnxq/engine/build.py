@@ -1,0 +1,179 @@
+"""From a recipe to a graph, in memory: what pipelines have in common at their beginning runs once."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from onnxq.calibration.table import LEFT_OUT, CalibrationTable
+from onnxq.engine.measurements import Measurements
+from onnxq.engine.source import Source
+from onnxq.errors import CalibrationError
+from onnxq.ir.module import GraphModule
+from onnxq.passmanager.base import Pass, PassRecord
+from onnxq.passmanager.instruments import Instrument, VerifyEach
+from onnxq.passmanager.manager import PassManager
+from onnxq.passmanager.memo import Memo
+from onnxq.passmanager.pipeline import parse_pipeline
+from onnxq.quant.facts import Facts, Need, joined, meets
+from onnxq.recipe import Recipe
+from onnxq.runtime.available import cpu_kernels
+from onnxq.runtime.validity import only_valid
+
+MOST_STATES = 24
+"""How many beginnings of pipelines are kept; those that were not used for longest go."""
+
+Beginning = tuple[str, ...]
+"""What the graph after some passes depends on: where it shall run, and the passes as text."""
+
+
+@dataclass
+class Answers:
+    """Facts for passes: those of a table, by name, and what is measured.
+
+    Args:
+        table: What was measured before; None for nothing.
+        measurements: Where else facts come from; None if there is no data.
+        given: What passes were told so far, by name.
+
+    """
+
+    table: CalibrationTable | None
+    measurements: Measurements | None
+    given: dict[str, Facts] = field(default_factory=dict)
+
+    def of(self, module: GraphModule, needs: Sequence[Need]) -> Mapping[str, Facts]:
+        """Return facts that meet ``needs``, by name.
+
+        Raises:
+            CalibrationError: The table lacks something, and there is no data, or it is other data.
+
+        """
+        known = {} if self.table is None else self.table.facts
+        missing = [need for need in needs if not meets(known, need)]
+        if missing:
+            known = joined(known, self._measured(module, missing))
+        found = {need.value: known[need.value] for need in needs}
+        self.given = joined(self.given, found)
+        return found
+
+    def _measured(self, module: GraphModule, needs: Sequence[Need]) -> Mapping[str, Facts]:
+        if self.measurements is None:
+            in_no_table = any(need.stats & LEFT_OUT for need in needs)
+            again = "" if in_no_table else "calibrate again with the same recipe, or "
+            raise CalibrationError(
+                "the table says nothing about it, or too little",
+                where=f"value {needs[0].value!r}",
+                hint=f"{again}give --data",
+            )
+        data = self.measurements.data
+        if self.table is not None and self.table.data != data.digest():
+            raise CalibrationError(
+                "the table lacks some ranges, and this is not the data that it was collected on",
+                where=f"data {data.data.name}",
+                hint="give the same data and number of samples, or leave the table out",
+            )
+        return self.measurements.of(module, needs)
+
+
+@dataclass(frozen=True)
+class Built:
+    """A graph, and how it came about.
+
+    Args:
+        module: The graph.
+        records: What each pass did.
+        facts: What the passes were told, by name.
+
+    """
+
+    module: GraphModule
+    records: tuple[PassRecord, ...]
+    facts: Mapping[str, Facts]
+
+
+@dataclass
+class Build:
+    """Builds recipes of one source, on one set of data.
+
+    Args:
+        source: The model.
+        table: Facts that were measured before; None for none.
+        measurements: Where other facts come from; None if there is no data.
+        varied: Passes that trials differ in; the graph before each of them is kept.
+        foreseen: Passes that trials will run, beside those of the pipeline.
+
+    """
+
+    source: Source
+    table: CalibrationTable | None = None
+    measurements: Measurements | None = None
+    varied: frozenset[str] = frozenset()
+    foreseen: Sequence[Pass] = ()
+    _states: OrderedDict[Beginning, GraphModule] = field(default_factory=OrderedDict, init=False)
+    _memo: Memo = field(default_factory=Memo, init=False)
+
+    def of(self, recipe: Recipe, instruments: Sequence[Instrument] = ()) -> Built:
+        """Run the recipe on the source from the beginning, each pass verified.
+
+        Raises:
+            OnnxqError: A pass failed, or model, data or recipe are at fault.
+
+        """
+        answers = Answers(self.table, self.measurements)
+        module = self.source.clone()
+        manager = self._manager(recipe, (VerifyEach(), *instruments), answers)
+        with only_valid(self.source.path):
+            records = manager.run(module)
+        return Built(module, tuple(records), answers.given)
+
+    def trial(self, recipe: Recipe) -> GraphModule:
+        """Return the same graph, built from what earlier trials had in common with it, and not verified."""
+        keeping = _Keeping(self, recipe)
+        start, module = self._begun(keeping.texts)
+        manager = self._manager(recipe, (keeping,), Answers(self.table, self.measurements))
+        with only_valid(self.source.path):
+            manager.run(module, start)
+        return module
+
+    def keep(self, beginning: Beginning, module: GraphModule) -> None:
+        """Remember the graph that passes gave."""
+        if beginning not in self._states:
+            self._states[beginning] = module.clone()
+        while len(self._states) > MOST_STATES:
+            self._states.popitem(last=False)
+
+    def _begun(self, texts: Beginning) -> tuple[int, GraphModule]:
+        """Return how many of the passes ran already, and their graph."""
+        for end in range(len(texts), 0, -1):
+            if (state := self._states.get(texts[:end])) is not None:
+                self._states.move_to_end(texts[:end])
+                return end - 1, state.clone()
+        return 0, self.source.clone()
+
+    def _manager(self, recipe: Recipe, instruments: Sequence[Instrument], answers: Answers) -> PassManager:
+        has_facts = self.table is not None or self.measurements is not None
+        return PassManager(
+            parse_pipeline(recipe.pipeline),
+            recipe.runs_on,
+            instruments,
+            answers.of if has_facts else None,
+            kernels=cpu_kernels,
+            memo=self._memo,
+            foreseen=self.foreseen,
+        )
+
+
+class _Keeping(Instrument):
+    """Keeps the graph before each pass that trials differ in."""
+
+    def __init__(self, build: Build, recipe: Recipe) -> None:
+        passes = parse_pipeline(recipe.pipeline)
+        integers = any(pass_.makes_integers for pass_ in passes)
+        self.build, self.texts = build, (f"{recipe.runs_on} {integers}", *map(str, passes))
+
+    def before(self, module: GraphModule, pass_: Pass, index: int) -> None:
+        """Keep a copy, with the facts that were measured."""
+        if pass_.name in self.build.varied:
+            self.build.keep(self.texts[: index + 1], module)

@@ -1,0 +1,67 @@
+"""Samples that are read once and kept, as long as they are small enough to keep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from onnxq.calibration.data import Batch, Dataset
+
+MOST_BYTES = 256 << 20
+"""Larger data is read again each time."""
+
+
+@dataclass
+class Kept:
+    """The batches of a data set, for those who go through them again and again.
+
+    Args:
+        data: Where they come from.
+
+    """
+
+    data: Dataset
+    _batches: list[Batch] | None = field(default=None, init=False, repr=False)
+
+    @cached_property
+    def samples(self) -> int | None:
+        """How many samples there will be, for a progress bar; None if only reading can tell."""
+        return self.data.samples
+
+    @property
+    def batch_size(self) -> int:
+        """How many samples a full batch has."""
+        return self.data.batch_size
+
+    def digest(self) -> str:
+        """Return the SHA-256 of all samples as the model gets them."""
+        if self._batches is None:
+            for _ in self.batches():
+                pass
+        return self.data.digest()
+
+    def count(self) -> int:
+        """Return how many samples there are, reading them if nobody has yet."""
+        return sum(batch.rows for batch in self.batches())
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the batches from the beginning.
+
+        Raises:
+            DataError: As ``Dataset.batches``.
+
+        """
+        if self._batches is not None:
+            yield from self._batches
+            return
+        kept: list[Batch] | None = []
+        left = MOST_BYTES
+        for batch in self.data.batches():
+            left -= sum(array.nbytes for array in batch.feeds.values())
+            if kept is not None:
+                kept.append(batch)
+            if left < 0:
+                kept = None
+            yield batch
+        self._batches = kept

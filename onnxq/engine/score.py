@@ -1,0 +1,119 @@
+"""How far a build is from its source: the errors of its outputs on some samples."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from onnxq.ir.module import GraphModule
+from onnxq.ir.store import output_files, write_model
+from onnxq.runtime.batch import Batch, Feeds
+from onnxq.runtime.compare import OutputAccuracy
+from onnxq.runtime.seeded import random_operators
+from onnxq.runtime.session import Session, open_session
+from onnxq.runtime.validate import validate
+
+MOST_BYTES = 256 << 20
+"""So much of a model's inputs and outputs is remembered; the rest is computed again."""
+
+
+@dataclass(frozen=True)
+class Errors:
+    """How far the outputs lie from the source's.
+
+    Args:
+        noise: Power of the error, as a part of the power of the source's outputs, in the mean over the
+            outputs; infinite where they are no numbers but the source's are.
+        largest: The largest error of an output, as a part of that output's largest value.
+
+    """
+
+    noise: float
+    largest: float
+
+
+@dataclass(frozen=True)
+class Remembered(Session):
+    """A session that runs the same feeds once, as long as they and its results are small."""
+
+    seen: dict[int, tuple[Feeds, dict[str, Any]]] = field(default_factory=dict)
+
+    def run(self, feeds: Feeds) -> dict[str, Any]:
+        """Return what the first run on these feeds gave."""
+        if id(feeds) in self.seen:
+            return self.seen[id(feeds)][1]
+        results = super().run(feeds)
+        if (len(self.seen) + 1) * (_bytes(feeds) + _bytes(results)) <= MOST_BYTES:
+            self.seen[id(feeds)] = feeds, results  # feeds that stay alive keep their number
+        return results
+
+
+@dataclass(frozen=True)
+class Score:
+    """Compares builds with their source on the same samples.
+
+    Args:
+        source: The original model.
+        batches: Yields the samples; the same objects each time.
+        threads: Threads within an operator; None leaves it to ONNX Runtime.
+
+    """
+
+    source: Path
+    batches: Callable[[], Iterable[Batch]]
+    threads: int | None = None
+
+    def errors(self, module: GraphModule) -> Errors:
+        """Return the errors of a build, which is written to a temporary folder.
+
+        Raises:
+            OnnxqError: It does not open or run.
+
+        """
+        with TemporaryDirectory(prefix="onnxq-score-") as folder:
+            *_, path = files = output_files(module, Path(folder, "tried.onnx"))
+            write_model(module, files)
+            return self.errors_of(path)
+
+    def errors_of(self, path: Path) -> Errors:
+        """Return the errors of a model in a file."""
+        outputs = validate(self._reference, path, self.batches(), threads=self.threads).outputs
+        return Errors(sum(map(_noise, outputs)) / len(outputs), max(map(_largest, outputs)))
+
+    @cached_property
+    def _reference(self) -> Session | Path:
+        """What random operators draw goes on from run to run: such a source begins anew with each trial."""
+        if random_operators(self.source):
+            return self.source
+        return Remembered(**vars(open_session(self.source, threads=self.threads)))
+
+
+def _bytes(arrays: Mapping[str, Any]) -> int:
+    return sum(array.nbytes for array in arrays.values() if isinstance(array, np.ndarray))
+
+
+def _noise(output: OutputAccuracy) -> float:
+    """Return the error of one output; where there are no floats, the share of other values.
+
+    What is NaN or infinite in the source counts for nothing; where it is a number there and none here, the
+    error is infinite.
+    """
+    if output.new_non_finite:
+        return math.inf
+    if output.sqnr_db is not None:
+        return float(10 ** (-output.sqnr_db / 10))
+    return 0.0 if output.equal is None else 1 - output.equal
+
+
+def _largest(output: OutputAccuracy) -> float:
+    """Return the largest error of one output as a part of its largest value; none if there are no floats."""
+    if output.new_non_finite:
+        return math.inf
+    return output.max_abs / output.scale if output.max_abs and output.scale else 0.0

@@ -1,0 +1,104 @@
+"""A race: which models are faster than one of them, decided in as few rounds as the noise allows.
+
+All run interleaved, as in ``bench``. Whoever is known not to be faster leaves early, so that a dozen forms of
+which none pays cost little more than one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from onnxq.runtime.batch import Feeds
+from onnxq.runtime.bench import Spread, block_ms, schedule, still, warmed_block
+from onnxq.runtime.bound import Once, prepared
+from onnxq.runtime.session import open_session
+
+CLEAR_GAIN = 1.01
+"""A model has to win by 1 % in the median, and in nine rounds of ten, to count as faster."""
+FIRST_ROUNDS = 5
+"""Before so many rounds nobody leaves: one slow moment of the machine is no reason."""
+MOST_ROUNDS = 30
+
+Progress = Callable[[int, int], None]
+Racer = Callable[[Feeds], Once]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How one model did.
+
+    Args:
+        gain: How many times faster it is than the first one, over the rounds.
+
+    """
+
+    gain: Spread
+
+    @property
+    def faster(self) -> bool:
+        """Whether it is faster beyond doubt; whom the noise does not tell from the first is equal."""
+        return self.gain.median > CLEAR_GAIN and self.gain.p10 > 1
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether it looks faster, and the rounds differ too much to say so."""
+        return self.gain.median > CLEAR_GAIN and not self.faster
+
+
+def race(
+    models: Mapping[str, Path],
+    feeds: Sequence[Feeds],
+    threads: int | None,
+    *,
+    seconds: float = 10.0,
+    on_progress: Progress | None = None,
+) -> dict[str, Standing]:
+    """Time models beside the first of them on the CPU; return how each of the others stands to it.
+
+    Args:
+        models: Files by name.
+        feeds: Round n uses feeds n, from the start when they are used up.
+        threads: Threads within an operator; None leaves it to ONNX Runtime.
+        seconds: About how long it may take.
+        on_progress: Called with (rounds done, rounds at most).
+
+    Raises:
+        OnnxqError: A model does not open, or does not run on these feeds.
+
+    """
+    entrants = {
+        name: prepared(open_session(path, "cpu", threads, config=still({}))) for name, path in models.items()
+    }
+    runs = {name: warmed_block(entrant, feeds[0], 3) for name, entrant in entrants.items()}
+    first, *others = entrants
+    gains: dict[str, list[float]] = {name: [] for name in others}
+    running, end = list(others), time.perf_counter() + seconds
+    for number in range(MOST_ROUNDS):
+        if not running or (number >= FIRST_ROUNDS and time.perf_counter() > end):
+            break
+        times = {
+            name: block_ms(entrants[name], feeds[number % len(feeds)], runs[name])
+            for name in _order(first, running, number)
+        }
+        for name in running:
+            gains[name].append(times[first] / times[name])
+        running = [name for name in running if not _is_out(gains[name])]
+        if on_progress is not None:
+            on_progress(number + 1, MOST_ROUNDS)
+    return {name: Standing(Spread.of(found)) for name, found in gains.items()}
+
+
+def _order(first: str, running: Sequence[str], number: int) -> Sequence[str]:
+    """Return the models of one round; their order turns from round to round."""
+    *_, order = schedule([first, *running], number + 1)
+    return order
+
+
+def _is_out(gains: Sequence[float]) -> bool:
+    """Tell whether three rounds of four say that a model is not faster."""
+    return len(gains) >= FIRST_ROUNDS and float(np.percentile(gains, 75)) < CLEAR_GAIN

@@ -1,0 +1,80 @@
+"""Choosing: options whose best value only the model can tell, decided by the error of its outputs.
+
+A recipe names such options and the values to try. They are decided one after the other, in the order of the
+recipe, each on top of those before: a value is taken if the compiled model's outputs then lie clearly closer
+to the source's on calibration data, and the largest error does not grow for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from onnxq.engine.score import Errors
+from onnxq.recipe import Recipe
+
+CLEAR_GAIN = 0.95
+"""A value has to bring the error down to 95 % to be taken: what costs time for less is not worth it."""
+
+CLEAR_LOSS = 2.0
+"""The largest error may not double: cutting off what is large and rare lowers the mean and ruins the rest."""
+
+Progress = Callable[[int, int | None], None]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one value brought.
+
+    Args:
+        setting: ``pass.option=value``; for the recipe as it stands, its name.
+        noise: See ``Errors``. A value that makes it infinite is never taken, and after such a start any
+            other is.
+        largest: See ``Errors``.
+        taken: Whether the recipe has the value from here on.
+
+    """
+
+    setting: str
+    noise: float
+    largest: float
+    taken: bool
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The recipe to compile with, and how it was found; it leaves nothing more to choose."""
+
+    recipe: Recipe
+    trials: tuple[Trial, ...]
+
+
+def choose(recipe: Recipe, errors_of: Callable[[Recipe], Errors], on_progress: Progress) -> Choice:
+    """Decide the recipe's choices.
+
+    Args:
+        recipe: What to compile with, its choices undecided.
+        errors_of: Builds a recipe and compares it with its source.
+        on_progress: Called with (values tried, values in all).
+
+    """
+    values, current = list(settings(recipe)), recipe.decided()
+    best = errors_of(current)
+    trials = [Trial(recipe.name, best.noise, best.largest, taken=True)]
+    for done, setting in enumerate(values):
+        on_progress(done, len(values))
+        tried = current.with_options([setting])
+        found = errors_of(tried)
+        taken = found.noise < CLEAR_GAIN * best.noise and found.largest <= CLEAR_LOSS * best.largest
+        trials.append(Trial(setting, found.noise, found.largest, taken))
+        if taken:
+            current, best = tried, found
+    on_progress(len(values), len(values))
+    return Choice(current, tuple(trials))
+
+
+def settings(recipe: Recipe) -> Iterator[str]:
+    """Yield each value that is to be tried, as ``pass.option=value``."""
+    for pass_, options in recipe.choices.items():
+        for option, values in options.items():
+            yield from (f"{pass_}.{option}={value}" for value in values)

@@ -1,0 +1,115 @@
+"""Nothing that computes the same is measured twice: not in a run, nor in the next."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onnxq.calibration.data import Dataset, input_specs, open_feeds
+from onnxq.calibration.table import facts_out
+from onnxq.engine.cache import FactsCache, cache_folder
+from onnxq.engine.measurements import Measurements
+from onnxq.errors import PreconditionError
+from onnxq.ir.module import GraphModule
+from onnxq.ir.text import parse
+from onnxq.quant.facts import Facts, Need
+from onnxq.quant.statistics import STATISTICS, Mean, Range
+
+TEXT = """<ir_version: 10, opset_import: ["" : 21]>
+main (float[N,2] x) => (float[N,2] y) <float two = {2.0}> { h = Mul(x, two) y = Relu(h) }
+"""
+RANGE = frozenset({Range})
+ALL = frozenset(STATISTICS.values())
+
+
+@pytest.fixture
+def module() -> GraphModule:
+    return parse(TEXT)
+
+
+@pytest.fixture
+def data(module: GraphModule) -> Dataset:
+    x = np.array([[-1, 2], [3, -4]], np.float32)
+    return open_feeds("x", lambda: [{"x": x}], input_specs(module.model))
+
+
+def _ends(facts: Facts) -> tuple[float, float]:
+    return facts.low, facts.high
+
+
+def test_a_value_is_measured_once_whatever_it_is_called(module: GraphModule, data: Dataset) -> None:
+    measurements = Measurements.on(data, 1)
+    assert _ends(measurements.of(module, [Need("h", RANGE)])["h"]) == (-8, 6)
+    renamed = parse(TEXT.replace("h = Mul", "g = Mul").replace("Relu(h)", "Relu(g)"))
+    assert _ends(measurements.of(renamed, [Need("g", RANGE)])["g"]) == (-8, 6)
+    assert (measurements.streams, measurements.measured) == (1, 1)
+
+
+def test_a_statistic_that_is_missing_is_measured_and_the_others_stay(
+    module: GraphModule, data: Dataset
+) -> None:
+    measurements = Measurements.on(data, 1)
+    measurements.of(module, [Need("h", RANGE)])
+    facts = measurements.of(module, [Need("h", frozenset({Mean}))])["h"]
+    assert (facts.known(Mean).values.tolist(), _ends(facts)) == ([2.0, -2.0], (-8, 6))
+
+
+def test_twins_are_measured_once(data: Dataset) -> None:
+    twins = parse(TEXT.replace("y = Relu(h)", "g = Mul(x, two) y = Add(h, g)"))
+    measurements = Measurements.on(data, 1)
+    found = measurements.of(twins, [Need("h", RANGE), Need("g", RANGE)])
+    assert found["h"] is found["g"]
+    assert measurements.measured == 1
+
+
+def test_another_run_measures_nothing(module: GraphModule, data: Dataset) -> None:
+    first = Measurements.on(data, 1).of(module, [Need("h", ALL)])["h"]
+    second = Measurements.on(data, 1)
+    again = second.of(module, [Need("h", ALL)])["h"]
+    assert (second.streams, second.measured, second.recalled) == (0, 0, 1)
+    assert facts_out(again) == facts_out(first)
+    assert first.has(ALL)
+
+
+def test_other_data_and_other_threads_are_another_matter(module: GraphModule, data: Dataset) -> None:
+    Measurements.on(data, 1).of(module, [Need("h", RANGE)])
+    x = np.array([[5, 6]], np.float32)
+    other = open_feeds("x", lambda: [{"x": x}], input_specs(module.model))
+    for again in (Measurements.on(other, 1), Measurements.on(data, 2)):
+        again.of(module, [Need("h", RANGE)])
+        assert again.recalled == 0
+
+
+def test_a_damaged_cache_is_begun_anew(module: GraphModule, data: Dataset) -> None:
+    folder = cache_folder()
+    assert folder is not None
+    folder.mkdir(parents=True)
+    (folder / "facts.sqlite").write_bytes(b"no database at all, but long enough to look like one" * 50)
+    for expected in (0, 1):  # the first run finds the damage, and what it measures is there for the second
+        measurements = Measurements.on(data, 1)
+        assert _ends(measurements.of(module, [Need("h", RANGE)])["h"]) == (-8, 6)
+        assert measurements.recalled == expected
+
+
+def test_nothing_is_remembered_where_that_is_not_wanted(
+    module: GraphModule, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONNXQ_CACHE", "off")
+    assert FactsCache.on(data.digest(), 8, 1) is None
+    measurements = Measurements.on(data, 1)
+    assert _ends(measurements.of(module, [Need("h", RANGE)])["h"]) == (-8, 6)
+
+
+def test_the_cache_lies_where_it_is_told(
+    module: GraphModule, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ONNXQ_CACHE", str(tmp_path / "mine"))
+    Measurements.on(data, 1).of(module, [Need("h", RANGE)])
+    assert (tmp_path / "mine/facts.sqlite").is_file()
+
+
+def test_what_is_not_there_is_named(module: GraphModule, data: Dataset) -> None:
+    with pytest.raises(PreconditionError, match="'nothing'"):
+        Measurements.on(data, 1).of(module, [Need("nothing", RANGE)])
