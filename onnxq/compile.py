@@ -45,7 +45,7 @@ from onnxq.manifest import (
     summarise,
 )
 from onnxq.outputs import Outputs
-from onnxq.passmanager.base import PassRecord
+from onnxq.passmanager.base import Pass, PassRecord
 from onnxq.passmanager.instruments import Instrument
 from onnxq.passmanager.pipeline import override, parse_pipeline
 from onnxq.processor import cpu_flags
@@ -211,18 +211,17 @@ class _Compilation:
         """What builds recipes of the source."""
         passes = parse_pipeline(self.recipe.pipeline)
         varied = {pass_.name for pass_ in passes if pass_.optional or pass_.encodes_weights}
-        foreseen = [
-            pass_
-            for setting in (settings(self.recipe) if self.options.choose else ())
-            for pass_ in override(passes, setting)
-            if pass_ not in passes
-        ]
         return Build(
             self.source,
             measurements=self._measurements,
             varied=frozenset(varied | self.recipe.choices.keys()),
-            foreseen=foreseen,
         )
+
+    def _foreseen(self) -> list[Pass]:
+        """Return the passes as the recipe's choices will have them."""
+        passes = parse_pipeline(self.recipe.pipeline)
+        tried = [pass_ for setting in settings(self.recipe) for pass_ in override(passes, setting)]
+        return [pass_ for pass_ in tried if pass_ not in passes]
 
     @cached_property
     def _measurements(self) -> Measurements | None:
@@ -262,8 +261,11 @@ class _Compilation:
         limit = min(CHOSEN_ON, self.recipe.calibration.samples, self.data.options.limit or CHOSEN_ON)
         samples = Kept(with_options(self.data, limit=limit))
         score = Score(self.source.path, samples.batches, self.options.threads)
+        foreseen = self._foreseen()
         self.choice = choose(
-            self.recipe, lambda tried: score.errors(self.build.trial(tried)), self._stage("choosing")
+            self.recipe,
+            lambda tried: score.errors(self.build.trial(tried, foreseen)),
+            self._stage("choosing"),
         )
         self.recipe = self.choice.recipe
 

@@ -102,7 +102,6 @@ class Build:
         table: Facts that were measured before; None for none.
         measurements: Where other facts come from; None if there is no data.
         varied: Passes that trials differ in; the graph before each of them is kept.
-        foreseen: Passes that trials will run, beside those of the pipeline.
 
     """
 
@@ -110,7 +109,6 @@ class Build:
     table: CalibrationTable | None = None
     measurements: Measurements | None = None
     varied: frozenset[str] = frozenset()
-    foreseen: Sequence[Pass] = ()
     _states: OrderedDict[Beginning, GraphModule] = field(default_factory=OrderedDict, init=False)
     _memo: Memo = field(default_factory=Memo, init=False)
 
@@ -128,11 +126,18 @@ class Build:
             records = manager.run(module)
         return Built(module, tuple(records), answers.given)
 
-    def trial(self, recipe: Recipe) -> GraphModule:
-        """Return the same graph, built from what earlier trials had in common with it, and not verified."""
+    def trial(self, recipe: Recipe, foreseen: Sequence[Pass] = ()) -> GraphModule:
+        """Return the same graph, built from what earlier trials had in common with it, and not verified.
+
+        Args:
+            recipe: What to build.
+            foreseen: Passes of trials to come: what they want of a graph is measured along with the rest.
+
+        """
         keeping = _Keeping(self, recipe)
         start, module = self._begun(keeping.texts)
         manager = self._manager(recipe, (keeping,), Answers(self.table, self.measurements))
+        manager.foreseen = foreseen
         with only_valid(self.source.path):
             manager.run(module, start)
         return module
@@ -161,7 +166,6 @@ class Build:
             answers.of if has_facts else None,
             kernels=cpu_kernels,
             memo=self._memo,
-            foreseen=self.foreseen,
         )
 
 

@@ -71,9 +71,10 @@ def race(
         OnnxqError: A model does not open, or does not run on these feeds.
 
     """
-    entrants = {
-        name: prepared(open_session(path, "cpu", threads, config=still({}))) for name, path in models.items()
-    }
+    sessions = {name: open_session(path, "cpu", threads, config=still({})) for name, path in models.items()}
+    for session in sessions.values():
+        session.run(feeds[0])  # what does not run is told of here, with a reason
+    entrants = {name: prepared(session) for name, session in sessions.items()}
     runs = {name: warmed_block(entrant, feeds[0], 3) for name, entrant in entrants.items()}
     first, *others = entrants
     gains: dict[str, list[float]] = {name: [] for name in others}
