@@ -24,7 +24,7 @@ from onnxq.ir.module import GraphModule, array_of, attribute, is_standard, name_
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.passmanager.memo import Same
 from onnxq.passmanager.patches import patch_grams, patch_size
-from onnxq.quant.encoding import Encoding
+from onnxq.quant.encodings import Encoding
 from onnxq.quant.facts import Need
 from onnxq.quant.rounding import output_error, round_to_outputs
 from onnxq.quant.statistics import Gram
