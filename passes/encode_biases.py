@@ -15,10 +15,8 @@ from numpy.typing import NDArray
 from onnxq.ir.layers import Layer, linear_layers
 from onnxq.ir.module import Decision, GraphModule, attribute, constant_of, name_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
+from onnxq.quant.accumulator import accumulator_steps, holds_bias
 from onnxq.quant.encodings import Affine
-
-LARGEST = 2.0**30
-"""Half of what int32 holds: the other half is for the sum that the bias is added to."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,7 @@ def _reason(layer: Layer, activation: Decision, weight: Decision) -> str | None:
     scale = _scale(activation, weight)
     if not np.isfinite(scale).all():
         return "float32 cannot hold such large steps, so it stays in float"
-    if (np.abs(bias) > LARGEST * scale).any():
+    if not holds_bias(bias, scale):
         return "int32 cannot hold its bias in such small steps, so it stays in float: run fit-biases before"
     return None
 
@@ -75,10 +73,7 @@ def _channels(layer: Layer) -> int:
 
 
 def _scale(activation: Decision, weight: Decision) -> NDArray[np.float32]:
-    """Return the steps of the accumulator; where they vanish in float32, the smallest that do not."""
-    steps = activation.encoding.scale.astype(np.float64) * weight.encoding.scale
-    with np.errstate(over="ignore"):
-        return np.maximum(steps, np.finfo(np.float32).tiny).astype(np.float32)
+    return accumulator_steps(activation.encoding.scale, weight.encoding.scale)
 
 
 def _encoding(activation: Decision, weight: Decision) -> Affine:

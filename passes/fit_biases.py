@@ -22,9 +22,10 @@ from numpy.typing import NDArray
 from onnxq.ir.layers import Layer, linear_layers
 from onnxq.ir.module import GraphModule, array_of, constant_of, name_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
+from onnxq.quant.accumulator import LARGEST_BIAS
 from onnxq.quant.encodings import Encoding
 
-LARGEST = 2.0**29
+LARGEST = LARGEST_BIAS / 2
 """Half of what encode-biases takes, so that a correction of the bias still finds room."""
 
 

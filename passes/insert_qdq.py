@@ -3,8 +3,8 @@
 Activation, before: ``y = MatMul(x, w)``, ``encode x``. After: ``x_q = QuantizeLinear(x); x_dq =
 DequantizeLinear(x_q); y = MatMul(x_dq, w)``. Weight: the initializer becomes integers behind a
 DequantizeLinear. Embedding table: the integers are gathered, then dequantized, so that only the rows in use
-become float; a table in blocks through onnxruntime's GatherBlockQuantized. A layer that stays in float
-between quantized neighbours reads its input through a Sum, or ONNX Runtime would quantize it by itself.
+become float; a table in blocks through onnxruntime's GatherBlockQuantized. What ONNX Runtime would get wrong
+between such pairs is read through a Sum: see ``onnxq.passmanager.shielding``.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from onnxq.ir.module import Decision, GraphModule, array_of, constant_of, is_standard, name_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
-from onnxq.passmanager.shielding import shield_float_layers
+from onnxq.passmanager.shielding import shield_layers, shield_narrow_weights
 from onnxq.quant.encodings import Encoding, encoding_of
 from onnxq.quant.packing import pack, unsigned
 
@@ -40,7 +40,8 @@ class InsertQdq(Pass):
             self._realise(value, module, ctx)
         for value in list(module.values()):
             self._realise(value, module, ctx)
-        shield_float_layers(module, ctx)
+        shield_layers(module, ctx)
+        shield_narrow_weights(module, ctx)
 
     def _realise(self, value: ir.Value, module: GraphModule, ctx: PassContext) -> None:
         decision = module.decisions.get(name_of(value))

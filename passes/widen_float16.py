@@ -15,6 +15,7 @@ import onnx_ir as ir
 from onnxq.ir.module import GraphModule
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.passmanager.casting import cast, drop_empty_cast, has_subgraph
+from onnxq.passmanager.shielding import shield_cast
 
 HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
 WHY = "the CPU computes in float32"
@@ -42,12 +43,13 @@ class WidenFloat16(Pass):
             _widen_node(node, ctx)
         for value in list(module.graph.initializers.values()):
             _widen_constant(value, ctx)
-        for value in module.graph.inputs:
-            _cast_input(value, ctx)
+        given = [_cast_input(value, ctx) for value in module.graph.inputs if value.dtype == HALF]
         for value in computed:
             _cast_output(value, ctx)
         for node in list(module.graph):
             drop_empty_cast(node, FLOAT, ctx, why=WHY)
+        for wide in given:
+            shield_cast(wide, ctx)
 
 
 def _widen_node(node: ir.Node, ctx: PassContext) -> None:
@@ -71,11 +73,11 @@ def _widen_constant(value: ir.Value, ctx: PassContext) -> None:
         ctx.edit.reroute(value, constant, readers=value.consumers(), why=WHY)
 
 
-def _cast_input(value: ir.Value, ctx: PassContext) -> None:
-    if value.dtype == HALF:
-        readers = list(value.consumers())
-        wide = cast(value, FLOAT, "f32", ctx, why=WHY)
-        ctx.edit.reroute(value, wide, readers=readers, why=WHY)
+def _cast_input(value: ir.Value, ctx: PassContext) -> ir.Value:
+    readers = list(value.consumers())
+    wide = cast(value, FLOAT, "f32", ctx, why=WHY)
+    ctx.edit.reroute(value, wide, readers=readers, why=WHY)
+    return wide
 
 
 def _cast_output(value: ir.Value, ctx: PassContext) -> None:

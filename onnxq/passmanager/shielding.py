@@ -1,18 +1,26 @@
-"""Keep in float what ONNX Runtime would quantize by itself.
+"""Keep ONNX Runtime from rewriting what it would get wrong.
 
-A layer between DequantizeLinear and QuantizeLinear is for it one that shall run in integers. Where the weight
-is a float constant it quantizes that (WeightBiasQuantization): per tensor, to 8 bits, which saturate without
-VNNI; and the bias to an int32 that may not hold it. A Sum of the input alone before the layer changes no
-number, and stops it; an Identity does not, since it is removed (optimised graphs of onnxruntime 1.32.0).
+A Sum of one value changes no number, and stops what looks for a DequantizeLinear right before a layer; an
+Identity does not, since it is removed (optimised graphs of onnxruntime 1.32.0).
+
+- A Conv, ConvTranspose or Gemm between DequantizeLinear and QuantizeLinear is for it one that shall run in
+  integers (WeightBiasQuantization). A float weight it quantizes: per tensor, to 8 bits, which saturate
+  without VNNI. A float bias it rounds to int32 in steps of input scale times weight scale, whether int32
+  holds it or not: what is too large becomes -2**31. Such layers read their input through a Sum.
+- A weight of 2 bits that MatMul or Gemm reads becomes one of MatMulNBits, and is packed wrongly where the
+  number of columns is not a multiple of the four that fill a byte. Such weights are read through a Sum.
+- A layer normalization written out right behind a Cast from float16 becomes one that reads float16 and
+  multiplies by float, which does not load. Such casts are read through a Sum.
 """
 
 from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxq.ir.layers import SELECTING, linear_layers
-from onnxq.ir.module import GraphModule, constant_of, is_standard
+from onnxq.ir.layers import LINEAR, SELECTING, Layer, layer_of
+from onnxq.ir.module import GraphModule, constant_of, input_of, is_standard, sole_reader
 from onnxq.passmanager.base import PassContext
+from onnxq.quant.accumulator import accumulator_steps, holds_bias
 
 TRANSPARENT = SELECTING | {
     "Add",
@@ -27,34 +35,89 @@ TRANSPARENT = SELECTING | {
     "Sub",
 }
 """What ONNX Runtime may fuse with a layer, or move Q and DQ across, where the other inputs are constants."""
+TWO_BITS = (ir.DataType.INT2, ir.DataType.UINT2)
+IN_A_BYTE = 4
+"""So many integers of two bits."""
 
 
-def shield_float_layers(module: GraphModule, ctx: PassContext) -> None:
-    """Put a Sum before each layer that has a float weight and stands between Q and DQ.
+def shield_layers(module: GraphModule, ctx: PassContext) -> None:
+    """Put a Sum before each layer between Q and DQ whose weight or bias ONNX Runtime would spoil.
 
-    ONNX Runtime looks at Conv, ConvTranspose and Gemm; a MatMul may become a Gemm.
+    It looks at Conv, ConvTranspose and Gemm; a MatMul, with the Add behind it, may become a Gemm.
     """
-    why = "stays in float, where ONNX Runtime would quantize it between Q and DQ"
-    for layer in list(linear_layers(module)):
-        if _is_dequantized(layer.activation) and _is_quantized(layer.output):
-            plain = ctx.edit.insert(
-                "Sum",
-                [layer.activation],
-                f"{layer.activation.name}_float",
-                before=layer.node,
-                dtype=layer.activation.dtype,
-                shape=layer.activation.shape,
-                why=why,
-            )
-            ctx.edit.reroute(layer.activation, plain, readers=[layer.node], why=why)
+    for node in list(module.graph):
+        why = _spoilt(node) if is_standard(node, *LINEAR) else None
+        if why is not None and node.inputs[0] is not None:
+            _read_through_sum(node.inputs[0], [node], "float", why, ctx)
 
 
-def _is_dequantized(value: ir.Value | None) -> bool:
+def shield_narrow_weights(module: GraphModule, ctx: PassContext) -> None:
+    """Put a Sum behind each weight of 2 bits that ONNX Runtime would pack wrongly."""
+    why = "four integers fill a byte, and ONNX Runtime packs other numbers of columns wrongly"
+    for node in list(module.graph):
+        weight = input_of(node, 1)
+        if is_standard(node, "MatMul", "Gemm") and weight is not None and _is_packed_wrongly(weight):
+            _read_through_sum(weight, [node], "whole", why, ctx)
+
+
+def shield_cast(wide: ir.Value, ctx: PassContext) -> None:
+    """Put a Sum behind a Cast from float16 that a mean and a difference read: a layer normalization."""
+    readers = list(wide.consumers())
+    for reader in readers:
+        if is_standard(reader, "Identity", "Dropout"):
+            readers += reader.outputs[0].consumers()
+    if all(any(is_standard(one, op_type) for one in readers) for op_type in ("ReduceMean", "Sub")):
+        why = "ONNX Runtime would fuse a layer normalization of two float types"
+        _read_through_sum(wide, list(wide.consumers()), "plain", why, ctx)
+
+
+def _read_through_sum(
+    value: ir.Value, readers: list[ir.Node], suffix: str, why: str, ctx: PassContext
+) -> None:
+    plain = ctx.edit.insert(
+        "Sum",
+        [value],
+        f"{value.name}_{suffix}",
+        after=value.producer(),
+        dtype=value.dtype,
+        shape=value.shape,
+        why=why,
+    )
+    ctx.edit.reroute(value, plain, readers=readers, why=why)
+
+
+def _spoilt(node: ir.Node) -> str | None:
+    """Return what ONNX Runtime would do to a layer between Q and DQ, or None."""
+    activation, weight = (_dequantizer(value) for value in node.inputs[:2])
+    if activation is None or not _is_quantized(node.outputs[0]):
+        return None
+    if weight is None:
+        is_layer = isinstance(layer_of(node), Layer)
+        return "stays in float, where ONNX Runtime would quantize it between Q and DQ" if is_layer else None
+    bias = constant_of(_bias_of(node))
+    if bias is None or bias.ndim != 1 or bias.dtype.kind != "f":
+        return None
+    one, other = (constant_of(input_of(dequantize, 1)) for dequantize in (activation, weight))
+    if one is not None and other is not None and holds_bias(bias, accumulator_steps(one, other)):
+        return None
+    return "its bias stays in float, where ONNX Runtime would round it to an int32 that cannot hold it"
+
+
+def _bias_of(node: ir.Node) -> ir.Value | None:
+    """Return the bias of a layer, also that of a MatMul which an Add behind it adds."""
+    adding = sole_reader(node.outputs[0]) if node.op_type == "MatMul" else None
+    if adding is None or not is_standard(adding, "Add"):
+        return input_of(node, 2)
+    return adding.inputs[1 if adding.inputs[0] is node.outputs[0] else 0]
+
+
+def _dequantizer(value: ir.Value | None) -> ir.Node | None:
+    """Return the DequantizeLinear that ``value`` comes from, as far as ONNX Runtime may look through."""
     producer = None if value is None else value.producer()
     while producer is not None and not is_standard(producer, "DequantizeLinear"):
         before = _handed_on(producer)
         producer = None if before is None else before.producer()
-    return producer is not None
+    return producer
 
 
 def _is_quantized(value: ir.Value) -> bool:
@@ -72,3 +135,14 @@ def _handed_on(node: ir.Node) -> ir.Value | None:
     """Return the one input that is no constant, if ONNX Runtime may look through the node."""
     computed = [value for value in node.inputs if value is not None and constant_of(value) is None]
     return computed[0] if is_standard(node, *TRANSPARENT) and len(computed) == 1 else None
+
+
+def _is_packed_wrongly(weight: ir.Value) -> bool:
+    dequantize = weight.producer()
+    if dequantize is None or not is_standard(dequantize, "DequantizeLinear"):
+        return False
+    stored = dequantize.inputs[0]
+    integers = constant_of(stored)
+    if stored is None or integers is None or stored.dtype not in TWO_BITS:
+        return False
+    return integers.ndim == 2 and integers.shape[1] % IN_A_BYTE != 0

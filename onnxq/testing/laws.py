@@ -211,9 +211,12 @@ def _restored(
 ) -> _Restored:
     """Look through a DequantizeLinear at what was quantized; ``original`` stands for a constant.
 
-    No node says where the integers of a constant had to end: ``limit`` does.
+    No node says where the integers of a constant had to end: ``limit`` does. A Sum of one value is looked
+    through as well.
     """
     node = value.producer()
+    if node is not None and is_standard(node, "Sum") and len(node.inputs) == 1 and node.inputs[0] is not None:
+        return _restored(node.inputs[0], original, seen, limit)
     if node is None or not is_standard(node, "DequantizeLinear"):
         array = seen[name_of(value)].astype(np.float64)
         return _Restored(array, np.zeros_like(array))

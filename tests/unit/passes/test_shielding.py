@@ -1,0 +1,104 @@
+"""What ONNX Runtime would get wrong in a graph between Q and DQ is kept from it, and only that."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from onnxq.ir.module import GraphModule
+from onnxq.runtime.session import open_session
+from onnxq.testing.running import run_model
+
+Build = Callable[..., GraphModule]
+BEFORE = "x_q = QuantizeLinear(x, s, z) x_dq = DequantizeLinear(x_q, s, z)"
+BEHIND = "q = QuantizeLinear(p, t, z) y = DequantizeLinear(q, t, z)"
+WEIGHT = "w_dq = DequantizeLinear(w, v)"
+AT_RUN_TIME = "w_q = QuantizeLinear(w, v) w_dq = DequantizeLinear(w_q, v)"
+LAYERS = {
+    "conv": ("1,4,2,2", (5, 4, 1, 1), f"{WEIGHT} p = Conv(x_dq, w_dq, b)"),
+    "conv and relu": ("1,4,2,2", (5, 4, 1, 1), f"{WEIGHT} h = Conv(x_dq, w_dq, b) p = Relu(h)"),
+    "transposed": ("1,4,2,2", (4, 5, 1, 1), f"{WEIGHT} p = ConvTranspose(x_dq, w_dq, b)"),
+    "gemm": ("2,4", (4, 5), f"{WEIGHT} p = Gemm(x_dq, w_dq, b)"),
+    "matmul and add": ("2,4", (4, 5), f"{WEIGHT} h = MatMul(x_dq, w_dq) p = Add(h, b)"),
+    "add and matmul": ("2,4", (4, 5), f"{WEIGHT} h = MatMul(x_dq, w_dq) p = Add(b, h)"),
+    "fed weight": ("1,4,2,2", (5, 4, 1, 1), f"{AT_RUN_TIME} p = Conv(x_dq, w_dq, b)"),
+}
+
+
+def outputs(module: GraphModule, feeds: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return what the graph says, and what a session with all optimisations makes of it."""
+    return run_model(module, feeds)["y"], open_session(ir.to_proto(module.model), threads=1).run(feeds)["y"]
+
+
+def sums(module: GraphModule) -> int:
+    return sum(node.op_type == "Sum" for node in module.graph)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("step", [1e-2, 1e-9, 1e-30])
+def test_a_bias_is_added_whether_int32_holds_it_or_not(
+    layer: str, step: float, build: Build, compiled: Callable[..., GraphModule]
+) -> None:
+    """ONNX Runtime 1.32 rounds it to -2**31 steps of 1e-2 * ``step``, where that is less than the bias.
+
+    The integer kernel rounds to the neighbour at most, one step of the output; without the pass, the second
+    and third weight gave 0 for all outputs.
+    """
+    sizes, shape, body = LAYERS[layer]
+    rng = np.random.default_rng(0)
+    integers = rng.integers(-63, 64, shape).astype(np.int8)
+    step32, bias = np.float32(step), np.linspace(-1, 1, 5).astype(np.float32)
+    scales = {"s": np.float32(1e-2), "z": np.uint8(128), "t": np.float32(0.01), "v": step32, "b": bias}
+    weights = integers * step32
+    fed = AT_RUN_TIME in body
+    inputs = f"float[{sizes}] x" + (f", float[{','.join(map(str, shape))}] w" if fed else "")
+    written = "float[N,M]" if sizes == "2,4" else "float[N,C,H,W]"
+    given = {**scales, **({} if fed else {"w": integers})}
+    module = build(f"main ({inputs}) => ({written} y) {{ {BEFORE} {body} {BEHIND} }}", given)
+    feeds = {"x": rng.normal(size=[int(size) for size in sizes.split(",")]).astype(np.float32)}
+    feeds |= {"w": weights} if fed else {}
+    compiled(module, "insert-qdq")
+    plain, optimised = outputs(module, feeds)
+    assert np.abs(plain).max() >= 0.99
+    assert np.abs(optimised - plain).max() <= 0.01 * 1.001
+    assert sums(module) == (0 if step == 1e-2 else 1)
+
+
+@pytest.mark.parametrize("columns", [1, 3, 4, 6, 8])
+@pytest.mark.parametrize("body", ["y = MatMul(x, w)", "y = Gemm(x, w)"])
+def test_weights_of_two_bits_are_read_right(
+    columns: int, body: str, build: Build, compiled: Callable[..., GraphModule]
+) -> None:
+    """ONNX Runtime 1.32 packs them wrongly for MatMulNBits, but for columns in multiples of four.
+
+    The kernel rounds its input to 127 steps of the largest of a block: by half a step, times each weight.
+    """
+    rng = np.random.default_rng(columns)
+    weight = rng.normal(size=(40, columns)).astype(np.float32)
+    header = '<ir_version: 11, opset_import: ["" : 25]>'
+    module = build(f"main (float[3,40] x) => (float[3,{columns}] y) {{ {body} }}", {"w": weight}, header)
+    compiled(
+        module, "split-linear{mode=branches, bits=2, scope=tensor, packed=true}, insert-qdq, remove-dead"
+    )
+    x = rng.normal(size=(3, 40)).astype(np.float32)
+    plain, optimised = outputs(module, {"x": x})
+    parts = [value for name, value in run_model(module, {"x": x}, inner=True).items() if name.endswith("_dq")]
+    weights = sum(np.abs(part).sum(axis=0) for part in parts)
+    assert (np.abs(optimised - plain) <= np.abs(x).max() / 254 * weights * (1 + 1e-5)).all()
+    assert sums(module) == (1 if columns % 4 == 0 else 4)
+
+
+def test_a_layer_normalization_of_float16_loads(build: Build, compiled: Callable[..., GraphModule]) -> None:
+    """ONNX Runtime 1.32 makes an operator of two float types of one that is written out behind a Cast."""
+    body = (
+        "i = Identity(x) m = ReduceMean(i, axes) d = Sub(i, m) q = Pow(d, two) v = ReduceMean(q, axes) "
+        "e = Add(v, eps) r = Sqrt(e) n = Div(d, r) k = Mul(n, gamma) y = Add(k, gamma)"
+    )
+    half = {"two": 2.0, "eps": 0.1, "gamma": np.linspace(0.5, 1.5, 8)}
+    weights = {"axes": np.array([-1]), **{name: np.asarray(one, np.float16) for name, one in half.items()}}
+    module = build(f"main (float16[2,8] x) => (float16[2,8] y) {{ {body} }}", weights)
+    compiled(module, "widen-float16, remove-dead")
+    plain, optimised = outputs(module, {"x": np.linspace(-1, 1, 16, dtype=np.float16).reshape(2, 8)})
+    np.testing.assert_allclose(optimised, plain, atol=4 * np.finfo(np.float16).eps)  # values are below 4
