@@ -12,14 +12,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxq.errors import RecipeError
-from onnxq.ir.layers import LINEAR, Layer, clamped, keeps_grid, layer_of, linear_layers
+from onnxq.ir.layers import LINEAR, SELECTING, Layer, clamped, keeps_grid, layer_of, linear_layers
 from onnxq.ir.module import GraphModule, is_float, is_standard, name_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.passmanager.memo import Memo, Same
-from onnxq.quant.encodings import covering, family_of
+from onnxq.quant.encodings import Encoding, covering, family_of
 from onnxq.quant.facts import Facts, Need
 from onnxq.quant.ranges import range_method
 
@@ -38,6 +39,9 @@ PARAMETERS = {
 KNOWN_RANGES = {"Softmax": (0.0, 1.0)}
 """Ranges that follow from the operator. Where a value lies above the range of a Softmax's output, the integer
 kernel of onnxruntime 1.31.1 gives 0 instead of the largest value: a measured range would not do."""
+
+ZERO_FROM_ZERO = SELECTING | {"Abs", "Dropout", "Expand", "Identity", "Neg", "Sqrt", "Tile"}
+"""What computes 0 from 0."""
 
 Readers = dict[ir.Value, list[ir.Node] | None]
 """Values in scope with those that read them quantized; None stands for all readers."""
@@ -97,15 +101,17 @@ class EncodeActivations(Pass):
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Encode a value once, for all of its readers in scope, where its range has an encoding."""
         for value, readers in self._sites(module):
-            reason = self._reason(value, module.facts[name_of(value)])
-            if reason is not None:
+            facts, known, method = module.facts[name_of(value)], _known_range(value), self._method(value)
+            reason, encoding = self._reason(value, facts), None
+            if reason is None:
+                low, high = known or self._measured_range(facts, method, ctx.memo)
+                encoding = covering(low, high, self.dtype, symmetric=self.symmetric)
+                reason = _pole(value, facts, encoding) if readers is None else None
+            if encoding is None or reason is not None:
                 for node in _around(value):
                     ctx.skip(node, f"{name_of(value)!r} stays in float: {reason}")
                 continue
-            known, method = _known_range(value), self._method(value)
-            low, high = known or self._measured_range(module.facts[name_of(value)], method, ctx.memo)
             why = "range of its operator" if known else f"{method} range of its calibrated values"
-            encoding = covering(low, high, self.dtype, symmetric=self.symmetric)
             ctx.edit.encode(value, encoding, readers=readers, why=why)
 
     def _reason(self, value: ir.Value, facts: Facts) -> str | None:
@@ -209,6 +215,24 @@ def _known_range(value: ir.Value) -> tuple[float, float] | None:
     if producer is None or not is_standard(producer, *KNOWN_RANGES):
         return None
     return KNOWN_RANGES[producer.op_type]
+
+
+def _pole(value: ir.Value, facts: Facts, encoding: Encoding) -> str | None:
+    """Return why ``encoding`` makes infinity of ``value``: it divides, and some of it would become 0."""
+    smallest = np.array(max(facts.low, -facts.high, 0.0), np.float32)
+    if encoding.dequantize(encoding.quantize(smallest)) != 0 or not _divides(value):
+        return None
+    return "it divides or is under a logarithm, and its smallest magnitudes would become 0"
+
+
+def _divides(value: ir.Value) -> bool:
+    """Tell whether a zero in ``value`` would become an infinity."""
+    for use in value.uses():
+        if is_standard(use.node, "Log", "Reciprocal") or (is_standard(use.node, "Div") and use.idx == 1):
+            return True
+        if is_standard(use.node, *ZERO_FROM_ZERO) and use.idx == 0 and _divides(use.node.outputs[0]):
+            return True
+    return False
 
 
 def _around(value: ir.Value) -> list[ir.Node]:
