@@ -83,18 +83,19 @@ def _formals(
 def body_of(node: ir.Node, opset: int) -> ir.Function | None:
     """Return what ONNX says that a standard operator computes, in terms of others; None where it does not.
 
-    Runtimes put it in the operator's place where they have no kernel for it. What depends on types takes
-    those of the node's inputs, and float32 for what is not known.
+    Runtimes put it in the operator's place where they have no kernel for it. A body is written for one
+    operator set, and holds for later ones until an operator in it gets another version. What depends on types
+    takes those of the node's inputs, and float32 for what is not known.
     """
     if not is_standard(node) or not onnx.defs.has(node.op_type, max_inclusive_version=opset):
         return None
     schema: Any = onnx.defs.get_schema(node.op_type, max_inclusive_version=opset)
     proto = onnx.FunctionProto()
-    if schema.has_function:
-        version = max(one for one in schema.function_opset_versions if one <= opset)
+    if version := _newest(schema.function_opset_versions, opset):
         proto.ParseFromString(schema.get_function_with_opset_version(version))
-    elif schema.has_context_dependent_function:
-        version = max(one for one in schema.context_dependent_function_opset_versions if one <= opset)
+        if any(_since(part.op_type, version) != _since(part.op_type, opset) for part in proto.node):
+            return None
+    elif version := _newest(schema.context_dependent_function_opset_versions, opset):
         types = [_type_proto(value).SerializeToString() for value in node.inputs]
         called = ir.to_proto(node).SerializeToString()
         proto.ParseFromString(
@@ -103,6 +104,14 @@ def body_of(node: ir.Node, opset: int) -> ir.Function | None:
     else:
         return None
     return ir.serde.deserialize_function(proto)
+
+
+def _newest(versions: Sequence[int], opset: int) -> int | None:
+    return max((one for one in versions if one <= opset), default=None)
+
+
+def _since(op_type: str, opset: int) -> int:
+    return int(onnx.defs.get_schema(op_type, max_inclusive_version=opset).since_version)
 
 
 def _type_proto(value: ir.Value | None) -> onnx.TypeProto:

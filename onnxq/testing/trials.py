@@ -22,6 +22,7 @@ from onnxq.passmanager.instruments import Instrument, VerifyEach
 from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.processor import at_hand
+from onnxq.runtime.available import cpu_kernels
 from onnxq.runtime.session import open_session
 from onnxq.target import find_target
 from onnxq.testing.laws import (
@@ -150,8 +151,10 @@ def compile_file(
 ) -> tuple[GraphModule, bytes]:
     """Return what the route makes of a file, and the bytes that are written, as ``onnxq compile`` does it."""
     module, output = load_model(source), source.with_name("compiled.onnx")
-    manager = PassManager(_passes(route), find_target(route.target), instruments, FeedsData([feeds]).measure)
-    manager.run(module)
+    measure = FeedsData([feeds]).measure
+    PassManager(_passes(route), find_target(route.target), instruments, measure, kernels=cpu_kernels).run(
+        module
+    )
     save_model(module, output, source=source)
     return module, output.read_bytes()
 

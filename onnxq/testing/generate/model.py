@@ -140,7 +140,7 @@ def _model(b: Builder) -> onnx.ModelProto:
     outputs = _outputs(b)
     listed = once_in(b.draws, 10)
     """Whether initializers are inputs too, as they had to be up to IR version 3."""
-    inputs = [_declared(t, pick(b.draws, ("N", "", None))) for t in b.inputs]
+    inputs = [_declared(t, _symbol(b, t)) for t in b.inputs]
     inputs += [_declared(_stored(name, array)) for name, array in b.initializers.items() if listed]
     graph = helper.make_graph(
         b.nodes,
@@ -153,6 +153,13 @@ def _model(b: Builder) -> onnx.ModelProto:
     imports += [helper.make_opsetid(nested.DOMAIN, 1)] if b.functions else []
     ir_version = 3 if listed and not b.functions else pick(b.draws, (8, 10))
     return helper.make_model(graph, opset_imports=imports, ir_version=ir_version, functions=b.functions)
+
+
+def _symbol(b: Builder, tensor: Tensor) -> str | None:
+    """Return what to call an input's first axis; a name that stands for one size is given to no other."""
+    symbol = pick(b.draws, ("N", "", None))
+    named = next((t for t in b.inputs if t.shape), tensor)
+    return "" if symbol == "N" and tensor.shape[:1] != named.shape[:1] else symbol
 
 
 def _stored(name: str, array: Array) -> Tensor:

@@ -4,6 +4,7 @@ import onnx_ir as ir
 import pytest
 
 from onnxq.ir.module import GraphModule
+from onnxq.ir.schema import body_of
 from onnxq.ir.text import parse
 from onnxq.kernels import Kernel, KernelList
 from onnxq.passmanager.base import PassRecord
@@ -79,3 +80,23 @@ def test_the_list_is_that_of_the_installed_build() -> None:
     assert len(found.kernels) > 300
     assert "onnxruntime" in found.source
     assert any(kernel.until is None for kernel in found.kernels["", "Relu"])
+
+
+def test_the_body_of_an_operator_holds_until_one_of_its_parts_gets_another_version() -> None:
+    """ONNX Runtime 1.32 has no kernel for HardSigmoid of double; its body holds in operator set 18 alone."""
+    text = (
+        '<ir_version: 8, opset_import: ["" : 18]> main (double[4] x) => (double[4] y) { y = HardSigmoid(x) }'
+    )
+    module = parse(text)
+    run(module, "infer-shapes, convert-opset{minimum=23}", kernels=cpu_kernels)
+    assert module.opset == 18
+    open_session(ir.to_proto(module.model), threads=1)
+
+
+def test_an_operator_older_than_its_body_has_none() -> None:
+    text = '<ir_version: 8, opset_import: ["" : 17]> main (float[4] x) => (float[4] y) { y = HardSigmoid(x) }'
+    (node,) = parse(text).graph
+    assert body_of(node, 17) is None
+    body = body_of(node, 18)
+    assert body is not None
+    assert "Max" in {part.op_type for part in body}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto
@@ -75,6 +76,17 @@ def test_the_odd_forms_occur(samples: list[Sample]) -> None:
     assert any(set(_outputs(model)) & set(_given(model)) for model in models)
     assert any(node.name in node.output for model in models for node in model.graph.node if node.name)
     assert any("x_scale" in set(_given(model)) for model in models)
+
+
+def test_a_name_of_an_axis_stands_for_one_size(samples: list[Sample]) -> None:
+    """ONNX Runtime lets values of the same declared shape share memory, and fails where they differ."""
+    for sample in [*samples, seeded_sample(110015)]:
+        sizes: dict[str, set[int]] = {}
+        for value in sample.model.graph.input:
+            shape = value.type.tensor_type.shape.dim
+            for dim, size in zip(shape, sample.feeds.get(value.name, np.empty(0)).shape, strict=False):
+                sizes.setdefault(dim.dim_param, set()).add(size)
+        assert len(sizes.get("N", ())) <= 1
 
 
 def _outputs(model: onnx.ModelProto) -> Iterator[str]:
