@@ -9,6 +9,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
+from onnxq.ir.inference import infer_types
 from onnxq.ir.module import is_standard
 
 CONTRIB = "com.microsoft"
@@ -103,7 +104,18 @@ def body_of(node: ir.Node, opset: int) -> ir.Function | None:
         )
     else:
         return None
-    return ir.serde.deserialize_function(proto)
+    return _typed(ir.serde.deserialize_function(proto), node, opset)
+
+
+def _typed(body: ir.Function, node: ir.Node, opset: int) -> ir.Function:
+    """Give the values of a body the types that follow from those of the node's inputs, if all are known."""
+    body.opset_imports[""] = opset
+    dtypes = [value.dtype for value in node.inputs if value is not None and value.dtype is not None]
+    if len(dtypes) == len(node.inputs):
+        for value, dtype in zip(body.inputs, dtypes, strict=False):
+            value.dtype = dtype
+        infer_types(ir.Model(body.graph, ir_version=10))
+    return body
 
 
 def _newest(versions: Sequence[int], opset: int) -> int | None:
