@@ -8,10 +8,8 @@ from dataclasses import dataclass, fields
 
 from onnxq.errors import RecipeError, ToleranceError
 from onnxq.runtime.compare import OutputAccuracy
+from onnxq.runtime.slices import USELESS_DB
 from onnxq.runtime.validate import AccuracyReport
-
-USELESS_DB = 10.0
-"""Below this SQNR the error of an output is a third of its signal and more: without gates, none may be."""
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from onnxq.runtime.batch import Array
 MOST_SLICES = 1 << 16
 """An axis that is longer is not looked at: more than any vocabulary or number of classes."""
 
-POOR_DB = 10.0
-"""Below this the error of a slice is a third of its signal, and more."""
+USELESS_DB = 10.0
+"""Below this SQNR an error is a third of its signal, and more: of a slice, or of a whole output."""
 
 HIDDEN_DB = 10.0
 """A slice is told of if it is worse than the whole by so much: else the whole tells it."""
@@ -121,7 +121,7 @@ class SliceComparison:
         whole = noise.sum() / signal.sum() if signal.any() else np.inf
         with np.errstate(divide="ignore", invalid="ignore"):
             error = np.where(_carries_signal(self.sums), noise / signal, 0)
-        poor = error > max(10 ** (-POOR_DB / 10), whole * 10 ** (HIDDEN_DB / 10))
+        poor = error > max(10 ** (-USELESS_DB / 10), whole * 10 ** (HIDDEN_DB / 10))
         if not poor.any():
             return None
         index = int(error.argmax())

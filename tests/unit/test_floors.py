@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,27 @@ def test_passes_stand_on_the_lower_floors(path: Path) -> None:
 def test_nobody_imports_a_pass(folder: str) -> None:
     found = [str(path) for path in _files(folder) for module in _imports(path) if _home(module) == "passes"]
     assert found == []
+
+
+def test_there_is_no_circle() -> None:
+    """Of what modules import while they are imported; ``prepare`` raises CycleError, which names a circle."""
+    paths = {_module(path): path for path in _files("onnxq")}
+    graph = {name: set(_imports_at_once(path, paths)) for name, path in paths.items()}
+    assert sum(map(len, graph.values())) > len(graph)
+    TopologicalSorter(graph).prepare()
+
+
+def _module(path: Path) -> str:
+    parts = path.relative_to(REPOSITORY).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _imports_at_once(path: Path, modules: dict[str, Path]) -> Iterator[str]:
+    """Yield the modules that the file's top level imports, of a package those that are named."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in modules)
+        elif isinstance(node, ast.ImportFrom) and node.module in modules:
+            for alias in node.names:
+                part = f"{node.module}.{alias.name}"
+                yield part if part in modules else str(node.module)
