@@ -58,7 +58,7 @@ class AbsorbBias(Pass):
             if reason is not None:
                 ctx.skip(site.scaled[0].node, reason)
                 continue
-            facts = module.facts.get(name_of(site.source.value))
+            facts = module.facts_of(site.source.value)
             if facts is None:
                 ctx.skip(site.scaled[0].node, "how far its channels reach is not known")
                 continue

@@ -98,15 +98,14 @@ def _correctable(layers: Iterable[Layer], ctx: PassContext) -> Iterator[tuple[La
 
 
 def _correct_by_weight(layer: Layer, bias: Operand, module: GraphModule, ctx: PassContext) -> None:
-    mean = _mean_of(layer.activation, layer.input_axis, module)
-    if mean is None:
+    mean, encoding = _mean_of(layer.activation, layer.input_axis, module), module.encoding_at(layer.node, 1)
+    if mean is None or encoding is None:
         ctx.skip(layer.node, "the mean of its input is not known")
         return
     if layer.node.op_type == "MatMul" and rank_of(layer.weight) != 2:
         ctx.skip(layer.node, "it has a matrix for each part of its input, whose own mean is not known")
         return
-    weight, encoding = array_of(layer.weight), module.decisions[name_of(layer.weight)].encoding
-    error = np.moveaxis(rounding_error(weight, encoding), layer.channel_axis, 0)
+    error = np.moveaxis(rounding_error(array_of(layer.weight), encoding), layer.channel_axis, 0)
     if len(mean) != error.shape[1] * attribute(layer.node, "group", 1):
         ctx.skip(layer.node, "its input is a vector, of which no mean is known")
         return
@@ -115,7 +114,7 @@ def _correct_by_weight(layer: Layer, bias: Operand, module: GraphModule, ctx: Pa
 
 def _mean_of(value: ir.Value, axis: int, module: GraphModule) -> NDArray[np.float32] | None:
     """Return the mean of each channel along ``axis``; None if it is not known, or not finite."""
-    facts = module.facts.get(name_of(value))
+    facts = module.facts_of(value)
     mean = None if facts is None else _mean(facts, axis)
     return mean if mean is not None and np.isfinite(mean).all() else None
 
@@ -150,13 +149,13 @@ def _quantized_means(
             hint="give calibration data, or use correct-bias{method=analytic}",
         )
     digest = graph_digest(module)[:DIGITS]
-    copy = GraphModule(module.model.clone(), {}, dict(module.decisions))
+    copy = module.clone()
     inner = PassContext(Editor(copy), ctx.target, ctx.rng)
     _run(REALISE, copy, inner)
     nodes = {node.name: node for node in copy.graph}
     names = {layer.node.name: f"{layer.output.name}_quantized_{digest}" for layer in layers}
     probes = [_probe(nodes[node], name, inner) for node, name in names.items()]
-    copy.graph.outputs[:] = probes
+    inner.edit.set_outputs(probes, why="they alone are measured")
     _run(CUT, copy, inner)
     needs = [Need(name_of(p), MEAN, layer.output_axis) for p, layer in zip(probes, layers, strict=True)]
     found = ctx.measure(copy, needs)

@@ -87,13 +87,13 @@ class CorrectClipping(Pass):
 
     def _site(self, value: ir.Value, layers: list[Layer], module: GraphModule) -> Site | str:
         """Return what to correct, or the reason why the value keeps its range."""
-        facts = module.facts[name_of(value)]
+        facts = module.measured(value)
         rows, along = facts.get(Rows), facts.get(ChannelRange)
         if rows is None or along is None:
             return "it never had an element"
-        reason = _reason(value, layers, module)
-        if reason is not None:
-            return reason
+        old, reason = module.encoding_at(layers[0].node, 0), _reason(value, layers, module)
+        if reason is not None or old is None:
+            return reason or "it is not encoded"
         if len(along.low) != len(array_of(layers[0].weight)):
             return "it is a vector, of whose channels nothing is known"
         if len(along.low) <= self.channels:
@@ -103,7 +103,7 @@ class CorrectClipping(Pass):
         above = bool((along.high[found.channels] > encoding.high).any())
         below = bool((along.low[found.channels] < encoding.low).any())
         site = Site(value, layers, encoding, found.channels, below, above)
-        gain = site.gain(rows.values, module.decisions[name_of(value)].encoding)
+        gain = site.gain(rows.values, old)
         return site if gain >= self.gain else f"the error would shrink by a factor of {gain:.2f} only"
 
 
@@ -138,14 +138,14 @@ class Site:
 
 
 def _reason(value: ir.Value, layers: list[Layer], module: GraphModule) -> str | None:
-    decision = module.decisions.get(name_of(value))
-    if decision is None or not all(decision.read_by(layer.node) for layer in layers):
+    nodes, read = {layer.node for layer in layers}, [one for one in module.decisions(value) if one.uses]
+    if not all(module.reads_encoded(node, value) for node in nodes):
         return "it is not encoded for all of its MatMuls"
-    if sum(decision.read_by(node) for node in value.consumers()) > len(layers):
+    if any(set(decision.readers) - nodes for decision in read):
         return "others than MatMuls read it encoded"
-    if decision.encoding.axis is not None or decision.encoding.dtype != "uint8":
+    if len(read) > 1 or read[0].encoding.axis is not None or read[0].encoding.dtype != "uint8":
         return "its grid is not one of uint8"
-    if any(name_of(layer.clamped_output) in module.decisions for layer in layers):
+    if any(module.is_encoded(layer.clamped_output) for layer in layers):
         return "the output of a layer is encoded too"
     return None
 
@@ -154,11 +154,11 @@ def _correct(site: Site, ctx: PassContext) -> None:
     nodes = [layer.node for layer in site.layers]
     ctx.edit.forget(site.value, readers=nodes, why=CUT)
     clipped, rest = _cut(site, ctx), _rest(site, ctx)
-    why = f"range without {len(site.channels)} outlier channels"
-    ctx.edit.encode(clipped, site.encoding, readers=nodes, why=why)
     for layer in site.layers:
         ctx.edit.rewire(layer.node, 0, clipped, why=CUT)
         _add_product(layer, rest, site.channels, ctx)
+    why = f"range without {len(site.channels)} outlier channels"
+    ctx.edit.encode(clipped, site.encoding, readers=nodes, why=why)
 
 
 def _cut(site: Site, ctx: PassContext) -> ir.Value:

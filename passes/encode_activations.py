@@ -101,7 +101,7 @@ class EncodeActivations(Pass):
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Encode a value once, for all of its readers in scope, where its range has an encoding."""
         for value, readers in self._sites(module):
-            facts, known, method = module.facts[name_of(value)], _known_range(value), self._method(value)
+            facts, known, method = module.measured(value), _known_range(value), self._method(value)
             reason, encoding = self._reason(value, facts), None
             if reason is None:
                 low, high = known or self._measured_range(facts, method, ctx.memo)

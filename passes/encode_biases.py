@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.ir.layers import Layer, linear_layers
-from onnxq.ir.module import Decision, GraphModule, attribute, constant_of, name_of
+from onnxq.ir.module import GraphModule, attribute, constant_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.quant.accumulator import accumulator_steps, holds_bias
-from onnxq.quant.encodings import Affine
+from onnxq.quant.encodings import Affine, Encoding
 
 
 @dataclass(frozen=True)
@@ -29,29 +29,30 @@ class EncodeBiases(Pass):
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Where the bias has to stay in float, its layer goes back to float: it would run in float anyway."""
         for layer in linear_layers(module):
-            if layer.bias is None or not module.multiplies_integers(layer.node):
+            operands = module.integer_operands(layer.node)
+            if layer.bias is None or operands is None:
                 continue
-            activation, weight = (module.decisions[name_of(one)] for one in (layer.activation, layer.weight))
-            if activation.encoding.axis is not None:
+            activation, weight = operands
+            if activation.axis is not None:
                 ctx.skip(layer.node, "its input has more than one scale, so its bias stays in float")
                 continue
             reason = _reason(layer, activation, weight)
             if reason is not None:
-                _back_to_float(layer, activation, ctx)
+                _back_to_float(layer, module, ctx)
                 ctx.skip(layer.node, reason)
                 continue
             encoding = _encoding(activation, weight)
             ctx.edit.encode(layer.bias, encoding, readers=[layer.node], why="added inside the accumulator")
 
 
-def _back_to_float(layer: Layer, activation: Decision, ctx: PassContext) -> None:
+def _back_to_float(layer: Layer, module: GraphModule, ctx: PassContext) -> None:
     why = "no integer kernel takes its bias"
     ctx.edit.forget(layer.weight, readers=[layer.node], why=why)
-    if activation.readers is not None:
+    if module.encoding_of(layer.activation) is None:
         ctx.edit.forget(layer.activation, readers=[layer.node], why=why)
 
 
-def _reason(layer: Layer, activation: Decision, weight: Decision) -> str | None:
+def _reason(layer: Layer, activation: Encoding, weight: Encoding) -> str | None:
     bias = constant_of(layer.bias)
     if bias is None:
         return "its bias is computed at run time, so it stays in float"
@@ -72,11 +73,11 @@ def _channels(layer: Layer) -> int:
     return 0 if weight is None else int(weight.shape[layer.channel_axis])
 
 
-def _scale(activation: Decision, weight: Decision) -> NDArray[np.float32]:
-    return accumulator_steps(activation.encoding.scale, weight.encoding.scale)
+def _scale(activation: Encoding, weight: Encoding) -> NDArray[np.float32]:
+    return accumulator_steps(activation.scale, weight.scale)
 
 
-def _encoding(activation: Decision, weight: Decision) -> Affine:
+def _encoding(activation: Encoding, weight: Encoding) -> Affine:
     scale = _scale(activation, weight)
     axis = None if scale.ndim == 0 else 0
     return Affine(scale, np.zeros(scale.shape, np.int32), "int32", axis)

@@ -75,7 +75,7 @@ def _largest(found: Numbering, module: GraphModule) -> NDArray[np.float64]:
     """Return the largest magnitude of each numbered channel, as layers read it."""
     largest = np.zeros(found.count)
     for value in found.read:
-        facts = module.facts.get(name_of(value))
+        facts = module.facts_of(value)
         along = None if facts is None else facts.get(ChannelRange, found.axes[value].axes[0])
         if along is not None:
             reach = np.maximum(-along.low, along.high)

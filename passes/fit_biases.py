@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.ir.layers import Layer, linear_layers
-from onnxq.ir.module import GraphModule, array_of, constant_of, name_of
+from onnxq.ir.module import GraphModule, array_of, constant_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.quant.accumulator import LARGEST_BIAS
 from onnxq.quant.encodings import Encoding
@@ -39,10 +39,10 @@ class FitBiases(Pass):
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """A weight with several readers is stored twice where they need different scales."""
         for layer in linear_layers(module):
-            if not module.multiplies_integers(layer.node):
+            operands = module.integer_operands(layer.node)
+            if operands is None:
                 continue
-            activation = module.decisions[name_of(layer.activation)].encoding
-            weight = module.decisions[name_of(layer.weight)].encoding
+            activation, weight = operands
             if activation.axis is not None or weight.block_size is not None:
                 continue  # sums in several scales, which no bias is added to in integers
             bias = constant_of(layer.bias)

@@ -104,22 +104,22 @@ class GroupEmbeddings(Pass):
     def _encode(self, module: GraphModule, ctx: PassContext) -> None:
         """Replace the one scale of each encoded value around a normalization."""
         for value in _around_norms(module):
-            decision = module.decisions.get(name_of(value))
-            along = module.facts[name_of(value)].get(ChannelRange)
-            if decision is None or decision.encoding.axis is not None or along is None:
+            along, axis = module.measured(value).get(ChannelRange), (rank_of(value) or 1) - 1
+            if along is None:
                 continue
-            groups, axis = self._groups(along.low, along.high), (rank_of(value) or 1) - 1
-            encoding = group_encoding(along.low, along.high, groups, decision.encoding.dtype, axis)
-            readers = [node for node in value.consumers() if decision.read_by(node)]
-            wanted = None if decision.readers is None else readers
-            ctx.edit.encode(value, encoding, readers=wanted, why=f"{self.groups} groups of channels")
+            groups = self._groups(along.low, along.high)
+            for one in module.decisions(value):
+                if one.encoding.axis is None:
+                    encoding = group_encoding(along.low, along.high, groups, one.encoding.dtype, axis)
+                    readers = None if one.for_all else one.readers
+                    ctx.edit.encode(value, encoding, readers=readers, why=f"{self.groups} groups of channels")
 
     def _split(self, module: GraphModule, ctx: PassContext) -> None:
         """Cut the layers of each site into one part for each group."""
         for site in list(sites_of(module, self.kinds, paid=True)):
             for readers in _by_activation(site.consumers):
                 value = readers[0].layer.activation
-                along = module.facts[name_of(value)].get(ChannelRange)
+                along = module.measured(value).get(ChannelRange)
                 if along is None:
                     ctx.skip(readers[0].layer.node, "its input never had an element")
                     continue

@@ -9,14 +9,14 @@ between such pairs is read through a Sum: see ``onnxq.passmanager.shielding``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.ir.module import Decision, GraphModule, array_of, constant_of, is_standard, name_of
+from onnxq.ir.knowledge import Decision
+from onnxq.ir.module import GraphModule, array_of, constant_of, is_standard
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.passmanager.shielding import shield_layers, shield_narrow_weights
 from onnxq.quant.encodings import Encoding, encoding_of
@@ -37,27 +37,23 @@ class InsertQdq(Pass):
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Constants are quantized here and now, everything else at run time."""
         for value in list(module.graph.initializers.values()):
-            self._realise(value, module, ctx)
+            _realise(value, ctx)
         for value in list(module.values()):
-            self._realise(value, module, ctx)
+            _realise(value, ctx)
         shield_layers(module, ctx)
         shield_narrow_weights(module, ctx)
 
-    def _realise(self, value: ir.Value, module: GraphModule, ctx: PassContext) -> None:
-        decision = module.decisions.get(name_of(value))
-        if decision is None:
-            return
-        ctx.edit.forget(value, why="realised")
-        readers = [node for node in value.consumers() if decision.read_by(node)]
+
+def _realise(value: ir.Value, ctx: PassContext) -> None:
+    for decision in ctx.edit.realise(value):
         if constant_of(value) is not None:
-            _realise_constant(value, decision, readers, ctx)
-        elif readers or value.is_graph_output():
-            _realise_activation(value, decision, readers, ctx)
+            _realise_constant(decision, ctx)
+        elif decision.uses or value.is_graph_output():
+            _realise_activation(decision, ctx)
 
 
-def _realise_activation(
-    value: ir.Value, decision: Decision, readers: list[ir.Node], ctx: PassContext
-) -> None:
+def _realise_activation(decision: Decision, ctx: PassContext) -> None:
+    value = decision.value
     grid = _grid(value.name, decision.encoding, ctx)
     why, place = f"encoded as {decision.encoding.dtype}", value.producer()
     quantized = ctx.edit.insert(
@@ -80,19 +76,15 @@ def _realise_activation(
         shape=value.shape,
         why=why,
     )
-    if decision.readers is None:
-        readers = [node for node in readers if node is not quantized.producer()]
-        if value.is_graph_output() and place is not None:
-            ctx.edit.reroute_output(value, restored, why=why)
-    ctx.edit.reroute(value, restored, readers=readers, why=why)
+    if decision.for_all and value.is_graph_output() and place is not None:
+        ctx.edit.reroute_output(value, restored, why=why)
+    ctx.edit.reroute(value, restored, readers=decision.readers, why=why)
 
 
-def _realise_constant(
-    value: ir.Value, decision: Decision, readers: Iterable[ir.Node], ctx: PassContext
-) -> None:
-    encoding = decision.encoding
-    gathers = [node for node in readers if is_standard(node, "Gather") and node.inputs[0] is value]
-    layers = [node for node in readers if node not in gathers]
+def _realise_constant(decision: Decision, ctx: PassContext) -> None:
+    value, encoding = decision.value, decision.encoding
+    gathers = [node for node in decision.readers if is_standard(node, "Gather") and node.inputs[0] is value]
+    layers = [node for node in decision.readers if node not in gathers]
     if encoding.block_size is not None:
         _realise_blocks(value, encoding, layers, gathers, ctx)
         return

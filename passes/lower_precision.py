@@ -80,7 +80,7 @@ class LowerPrecision(Pass):
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Choose node by node, in the graph's order; then lower and cast."""
-        if module.decisions:
+        if module.decisions():
             raise PreconditionError(
                 "there are decisions that no pass has realised yet",
                 hint="put insert-qdq before lower-precision",
@@ -193,7 +193,7 @@ class _Choice:
         return next(filter(None, map(self._range_reason, (*inputs, *node.outputs))), None)
 
     def _range_reason(self, value: ir.Value | None) -> str | None:
-        facts = self.module.facts.get(name_of(value))
+        facts = self.module.facts_of(value)
         if facts is None or not facts.count or _is_masked(value) or self.type.holds(facts.low, facts.high):
             return None
         reach = f"{name_of(value)!r} reaches from {facts.low:.3g} to {facts.high:.3g}"

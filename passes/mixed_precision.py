@@ -18,7 +18,8 @@ from typing import ClassVar, Literal
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.ir.module import Decision, GraphModule, constant_of, is_float, name_of, rank_of
+from onnxq.ir.knowledge import Decision
+from onnxq.ir.module import GraphModule, constant_of, is_float, name_of, rank_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.quant.encodings import Encoding, affine_encoding, symmetric_encoding
 from onnxq.quant.facts import Facts, Need
@@ -56,27 +57,23 @@ class MixedPrecision(Pass):
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Say of each value why it was chosen."""
-        for value in list(_activations(module)):
-            decision = module.decisions.get(name_of(value))
-            if decision is None or decision.encoding.axis is not None or decision.encoding.dtype not in WIDE:
+        for decision in [one for value in _activations(module) for one in module.decisions(value)]:
+            if decision.encoding.axis is not None or decision.encoding.dtype not in WIDE:
                 continue
-            why = self._why(value, decision.encoding, module.facts.get(name_of(value)))
+            why = self._why(decision.value, decision.encoding, module.facts_of(decision.value))
             if why is not None:
-                self._refine(value, decision, why, module, ctx)
+                self._refine(decision, why, module, ctx)
 
-    def _refine(
-        self, value: ir.Value, decision: Decision, why: str, module: GraphModule, ctx: PassContext
-    ) -> None:
-        readers = [node for node in value.consumers() if decision.read_by(node)]
+    def _refine(self, decision: Decision, why: str, module: GraphModule, ctx: PassContext) -> None:
+        readers = None if decision.for_all else decision.readers
         if self.precision == "float":
-            ctx.edit.forget(value, why=why)
+            ctx.edit.forget(decision.value, readers=readers, why=why)
         elif module.opset < OPSET:
-            for node in readers:
+            for node in decision.readers:
                 reason = f"operator set {module.opset} has no 16 bits: convert-opset{{minimum={OPSET}}}"
                 ctx.skip(node, reason)
         else:
-            chosen = None if decision.readers is None else readers
-            ctx.edit.encode(value, _widened(decision.encoding), readers=chosen, why=why)
+            ctx.edit.encode(decision.value, _widened(decision.encoding), readers=readers, why=why)
 
     def _why(self, value: ir.Value, encoding: Encoding, facts: Facts | None) -> str | None:
         """Return the reason to choose ``value``, or None."""

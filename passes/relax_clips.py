@@ -44,7 +44,7 @@ class RelaxClips(Pass):
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Drop both bounds; a Relu has the lower one built in."""
         for node, bound in list(_clips(module)):
-            high = module.facts[name_of(node.inputs[0])].high if not self.always else bound
+            high = module.measured(node.inputs[0]).high if not self.always else bound
             if high == -np.inf:
                 ctx.skip(node, "its input never had an element")
                 continue

@@ -55,7 +55,7 @@ class RoundWeights(Pass):
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave a weight to rounding to nearest where that errs no more, or where it has several readers."""
         for layer in self._products(module):
-            known = module.facts[name_of(layer.activation)].get(Gram, layer.input_axis)
+            known = module.measured(layer.activation).get(Gram, layer.input_axis)
             _round(layer, None if known is None else known.values, module, ctx)
         convs = list(self._convolutions(module, ctx))
         for layer, gram in zip(convs, patch_grams(convs, module, ctx), strict=True):
@@ -84,11 +84,11 @@ class RoundWeights(Pass):
 
 
 def _round(layer: Layer, gram: NDArray[np.float32] | None, module: GraphModule, ctx: PassContext) -> None:
-    reason = _reason(layer, gram)
-    if reason is not None or gram is None:
-        ctx.skip(layer.node, reason or "its input never had an element")
+    reason, encoding = _reason(layer, gram, module), module.encoding_at(layer.node, 1)
+    if reason is not None or gram is None or encoding is None:
+        ctx.skip(layer.node, reason or "its weight is not encoded")
         return
-    weight, encoding = array_of(layer.weight), module.decisions[name_of(layer.weight)].encoding
+    weight = array_of(layer.weight)
     matrix, grid = weight, encoding
     if is_standard(layer.node, "Conv"):
         matrix = weight.reshape(len(weight), -1).T
@@ -104,7 +104,7 @@ def _round(layer: Layer, gram: NDArray[np.float32] | None, module: GraphModule, 
     why = f"squared error of its output: {found / nearest:.2f} of what rounding to nearest causes"
     shaped = rounded.T.reshape(weight.shape) if is_standard(layer.node, "Conv") else rounded
     constant = ctx.edit.constant(f"{layer.weight.name}_rounded", shaped, why=why)
-    ctx.edit.forget(layer.weight, why=why)
+    ctx.edit.forget(layer.weight, readers=[layer.node], why=why)
     ctx.edit.rewire(layer.node, 1, constant, why=why)
     ctx.edit.encode(constant, encoding, readers=[layer.node], why=why)
 
@@ -118,12 +118,14 @@ def _rounded(
     return rounded, output_error(matrix, rounded, gram), nearest
 
 
-def _reason(layer: Layer, gram: NDArray[np.float32] | None) -> str | None:
+def _reason(layer: Layer, gram: NDArray[np.float32] | None, module: GraphModule) -> str | None:
     """Return why the weight is left alone, or None."""
     if gram is None:
         return "its input never had an element"
     if not np.isfinite(gram).all():
         return "its input is infinite somewhere"
-    if len(layer.weight.consumers()) > 1:
-        return "others read its weight"
+    own = module.encoding_at(layer.node, 1)
+    for use in layer.weight.uses():
+        if use.node is not layer.node and module.encoding_at(use.node, use.idx) in (None, own):
+            return "others read its weight"
     return None

@@ -15,8 +15,9 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from onnxq.ir.layers import keeps_grid
-from onnxq.ir.module import Decision, GraphModule, is_standard, name_of, sole_reader
+from onnxq.ir.module import GraphModule, is_standard, name_of, sole_reader
 from onnxq.passmanager.base import Effect, Pass, PassContext
+from onnxq.quant.encodings import Encoding
 
 
 @dataclass(frozen=True)
@@ -34,36 +35,34 @@ class TieEncodings(Pass):
         for node in module.graph:
             if not keeps_grid(node):
                 continue
-            before = module.decisions.get(name_of(node.inputs[0]))
-            after = module.decisions.get(name_of(node.outputs[0]))
-            if before is None or after is None or before.readers is not None:
+            before = module.encoding_of(node.inputs[0])
+            if before is None or not module.is_encoded(node.outputs[0]):
                 continue
-            if before.encoding.axis is not None:
+            if before.axis is not None:
                 ctx.skip(node, "the encoding is per channel and the operator may move the channel")
                 continue
-            ctx.edit.encode(node.outputs[0], before.encoding, why=f"tied across {node.op_type}")
+            ctx.edit.encode(node.outputs[0], before, why=f"tied across {node.op_type}")
 
 
 def _tie_inputs(concat: ir.Node, module: GraphModule, ctx: PassContext) -> None:
     """Give what is joined the encoding of the whole, where nothing else reads it."""
-    whole = _next_decision(concat.outputs[0], module)
-    if whole is None or whole.encoding.axis is not None:
+    whole = _next_encoding(concat.outputs[0], module)
+    if whole is None or whole.axis is not None:
         return
     for value in concat.inputs:
-        part = module.decisions.get(name_of(value))
-        if value is None or part is None or part.readers is not None:
+        if value is None or module.encoding_of(value) is None:
             continue
         if sole_reader(value) is not concat:
             ctx.skip(concat, f"{name_of(value)!r} keeps its encoding, as others read it")
             continue
-        ctx.edit.encode(value, whole.encoding, why="tied across Concat")
+        ctx.edit.encode(value, whole, why="tied across Concat")
 
 
-def _next_decision(value: ir.Value, module: GraphModule) -> Decision | None:
-    """Return the decision on ``value``, or on what its only reader makes of it without leaving the grid."""
-    while name_of(value) not in module.decisions:
+def _next_encoding(value: ir.Value, module: GraphModule) -> Encoding | None:
+    """Return the encoding of ``value``, or of what its only reader makes of it without leaving the grid."""
+    while not module.is_encoded(value):
         reader = sole_reader(value)
         if reader is None or not keeps_grid(reader) or reader.inputs[0] is not value:
             return None
         value = reader.outputs[0]
-    return module.decisions[name_of(value)]
+    return module.decisions(value)[0].encoding

@@ -6,7 +6,7 @@ transposed weight.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -15,6 +15,7 @@ import onnx_ir as ir
 from onnxq.ir.layers import Layer, linear_layers
 from onnxq.ir.module import GraphModule, attribute, constant_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
+from onnxq.quant.encodings import Encoding
 
 WHY = "MatMul's input can be quantized at run time"
 
@@ -31,19 +32,39 @@ class UnfuseGemm(Pass):
         for layer in list(linear_layers(module)):
             if layer.node.op_type != "Gemm":
                 continue
-            if (
-                layer.bias is not None
-                and constant_of(layer.bias) is None
-                and attribute(layer.node, "beta", 1.0) != 1
-            ):
-                ctx.skip(layer.node, "beta scales a bias that is computed at run time")
-                continue
-            _unfuse(layer, ctx)
+            encoding = module.encoding_at(layer.node, 1)
+            reason = _reason(layer, encoding)
+            if reason is None:
+                _unfuse(layer, encoding, ctx)
+            else:
+                ctx.skip(layer.node, reason)
 
 
-def _unfuse(layer: Layer, ctx: PassContext) -> None:
+def _reason(layer: Layer, encoding: Encoding | None) -> str | None:
+    computed = layer.bias is not None and constant_of(layer.bias) is None
+    if computed and attribute(layer.node, "beta", 1.0) != 1:
+        return "beta scales a bias that is computed at run time"
+    if encoding is not None and attribute(layer.node, "alpha", 1.0) != 1:
+        return "alpha scales a weight that is encoded already"
+    if encoding is not None and encoding.block_size is not None and attribute(layer.node, "transB", 0):
+        return "it reads a weight transposed that is encoded in blocks"
+    return None
+
+
+def _unfuse(layer: Layer, encoding: Encoding | None, ctx: PassContext) -> None:
+    node, old = layer.node, layer.weight
+    weight = _scaled(old, attribute(node, "alpha", 1.0), bool(attribute(node, "transB", 0)), ctx)
+    if encoding is None or weight is old:
+        _take_apart(layer, weight, ctx)
+    else:
+        ctx.edit.forget(old, readers=[node], why=WHY)
+        _take_apart(layer, weight, ctx)
+        axis = None if encoding.axis is None else 1 - encoding.axis
+        ctx.edit.encode(weight, replace(encoding, axis=axis), readers=weight.consumers(), why="transposed")
+
+
+def _take_apart(layer: Layer, weight: ir.Value, ctx: PassContext) -> None:
     node = layer.node
-    weight = _scaled(layer.weight, attribute(node, "alpha", 1.0), bool(attribute(node, "transB", 0)), ctx)
     if layer.bias is None:
         ctx.edit.rewire_all(node, [layer.activation, weight], why=WHY)
         ctx.edit.retype(node, "MatMul", why=WHY)

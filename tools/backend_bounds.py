@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -12,8 +12,9 @@ from backend_reference import Reference, Values, run_alone
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from onnxq.ir.knowledge import NamedDecision
 from onnxq.ir.layers import LINEAR
-from onnxq.ir.module import Decision
+from onnxq.quant.encodings import Encoding
 
 Floats = NDArray[np.floating[Any]]
 
@@ -29,18 +30,17 @@ class OutOfBoundsError(Exception):
     """A result that the bound does not allow."""
 
 
-def encoding_bound(values: Any, decision: Decision | None, steps: float = 0) -> Any:
+def encoding_bound(values: Any, encoding: Encoding | None, steps: float = 0) -> Any:
     """Return how far a value may lie from ``values`` once its own encoding has rounded it.
 
     Args:
         values: What was computed, not rounded yet.
-        decision: What was decided about the value, if anything was.
+        encoding: How everyone reads the value, if that was decided.
         steps: How many steps of the encoding are allowed besides.
 
     """
-    if decision is None or decision.readers is not None:
+    if encoding is None:
         return 0.0
-    encoding = decision.encoding
     return encoding.error_bound(np.asarray(values, np.float32)) + steps * encoding.scale
 
 
@@ -88,15 +88,15 @@ def _bias_bound(node: onnx.NodeProto, moved: Floats, rank: int) -> Floats:
     return moved.reshape(-1, *[1] * (rank - 2))
 
 
-def check_ranges(given: Mapping[str, Any], decisions: Mapping[str, Decision]) -> None:
+def check_ranges(given: Mapping[str, Any], decisions: Sequence[NamedDecision]) -> None:
     """Hold every encoded input and weight to one step of its encoding: its range has to cover it.
 
     Raises:
         OutOfBoundsError: One was cut off.
 
     """
-    for name in given.keys() & decisions.keys():
-        encoding, array = decisions[name].encoding, np.asarray(given[name], np.float32)
+    for name, encoding in {one.value: one.encoding for one in decisions if one.value in given}.items():
+        array = np.asarray(given[name], np.float32)
         moved = np.abs(encoding.dequantize(encoding.quantize(array)) - array)
         if (moved > 2 * encoding.error_bound(np.zeros_like(array)) + rounding(array)).any():
             raise OutOfBoundsError(f"input {name!r} was cut off: its encoding is too narrow")

@@ -14,7 +14,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from onnxq.ir.module import Decision
+from onnxq.ir.knowledge import NamedDecision
+from onnxq.quant.encodings import Encoding
 from onnxq.runtime.session import open_session
 
 Values = dict[str, Any]
@@ -33,7 +34,7 @@ class Reference:
     """
 
     model: onnx.ModelProto
-    decisions: Mapping[str, Decision]
+    decisions: Sequence[NamedDecision]
     feeds: Mapping[str, Any]
     values: Values = field(init=False)
     """Every value of the graph as its node computed it, before it is rounded."""
@@ -49,10 +50,8 @@ class Reference:
 
     def read(self, name: str, node: onnx.NodeProto) -> Any:
         """Return a value as ``node`` reads it."""
-        decision = self.decisions.get(name)
-        if decision is None or not (decision.readers is None or node.name in decision.readers):
-            return self.values[name]
-        return rounded(self.values[name], decision)
+        encoding = encoding_for(self.decisions, name, node.name)
+        return self.values[name] if encoding is None else rounded(self.values[name], encoding)
 
     def _run(self, node: onnx.NodeProto) -> Values:
         names = dict.fromkeys(name for name in _names_read(node) if name in self.values)
@@ -60,9 +59,15 @@ class Reference:
         return run_alone(node, inputs, self.model, self._constants)
 
 
-def rounded(values: Any, decision: Decision) -> Any:
-    """Return ``values`` on the grid of the decision's encoding, in their own type."""
-    encoding = decision.encoding
+def encoding_for(decisions: Sequence[NamedDecision], value: str, reader: str | None) -> Encoding | None:
+    """Return the encoding in which a node reads a value; None stands for the graph's output."""
+    found = [one for one in decisions if one.value == value]
+    own = [one.encoding for one in found if one.readers is not None and reader in one.readers]
+    return next(iter([*own, *(one.encoding for one in found if one.readers is None)]), None)
+
+
+def rounded(values: Any, encoding: Encoding) -> Any:
+    """Return ``values`` on the grid of an encoding, in their own type."""
     return np.asarray(encoding.dequantize(encoding.quantize(values)), values.dtype)
 
 

@@ -53,15 +53,16 @@ from backend_bounds import (
     weights,
 )
 from backend_cases import DRAWING, array_of, feeds_of, node_cases, with_constants
-from backend_reference import Reference, Values
+from backend_reference import Reference, Values, encoding_for
 from measuring import parser, show
 from rich.console import Console
 from rich.progress import track
 
 from onnxq.calibration.collect import collect
 from onnxq.errors import CalibrationError, InputError, OnnxqError
+from onnxq.ir.knowledge import NamedDecision
 from onnxq.ir.layers import LINEAR
-from onnxq.ir.module import Decision, GraphModule
+from onnxq.ir.module import GraphModule
 from onnxq.ir.store import load_model, save_model
 from onnxq.passmanager.base import Pass
 from onnxq.passmanager.instruments import Instrument, VerifyEach
@@ -120,12 +121,12 @@ class Snapshot(Instrument):
     """Keeps the graph and the decisions as they stand before they are realised."""
 
     model: onnx.ModelProto = field(default_factory=onnx.ModelProto)
-    decisions: dict[str, Decision] = field(default_factory=dict)
+    decisions: list[NamedDecision] = field(default_factory=list)
 
     def before(self, module: GraphModule, pass_: Pass, index: int) -> None:
         """Copy both."""
         if pass_.name == "insert-qdq":
-            self.model, self.decisions = ir.to_proto(module.model), dict(module.decisions)
+            self.model, self.decisions = ir.to_proto(module.model), module.named_decisions()
 
 
 class RefusedError(Exception):
@@ -266,7 +267,9 @@ def _check_quantized(sample: Sample, snapshot: Snapshot, compiled: Path) -> str:
     """Check a quantized model; return how a chain of operators has moved beyond its bound, if it has."""
     check_ranges({**sample.feeds, **weights(sample.model)}, snapshot.decisions)
     stretched = {
-        name: _stretched(value) for name, value in sample.feeds.items() if name in snapshot.decisions
+        one.value: _stretched(sample.feeds[one.value])
+        for one in snapshot.decisions
+        if one.value in sample.feeds
     }
     beyond = replace(sample, feeds={**sample.feeds, **stretched})
     return _check_results(sample, snapshot, compiled) or _check_results(beyond, snapshot, compiled)
@@ -308,7 +311,10 @@ def _check_operator(sample: Sample, snapshot: Snapshot, optimised: Values, refer
 
 
 def _bounds(values: Values, snapshot: Snapshot, steps: float = 0) -> Values:
-    return {name: encoding_bound(values[name], snapshot.decisions.get(name), steps) for name in values}
+    return {
+        name: encoding_bound(values[name], encoding_for(snapshot.decisions, name, None), steps)
+        for name in values
+    }
 
 
 def _rows(outcomes: list[Outcome]) -> Iterator[dict[str, Any]]:

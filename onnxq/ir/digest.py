@@ -13,13 +13,13 @@ from onnxq.ir.module import GraphModule, name_of
 _tensor_digests: WeakKeyDictionary[ir.TensorProtocol, str] = WeakKeyDictionary()
 
 
-def graph_digest(module: GraphModule) -> str:
-    """Return the SHA-256 of graph, weights and decisions, as 64 hexadecimal digits.
+def graph_digest(module: GraphModule, *, decisions: bool = True) -> str:
+    """Return the SHA-256 of graph, weights and, if wanted, decisions, as 64 hexadecimal digits.
 
     Metadata and documentation do not count. A tensor is hashed once, as tensors do not change.
     """
     digest = hashlib.sha256()
-    for line in _lines(module):
+    for line in (*_lines(module), *(_decision_lines(module) if decisions else ())):
         digest.update(line.encode())
         digest.update(b"\n")
     return digest.hexdigest()
@@ -30,11 +30,14 @@ def _lines(module: GraphModule) -> Iterator[str]:
     yield from _graph_lines(module.graph)
     for _, function in sorted(module.model.functions.items()):
         yield function_text(function)
-    for name, decision in sorted(module.decisions.items()):
+
+
+def _decision_lines(module: GraphModule) -> Iterator[str]:
+    for decision in module.named_decisions():
         encoding = decision.encoding
         readers = None if decision.readers is None else sorted(decision.readers)
         grid = hashlib.sha256(encoding.scale.tobytes() + encoding.zero_point.tobytes()).hexdigest()
-        yield f"encode {name} {grid} {encoding.form} {readers}"
+        yield f"encode {decision.value} {grid} {encoding.form} {readers}"
 
 
 def function_text(function: ir.Function) -> str:

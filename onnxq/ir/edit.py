@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 from onnx_ir.passes.common import NameFixPass
 
 from onnxq.errors import PassError, PreconditionError
-from onnxq.ir.module import Decision, GraphModule, array_of, constant_of, name_of
+from onnxq.ir.keeping import Keeper
+from onnxq.ir.knowledge import (
+    Decision,
+    encoding_for_all,
+    facts_on,
+    note_facts,
+    note_for_all,
+    note_own,
+    own_encoding,
+)
+from onnxq.ir.module import GraphModule, name_of
 from onnxq.quant.encodings import Encoding
 from onnxq.quant.facts import Facts
 
@@ -37,7 +47,7 @@ class Remark:
 
 @dataclass
 class Editor:
-    """Changes the graph of one module, keeps names unique and facts attached, and records why.
+    """Changes the graph of one module, keeps names unique and what is known attached, and records why.
 
     Args:
         module: The module whose main graph is edited.
@@ -53,6 +63,7 @@ class Editor:
         self._names = _names_in(self.module.graph)
         self._taken: dict[str, int] = {}
         self._replaced: dict[ir.Value, str] = {}
+        self._keeper = Keeper(self.module)
 
     def constant(
         self, name: str, array: NDArray[Any], *, why: str, dtype: ir.DataType | None = None
@@ -114,18 +125,57 @@ class Editor:
     ) -> None:
         """Let ``readers`` (default: all, the graph's outputs too) read ``to`` instead of ``value``.
 
-        ``to`` must stand for the same real values: it inherits the facts, and the name if
-        ``value`` is an output.
+        ``to`` must stand for the same real values: it inherits the facts and what is decided for these
+        readers, and the name if ``value`` is an output.
         """
-        for node in dict.fromkeys(value.consumers() if readers is None else readers):
+        self._record("reroute", f"{value.name} -> {to.name}", why)
+        for_all, alone = encoding_for_all(value), _has_no_other_reader(to, value)
+        moved = self._move_uses(value, to, value.consumers() if readers is None else readers)
+        if facts_on(to) is None:
+            note_facts(to, facts_on(value))
+        if readers is None:
+            self._move_for_all(value, to, alone)
+        if for_all is not None and (readers is not None or not alone):
+            self._give_own(moved, for_all)
+
+    def _move_uses(
+        self, value: ir.Value, to: ir.Value, readers: Iterable[ir.Node]
+    ) -> list[tuple[ir.Node, int]]:
+        """Let nodes read ``to``, in what encodings they have for themselves, and return at which inputs."""
+        moved = []
+        for node in dict.fromkeys(readers):
             for index, read in enumerate(node.inputs):
                 if read is value and node is not to.producer():
                     node.replace_input_with(index, to)
-        if readers is None and value.is_graph_output():
+                    moved.append((node, index))
+        self._keeper.move(value, to, [node for node, _ in moved])
+        return moved
+
+    def _move_for_all(self, value: ir.Value, to: ir.Value, alone: bool) -> None:
+        """Let ``to`` be the output if ``value`` is one, and what everyone reads encoded.
+
+        Raises:
+            PassError: Others read ``to`` as it is, and so must an output that is to be encoded.
+
+        """
+        for_all, output = encoding_for_all(value), value.is_graph_output()
+        if output:
             self._take_over_output(value, to)
-        if name_of(value) in self.module.facts:
-            self.module.facts.setdefault(name_of(to), self.module.facts[name_of(value)])
-        self._record("reroute", f"{value.name} -> {to.name}", why)
+        self._keeper.move(value, to, [None])
+        note_for_all(value, None)
+        if for_all is not None and alone:
+            note_for_all(to, for_all)
+        elif for_all is not None and output and encoding_for_all(to) != for_all:
+            raise PassError("an output is to be encoded that others read as it is", where=name_of(to))
+        elif for_all is not None:
+            self._keeper.give_up(value, [None])
+
+    def _give_own(self, uses: Iterable[tuple[ir.Node, int]], encoding: Encoding) -> None:
+        """Let inputs of nodes have the encoding that they read with everyone so far for themselves."""
+        for node, index in uses:
+            read = node.inputs[index]
+            if own_encoding(node, index) is None and read is not None and encoding_for_all(read) != encoding:
+                note_own(node, index, encoding)
 
     def replace(self, value: ir.Value, to: ir.Value, *, why: str) -> None:
         """Let everyone read ``to`` instead of ``value``, under the name of ``value``.
@@ -139,25 +189,35 @@ class Editor:
             self._take_over_name(value, to)
 
     def rewire(self, node: ir.Node, index: int, to: ir.Value | None, *, why: str) -> None:
-        """Let one input of ``node`` read ``to``; the input is added where the node has too few."""
+        """Let one input of ``node`` read ``to``, which may be other numbers; add it where there are too few.
+
+        An encoding that the node has for this input goes to added nodes that read the value instead.
+        """
         self._check_current([to])
         if index >= len(node.inputs):
             node.resize_inputs(index + 1)
+        if node.inputs[index] is not to:
+            note_own(node, index, None)
         node.replace_input_with(index, to)
         self._record("rewire", f"{node.name}[{index}] -> {name_of(to)}", why)
 
     def rewire_all(self, node: ir.Node, inputs: Sequence[ir.Value | None], *, why: str) -> None:
-        """Give ``node`` these inputs and no others."""
+        """Give ``node`` these inputs and no others; those that it has read already keep their encodings."""
         self._check_current(inputs)
+        own = {value: own_encoding(node, index) for index, value in enumerate(node.inputs)}
         for index in range(len(node.inputs)):
             node.replace_input_with(index, None)
+            note_own(node, index, None)
         node.resize_inputs(len(inputs))
         for index, value in enumerate(inputs):
             node.replace_input_with(index, value)
+            note_own(node, index, own.get(value))
         self._record("rewire", f"{node.name} -> {[name_of(value) for value in inputs]}", why)
 
     def reroute_output(self, value: ir.Value, to: ir.Value, *, why: str) -> None:
         """Make ``to`` the model's output instead of ``value``, under its name."""
+        if encoding_for_all(to) is None:
+            note_for_all(to, encoding_for_all(value))
         self._take_over_output(value, to)
         self._record("reroute", f"output {to.name}", why)
 
@@ -173,8 +233,8 @@ class Editor:
     ) -> None:
         """Note that ``to`` (default: ``value`` itself) holds ``(x - shift) / scale`` for each channel of it.
 
-        A value that stands for other numbers than before gets a new name, since names are what facts and
-        tables go by. Facts move over as far as they are known exactly; the others will be measured again.
+        A value that stands for other numbers than before gets a new name, since names are what tables go
+        by. Facts move over as far as they are known exactly; the others will be measured again.
 
         Args:
             value: No output of the model, and not encoded.
@@ -189,15 +249,12 @@ class Editor:
 
         """
         name = name_of(value)
-        if to is None and (value.is_graph_output() or name in self.module.decisions):
+        if to is None and (value.is_graph_output() or self.module.is_encoded(value)):
             raise PreconditionError("its numbers may not change", where=f"value {name!r}")
-        facts = self.module.facts.get(name)
+        facts = facts_on(value)
         if to is None:
             value.name = self._unique(f"{name}_folded")
-            self.module.facts.pop(name, None)
-        moved = None if facts is None else facts.rescaled(scale, shift, axis)
-        if moved is not None:
-            self.module.facts[name_of(to or value)] = moved
+        note_facts(to or value, None if facts is None else facts.rescaled(scale, shift, axis))
         self._record("rescale", f"{name} -> {name_of(to or value)}", why)
 
     def set_attribute(self, node: ir.Node, name: str, value: Any, *, why: str) -> None:
@@ -233,53 +290,94 @@ class Editor:
         why: str,
         readers: Sequence[ir.Node] | None = None,
     ) -> None:
-        """Decide the encoding of ``value`` for ``readers`` (default: all); a second call adds readers.
+        """Decide the encoding of ``value`` for ``readers``; by default for all, the graph's output too.
 
-        Where other readers of a constant have another encoding, ``readers`` get a copy of it.
+        What was decided for them before is replaced; other readers keep what they have.
+
+        Raises:
+            PassError: A node does not read the value.
+
         """
         self._check_current([value])
-        if readers is not None and self._read_otherwise(value, encoding, readers):
-            value = self._copy_for(value, readers)
-        name = name_of(value)
-        names = None if readers is None else frozenset(node.name or "" for node in readers)
-        old = self.module.decisions.get(name)
-        if old is not None and old.encoding == encoding:
-            names = None if names is None or old.readers is None else names | old.readers
-        self.module.decisions[name] = Decision(encoding, names)
-        self._record("encode", name, why)
+        self._record("encode", name_of(value), why)
+        if readers is None:
+            note_for_all(value, encoding)
+        own = None if encoding_for_all(value) == encoding else encoding
+        for node in value.consumers() if readers is None else readers:
+            for index in _places(node, value):
+                note_own(node, index, own)
 
     def assume(self, value: ir.Value, facts: Facts, *, why: str) -> None:
         """Take ``facts`` about ``value`` as known without measuring it; those that are known already stay."""
-        if name_of(value) not in self.module.facts:
-            self.module.facts[name_of(value)] = facts
+        if facts_on(value) is None:
+            note_facts(value, facts)
             self._record("assume", name_of(value), why)
 
     def forget(self, value: ir.Value, *, why: str, readers: Sequence[ir.Node] | None = None) -> None:
-        """Take the decision on ``value`` back for ``readers`` (default: all), or as realised."""
-        name = name_of(value)
-        old = self.module.decisions.pop(name, None)
-        if old is None:
+        """Give up what is decided of ``value`` for ``readers``; by default for all."""
+        decisions = self.module.decisions(value)
+        if not decisions:
             return
-        if readers is not None:
-            left = {
-                node.name or "" for node in value.consumers() if old.read_by(node) and node not in readers
-            }
-            if left:
-                self.module.decisions[name] = replace(old, readers=frozenset(left))
-        self._record("forget", name, why)
+        self._record("forget", name_of(value), why)
+        for decision in decisions:
+            if decision.for_all:
+                note_for_all(value, None)
+                self._keeper.give_up(value, [None])
+            lost = decision.readers if readers is None else readers
+            self._keeper.give_up(value, lost)
+            for use in decision.uses:
+                note_own(use.node, use.idx, None if use.node in lost else decision.encoding)
+
+    def realise(self, value: ir.Value) -> list[Decision]:
+        """Take what is decided of ``value`` off it, for the caller to write into the graph, and return it."""
+        decisions = self.module.decisions(value)
+        self.forget(value, why="realised")
+        return decisions
+
+    def settle(self) -> None:
+        """Require that no decision was lost; what nobody reads any more goes to added nodes that do.
+
+        Raises:
+            PassError: A decision was lost: its value or reader is gone, and was not replaced.
+
+        """
+        self._keeper.settle()
+
+    def add_input(self, name: str, dtype: ir.DataType, shape: ir.Shape, *, why: str) -> ir.Value:
+        """Add an input to the model."""
+        value = self._new_value(name, dtype, shape)
+        self.module.graph.inputs.append(value)
+        self._record("add input", name_of(value), why)
+        return value
+
+    def set_outputs(self, values: Sequence[ir.Value], *, why: str) -> None:
+        """Let these be the outputs of the model, and no others."""
+        self.module.graph.outputs[:] = values
+        self._record("outputs", ", ".join(map(name_of, values)), why)
 
     def apply(self, change: Callable[[ir.Model], ir.Model], *, why: str) -> None:
         """Let a library change the whole model; ``change`` returns the model to go on with.
 
         Nodes that the library left without a name get one. Inputs and outputs keep the shapes that the
-        model states, even where a library finds that some of them can never be fed.
+        model states, even where a library finds that some of them can never be fed. What is known and
+        decided stays on values and nodes, and is put back, by name, where the library has made new ones.
+
+        Raises:
+            PassError: Something is decided of a value or for a node that are gone.
+
         """
+        self._keeper.settle()
+        known = self.module.facts()
         stated = {
             name_of(value): value.shape.copy() for value in self._interface() if value.shape is not None
         }
         self.module.model = NameFixPass()(change(self.module.model)).model
         for value in self._interface():
             value.shape = stated.get(name_of(value), value.shape)
+        for value in self.module.values() if known else ():
+            if facts_on(value) is None:
+                note_facts(value, known.get(name_of(value)))
+        self._keeper.follow()
         self._names, self._taken = _names_in(self.module.graph), {}
         self._record("rewrite", "model", why)
 
@@ -308,21 +406,6 @@ class Editor:
         type_ = None if dtype is None else ir.TensorType(dtype)
         return ir.Value(name=self._unique(name), type=type_, shape=shape)
 
-    def _read_otherwise(
-        self, value: ir.Value, encoding: Encoding, readers: Sequence[ir.Node]
-    ) -> list[ir.Node]:
-        """Return the other readers of a constant that have another encoding of it."""
-        old = self.module.decisions.get(name_of(value))
-        if old is None or old.encoding == encoding or constant_of(value) is None:
-            return []
-        return [node for node in value.consumers() if old.read_by(node) and node not in readers]
-
-    def _copy_for(self, value: ir.Value, readers: Sequence[ir.Node]) -> ir.Value:
-        why = "its readers want two encodings"
-        copy = self.constant(name_of(value), array_of(value), why=why)
-        self.reroute(value, copy, readers=readers, why=why)
-        return copy
-
     def _record(self, action: str, subject: str, why: str) -> None:
         self.edits.append(Edit(action, subject, why))
 
@@ -336,6 +419,7 @@ class Editor:
         return candidate
 
     def _place(self, node: ir.Node, before: ir.Node | None, after: ir.Node | None) -> None:
+        self._keeper.made.append(node)
         if before is not None:
             self.module.graph.insert_before(before, node)
         elif after is not None:
@@ -356,10 +440,28 @@ class Editor:
     def _take_over_name(self, value: ir.Value, to: ir.Value) -> None:
         name, old = name_of(value), name_of(to)
         value.name, to.name = self._unique(f"{name}_inner"), name
-        if name in self.module.facts:
-            self.module.facts[name_of(value)] = self.module.facts[name]
+        if facts_on(value) is not None:
+            note_facts(to, facts_on(value))
         self._names.discard(old)
         self._taken.clear()
+
+
+def _has_no_other_reader(to: ir.Value, value: ir.Value) -> bool:
+    """Tell whether nobody reads ``to``, but perhaps the node that computes ``value``."""
+    return not to.is_graph_output() and all(node is value.producer() for node in to.consumers())
+
+
+def _places(node: ir.Node, value: ir.Value) -> list[int]:
+    """Return at which of its inputs ``node`` reads ``value``.
+
+    Raises:
+        PassError: It does not.
+
+    """
+    places = [index for index, read in enumerate(node.inputs) if read is value]
+    if not places:
+        raise PassError(f"node {node.name!r} does not read it", where=f"value {name_of(value)!r}")
+    return places
 
 
 def _attributes(plain: Mapping[str, Any] | None) -> Sequence[ir.Attr]:

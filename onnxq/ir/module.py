@@ -3,50 +3,39 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxq.errors import PreconditionError
+from onnxq.ir.knowledge import (
+    Decision,
+    NamedDecision,
+    decisions_on,
+    encoding_at,
+    encoding_for_all,
+    facts_on,
+    note_facts,
+    note_for_all,
+    note_own,
+)
 from onnxq.quant.encodings import Encoding
 from onnxq.quant.facts import Facts
 
 
-@dataclass(frozen=True)
-class Decision:
-    """The encoding that a value shall get, and who reads it.
-
-    Args:
-        encoding: How the value is quantized.
-        readers: Names of the nodes that read the quantized value; None means all of them.
-
-    """
-
-    encoding: Encoding
-    readers: frozenset[str] | None = None
-
-    def read_by(self, node: ir.Node) -> bool:
-        """Tell whether ``node`` reads the quantized value."""
-        return self.readers is None or node.name in self.readers
-
-
 @dataclass
 class GraphModule:
-    """An ordinary ``onnx_ir`` model, with facts and decisions by value name beside it.
+    """An ordinary ``onnx_ir`` model; what is known and decided of its values lies on them.
 
     Args:
         model: The model; change it through the Editor only.
-        facts: What calibration measured.
-        decisions: What passes decided; empty again once the decisions are realised.
 
     """
 
     model: ir.Model
-    facts: dict[str, Facts] = field(default_factory=dict)
-    decisions: dict[str, Decision] = field(default_factory=dict)
 
     @property
     def graph(self) -> ir.Graph:
@@ -58,10 +47,6 @@ class GraphModule:
         """The version of the standard operators."""
         return self.graph.opset_imports.get("", 0)
 
-    def clone(self) -> GraphModule:
-        """Return a copy to change; the weights are shared, as tensors do not change."""
-        return GraphModule(self.model.clone(), dict(self.facts), dict(self.decisions))
-
     def values(self) -> Iterator[ir.Value]:
         """Yield inputs, initializers and node outputs of the main graph."""
         yield from self.graph.inputs
@@ -69,17 +54,98 @@ class GraphModule:
         for node in self.graph:
             yield from node.outputs
 
+    def value(self, name: str) -> ir.Value | None:
+        """Return the value of the main graph with this name, if there is one."""
+        return next((value for value in self.values() if value.name == name), None)
+
+    def by_name(self) -> dict[str, ir.Value]:
+        """Return the values of the main graph by their names."""
+        return {name_of(value): value for value in self.values()}
+
+    def clone(self) -> GraphModule:
+        """Return a copy with all that is known and decided; both share the weights."""
+        return GraphModule(self.model.clone())
+
+    def undecided(self) -> GraphModule:
+        """Return a copy with all that is known, in which nothing is decided."""
+        copy = self.clone()
+        for decision in copy.decisions():
+            note_for_all(decision.value, None)
+            for use in decision.uses:
+                note_own(use.node, use.idx, None)
+        return copy
+
+    def facts_of(self, value: ir.Value | None) -> Facts | None:
+        """Return what was measured of a value, if anything was."""
+        return None if value is None else facts_on(value)
+
+    def measured(self, value: ir.Value | None) -> Facts:
+        """Return what was measured of a value that the pass has asked for.
+
+        Raises:
+            PreconditionError: Nothing was.
+
+        """
+        facts = self.facts_of(value)
+        if facts is None:
+            raise PreconditionError("nothing was measured of it", where=f"value {name_of(value)!r}")
+        return facts
+
+    def facts(self) -> dict[str, Facts]:
+        """Return all facts by the names that the values have at the moment."""
+        known = ((name_of(value), facts_on(value)) for value in self.values())
+        return {name: facts for name, facts in known if facts is not None}
+
+    def learn(self, found: Mapping[str, Facts]) -> None:
+        """Put what was measured on the values of these names, beside what they know; pass over others."""
+        for name, value in self.by_name().items():
+            if name in found:
+                old = facts_on(value)
+                note_facts(value, found[name] if old is None else old.and_also(found[name]))
+
+    def decisions(self, value: ir.Value | None = None) -> list[Decision]:
+        """Return what is decided for one value, or for all of the main graph, in its order."""
+        values = dict.fromkeys(self.values()) if value is None else [value]
+        return [decision for one in values for decision in decisions_on(one)]
+
+    def named_decisions(self) -> list[NamedDecision]:
+        """Return all decisions by the names of the moment, sorted by them."""
+        named = [
+            NamedDecision(
+                name_of(one.value),
+                one.encoding,
+                None if one.for_all else frozenset(node.name or "" for node in one.readers),
+            )
+            for one in self.decisions()
+        ]
+        return sorted(named, key=lambda one: (one.value, sorted(one.readers or ())))
+
+    def is_encoded(self, value: ir.Value | None) -> bool:
+        """Tell whether an encoding of the value is decided for anyone."""
+        return value is not None and bool(decisions_on(value))
+
+    def encoding_of(self, value: ir.Value | None) -> Encoding | None:
+        """Return the encoding that was decided for whoever reads the value, the graph's output included."""
+        return None if value is None else encoding_for_all(value)
+
+    def encoding_at(self, node: ir.Node, index: int) -> Encoding | None:
+        """Return the encoding in which a node is to read one of its inputs; None if it reads floats."""
+        return encoding_at(node, index)
+
     def reads_encoded(self, node: ir.Node, value: ir.Value | None) -> bool:
         """Tell whether it is decided that ``node`` reads the quantized form of ``value``."""
-        decision = self.decisions.get(name_of(value))
-        return decision is not None and decision.read_by(node)
-
-    def multiplies_integers(self, node: ir.Node) -> bool:
-        """Tell whether it is decided that a linear layer reads both its input and its weight as integers."""
-        return all(
-            self.reads_encoded(node, value) and self.decisions[name_of(value)].encoding.integers
-            for value in node.inputs[:2]
+        return any(
+            read is value and encoding_at(node, index) is not None
+            for index, read in enumerate(node.inputs)
+            if value is not None
         )
+
+    def integer_operands(self, node: ir.Node) -> tuple[Encoding, Encoding] | None:
+        """Return the encodings of the input and the weight of a linear layer, if both become integers."""
+        activation, weight = encoding_at(node, 0), encoding_at(node, 1)
+        if activation is None or weight is None or not (activation.integers and weight.integers):
+            return None
+        return activation, weight
 
     def _repr_html_(self) -> str:
         """Show the operators in a notebook; ``onnxq.ir.overview`` tells more."""
@@ -89,10 +155,6 @@ class GraphModule:
         counts = Counter(node.op_type for node in self.graph)
         rows = tuple((op_type, str(count)) for op_type, count in sorted(counts.items()))
         return table_html(Table("Operators", ("operator", "nodes"), rows))
-
-    def value(self, name: str) -> ir.Value | None:
-        """Return the value of the main graph with this name, if there is one."""
-        return next((value for value in self.values() if value.name == name), None)
 
 
 def name_of(value: ir.Value | None) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxq.errors import ModelError
-from onnxq.ir.module import Decision
+from onnxq.ir.knowledge import NamedDecision
 from onnxq.quant.encodings import read_encoding
 from onnxq.quant.facts import Facts, facts_of
 from onnxq.quant.statistics import STATISTICS
@@ -63,43 +63,43 @@ def note_line(kind: str, name: str, fields: Mapping[str, Any]) -> str:
 def notes_in(lines: Sequence[str]) -> Iterator[tuple[str, str, Any]]:
     """Yield kind, name and content of each such line; other comments are passed over.
 
-    The content is a Decision for ``encode``, Facts for ``fact``, a WeightNote for ``weight``, bytes for
+    The content is a NamedDecision for ``encode``, Facts for ``fact``, a WeightNote for ``weight``, bytes for
     ``function`` and ``node``, and text for ``metadata``.
 
     Raises:
         ModelError: A line does not parse.
 
     """
-    readers: dict[str, Callable[[Fields], object]] = {
+    readers: dict[str, Callable[[str, Fields], object]] = {
         "encode": read_decision,
-        "fact": read_facts,
-        "function": lambda fields: bytes.fromhex(fields["proto"]),
-        "metadata": lambda fields: fields["text"],
-        "node": lambda fields: bytes.fromhex(fields["proto"]),
-        "weight": read_weight,
+        "fact": lambda _, fields: read_facts(fields),
+        "function": lambda _, fields: bytes.fromhex(fields["proto"]),
+        "metadata": lambda _, fields: fields["text"],
+        "node": lambda _, fields: bytes.fromhex(fields["proto"]),
+        "weight": lambda _, fields: read_weight(fields),
     }
     for number, line in enumerate(lines, start=1):
         found = _NOTE.fullmatch(line.strip())
         if found is None:
             continue
         try:
-            fields = _fields(found[3])
-            yield found[1], _plain(found[2]), readers[found[1]](fields)
+            name, fields = _plain(found[2]), _fields(found[3])
+            yield found[1], name, readers[found[1]](name, fields)
         except (KeyError, TypeError, ValueError) as error:
             reason = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
             raise ModelError(f"{reason}, in: {line.strip()}", where=f"line {number}") from error
 
 
-def decision_fields(decision: Decision) -> Fields:
+def decision_fields(decision: NamedDecision) -> Fields:
     """Return a decision as fields."""
     encoding, readers = decision.encoding, decision.readers
     return {**encoding.to_fields(), "readers": None if readers is None else tuple(sorted(readers))}
 
 
-def read_decision(fields: Fields) -> Decision:
+def read_decision(value: str, fields: Fields) -> NamedDecision:
     """Return the decision that ``decision_fields`` wrote."""
     readers = fields.get("readers")
-    return Decision(read_encoding(fields), None if readers is None else frozenset(readers))
+    return NamedDecision(value, read_encoding(fields), None if readers is None else frozenset(readers))
 
 
 def read_weight(fields: Fields) -> WeightNote:

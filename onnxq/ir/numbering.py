@@ -19,7 +19,7 @@ from onnxq.ir.edit import Editor
 from onnxq.ir.endpoints import Consumer, Source, consumer_at, source_of
 from onnxq.ir.fold import rewrite
 from onnxq.ir.layers import LINEAR
-from onnxq.ir.module import GraphModule, attribute, is_standard, name_of, rank_of
+from onnxq.ir.module import GraphModule, attribute, is_standard, rank_of
 
 Numbers = NDArray[np.intp]
 
@@ -133,13 +133,13 @@ class Numbering:
     def _pin_encoded(self, module: GraphModule) -> None:
         """Pin what has an encoding already, itself or in a layer's weight."""
         for source in self.sources:
-            if name_of(source.scaled.node.inputs[source.scaled.index]) in module.decisions:
+            if module.is_encoded(source.scaled.node.inputs[source.scaled.index]):
                 self._pin(source.place.value)
         for consumer in self.consumers:
-            if name_of(consumer.layer.weight) in module.decisions:
+            if module.is_encoded(consumer.layer.weight):
                 self._pin(consumer.layer.activation)
         for value in self.numbers:
-            if name_of(value) in module.decisions:
+            if module.is_encoded(value):
                 self._pin(value)
 
     def _pin(self, value: ir.Value) -> None:

@@ -92,11 +92,10 @@ class Site:
         return bool(self.others) or self.kind == "activation"
 
     @property
-    def inputs(self) -> dict[str, Place]:
-        """What the consumers read, by name."""
+    def inputs(self) -> list[Place]:
+        """What the consumers read."""
         by_value = {place.value: place for place in self.places}
-        read = (by_value[consumer.layer.activation] for consumer in self.consumers)
-        return {name_of(place.value): place for place in read}
+        return list(dict.fromkeys(by_value[consumer.layer.activation] for consumer in self.consumers))
 
     def to_dict(self) -> dict[str, Any]:
         """Return what it is as plain values."""
@@ -142,9 +141,9 @@ def _clashes(site: Site) -> bool:
 def _is_encoded(site: Site, module: GraphModule) -> bool:
     """Tell whether encodings are decided for what a fold would change."""
     operands = [*_operands(site), *(_operands(site.keys) if site.keys else ())]
-    names = {name_of(input_of(operand.node, operand.index)) for operand in operands}
-    names |= {name_of(place.value) for part in (site, site.keys) if part for place in part.places}
-    return not module.decisions.keys().isdisjoint(names)
+    changed = [input_of(operand.node, operand.index) for operand in operands]
+    changed += [place.value for part in (site, site.keys) if part for place in part.places]
+    return any(map(module.is_encoded, changed))
 
 
 def _operands(site: Site) -> list[Operand]:

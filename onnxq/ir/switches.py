@@ -14,6 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxq.ir.edit import Editor
+from onnxq.ir.knowledge import Decision
 from onnxq.ir.module import GraphModule, array_of, attribute, constant_of, input_of, is_standard, name_of
 from onnxq.quant.encodings import Encoding
 
@@ -60,22 +61,21 @@ def insert_switches(module: GraphModule, originals: Originals | None = None) -> 
             makes up for errors that are not there.
 
     """
-    places = [(value, reader) for value, readers in _encoded(module) for reader in readers]
     edit = Editor(module)
-    switches = ir.Value(name=SWITCHES, type=ir.TensorType(ir.DataType.BOOL), shape=ir.Shape([len(places)]))
-    module.graph.inputs.append(switches)
+    places = [(decision, reader) for decision in _encoded(module, edit) for reader in _readers(decision)]
+    switches = edit.add_input(SWITCHES, ir.DataType.BOOL, ir.Shape([len(places)]), why=WHY)
     inserted = _Switches(module, edit, originals or {})
     edges: list[Edge] = []
-    for number, (value, reader) in enumerate(places):
+    for number, (decision, reader) in enumerate(places):
+        value = decision.value
         place = edit.constant(f"{name_of(value)}_place", np.array(number, np.int64), why=WHY)
         switch = edit.insert("Gather", [switches, place], f"{name_of(value)}_switch", why=WHY)
-        constant, dtype = constant_of(value) is not None, module.decisions[name_of(value)].encoding.dtype
+        constant, dtype = constant_of(value) is not None, decision.encoding.dtype
         edges.append(Edge(name_of(value), None if reader is None else reader.name, constant, dtype))
         if constant and reader is not None and input_of(reader, 1) is value:
             inserted.weights[reader] = switch
-        inserted.all.append((value, reader, switch))
+        inserted.all.append((decision, reader, switch))
     inserted.insert()
-    module.decisions.clear()
     return edges
 
 
@@ -87,40 +87,40 @@ class _Switches:
         module: The module.
         edit: Changes it.
         originals: See ``insert_switches``.
-        all: Encoded values, their readers and the switches of both.
+        all: Decisions, their readers and the switches of both.
         weights: The switch of each layer's weight.
         restored: What the encodings of constants make of them.
-        grids: Scale and zero point of each encoded activation.
+        grids: Scale and zero point of each encoding of an activation.
 
     """
 
     module: GraphModule
     edit: Editor
     originals: Originals
-    all: list[tuple[ir.Value, ir.Node | None, ir.Value]] = field(default_factory=list)
+    all: list[tuple[Decision, ir.Node | None, ir.Value]] = field(default_factory=list)
     weights: dict[ir.Node, ir.Value] = field(default_factory=dict)
-    restored: dict[ir.Value, ir.Value] = field(default_factory=dict)
-    grids: dict[ir.Value, Grid] = field(default_factory=dict)
+    restored: dict[Decision, ir.Value] = field(default_factory=dict)
+    grids: dict[Decision, Grid] = field(default_factory=dict)
 
     def insert(self) -> None:
         """Put them all in; the nodes that only read changed constants come first, as they are as yet."""
-        encoded = {(reader, value) for value, reader, _ in self.all}
+        encoded = {(reader, decision.value) for decision, reader, _ in self.all}
         for node in list(self.module.graph):
             for number, value in enumerate(node.inputs):
                 if value is not None and (node, value) not in encoded:
                     self._switch_original(node, number, value)
-        for value, reader, switch in self.all:
-            if constant_of(value) is None:
-                self._switch_activation(value, reader, switch)
+        for decision, reader, switch in self.all:
+            if constant_of(decision.value) is None:
+                self._switch_activation(decision, reader, switch)
             else:
-                on, off = self._forms(value, reader)
-                _choose(value, on, off, reader, switch, self.edit)
+                on, off = self._forms(decision, reader)
+                _choose(decision.value, on, off, reader, switch, self.edit)
 
-    def _switch_activation(self, value: ir.Value, reader: ir.Node | None, switch: ir.Value) -> None:
-        encoding = self.module.decisions[name_of(value)].encoding
-        if value not in self.grids:
-            self.grids[value] = _grid(value, encoding, self.edit)
-        chosen = _quantized_if(switch, value, self.grids[value], encoding.axis, self.edit)
+    def _switch_activation(self, decision: Decision, reader: ir.Node | None, switch: ir.Value) -> None:
+        value, encoding = decision.value, decision.encoding
+        if decision not in self.grids:
+            self.grids[decision] = _grid(value, encoding, self.edit)
+        chosen = _quantized_if(switch, value, self.grids[decision], encoding.axis, self.edit)
         if reader is None:
             self.edit.reroute_output(value, chosen, why=WHY)
         else:
@@ -132,12 +132,15 @@ class _Switches:
             off = self.edit.constant(f"{name_of(value)}_original", original, why=WHY)
             self.edit.rewire(node, number, self._chosen(switch, value, off, node), why=WHY)
 
-    def _forms(self, value: ir.Value, reader: ir.Node | None) -> tuple[ir.Value, ir.Value]:
+    def _forms(self, decision: Decision, reader: ir.Node | None) -> tuple[ir.Value, ir.Value]:
         """Return what ``reader`` reads with the switch on, and with it off."""
-        encoding = self.module.decisions[name_of(value)].encoding
-        if value not in self.restored:
-            self.restored[value] = _restored(value, encoding, self.edit)
-        restored, number = self.restored[value], None if reader is None else list(reader.inputs).index(value)
+        value, encoding = decision.value, decision.encoding
+        if decision not in self.restored:
+            self.restored[decision] = _restored(value, encoding, self.edit)
+        restored, number = (
+            self.restored[decision],
+            None if reader is None else list(reader.inputs).index(value),
+        )
         original = None if reader is None or number is None else self._original(reader, number, value)
         if reader is None or original is None:
             return restored, value
@@ -175,18 +178,21 @@ class _Switches:
         )
 
 
-def _encoded(module: GraphModule) -> Iterator[tuple[ir.Value, list[ir.Node | None]]]:
-    """Yield each encoded value with its readers; None stands for the model's output.
+def _encoded(module: GraphModule, edit: Editor) -> Iterator[Decision]:
+    """Yield all that is decided, and take it off.
 
     Constants come last, as rows that are gathered from them may be encoded too.
     """
-    values = [value for value in module.values() if name_of(value) in module.decisions]
+    values = dict.fromkeys(decision.value for decision in module.decisions())
     for value in sorted(values, key=lambda value: constant_of(value) is not None):
-        decision = module.decisions[name_of(value)]
-        readers: list[ir.Node | None] = [node for node in value.consumers() if decision.read_by(node)]
-        if decision.readers is None and value.is_graph_output() and value.producer() is not None:
-            readers.append(None)
-        yield value, readers
+        yield from edit.realise(value)
+
+
+def _readers(decision: Decision) -> list[ir.Node | None]:
+    """Return who reads the value so; None stands for the model's output."""
+    value = decision.value
+    shown = decision.for_all and value.is_graph_output() and value.producer() is not None
+    return [*decision.readers, *([None] if shown else [])]
 
 
 def _restored(value: ir.Value, encoding: Encoding, edit: Editor) -> ir.Value:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from onnxq.errors import ModelError
 from onnxq.ir.digest import tensor_digest
 from onnxq.ir.external import read_embedded
+from onnxq.ir.knowledge import NamedDecision, facts_on, note_facts, note_for_all, note_own
 from onnxq.ir.module import GraphModule, name_of
 from onnxq.ir.notes import Fields, WeightNote, decision_fields, facts_fields, note_line, notes_in, quoted
 from onnxq.ir.sealing import is_writable_tensor, seal, unseal
-from onnxq.quant.facts import Facts, joined
 from onnxq.reading import UnreadableError, untrusted
 
 _DIGEST_DIGITS = 16
@@ -37,7 +37,9 @@ _PRINTED_AS = {
 """Types whose numbers ONNX text shows as bits or not at all, and the wider type we print instead."""
 
 
-def render(module: GraphModule, *, elide_above: int | None = None, types: bool = True) -> str:
+def render(
+    module: GraphModule, *, elide_above: int | None = None, types: bool = True, facts: bool = True
+) -> str:
     """Return the module as text; ``parse`` reads it back exactly, but for what is elided.
 
     Args:
@@ -45,6 +47,7 @@ def render(module: GraphModule, *, elide_above: int | None = None, types: bool =
         elide_above: Weights of the main graph with more elements than this are shown by digest
             and range, and histograms and rows of facts with more entries left out; None keeps all.
         types: Whether to show the types of values inside the graph.
+        facts: Whether to show facts.
 
     """
     copy = module.model.clone()
@@ -66,10 +69,10 @@ def render(module: GraphModule, *, elide_above: int | None = None, types: bool =
             copy.graph.initializers.pop(name)
     lines += [
         note_line("fact", name, fields)
-        for name, facts in sorted(module.facts.items())
-        for fields in facts_fields(facts, elide_above)
+        for name, known in sorted(module.facts().items() if facts else ())
+        for fields in facts_fields(known, elide_above)
     ]
-    lines += [note_line("encode", n, decision_fields(d)) for n, d in sorted(module.decisions.items())]
+    lines += [note_line("encode", one.value, decision_fields(one)) for one in module.named_decisions()]
     proto = _shown(copy, elided, types=types)
     lines += [note_line(kind, name, fields) for kind, name, fields in seal(proto)]
     _plain_names([*proto.graph.node, *(node for function in proto.functions for node in function.node)])
@@ -109,11 +112,32 @@ def _parsed(lines: list[str]) -> GraphModule:
     read_embedded(model)
     for node in model.graph.all_nodes():
         node.name = node.name or name_of(node.outputs[0])
-    facts: dict[str, Facts] = {}
-    for name, content in ((name, content) for kind, name, content in notes if kind == "fact"):
-        facts = joined(facts, {name: content})
-    decisions = {name: content for kind, name, content in notes if kind == "encode"}
-    return GraphModule(model, facts, decisions)
+    module = GraphModule(model)
+    _attach(module, [(kind, name, content) for kind, name, content in notes if kind in ("encode", "fact")])
+    return module
+
+
+def _attach(module: GraphModule, notes: Sequence[tuple[str, str, Any]]) -> None:
+    """Put facts and decisions on the values and nodes of these names."""
+    values = module.by_name()
+    for kind, name, content in notes:
+        if name not in values:
+            raise ModelError("the graph has no such value", where=f"# {kind} {quoted(name)}")
+        if kind == "fact":
+            known = facts_on(values[name])
+            note_facts(values[name], content if known is None else known.and_also(content))
+        elif content.readers is None:
+            note_for_all(values[name], content.encoding)
+        else:
+            _attach_to_readers(values[name], content)
+
+
+def _attach_to_readers(value: ir.Value, decision: NamedDecision) -> None:
+    uses = [use for use in value.uses() if use.node.name in (decision.readers or ())]
+    for name in sorted((decision.readers or frozenset()) - {use.node.name for use in uses}):
+        raise ModelError(f"node {name!r} does not read it", where=f"# encode {quoted(decision.value)}")
+    for use in uses:
+        note_own(use.node, use.idx, decision.encoding)
 
 
 def _require_sources(graph: ir.Graph) -> None:

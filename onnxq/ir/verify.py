@@ -9,7 +9,8 @@ import onnx_ir as ir
 from onnx_ir.passes.common import CheckerPass
 
 from onnxq.errors import VerifyError
-from onnxq.ir.module import GraphModule, name_of
+from onnxq.ir.knowledge import stale_inputs
+from onnxq.ir.module import GraphModule, constant_of, name_of
 from onnxq.quant.encodings import Encoding
 
 
@@ -59,13 +60,20 @@ def _problems(module: GraphModule) -> Iterator[tuple[str, str]]:
 
 
 def _decision_problems(module: GraphModule) -> Iterator[tuple[str, str]]:
-    values = {name_of(value): value for value in module.values()}
-    for name, decision in sorted(module.decisions.items()):
-        if name not in values:
-            yield f"encoding of {name!r}", "the graph has no such value"
-        elif not _fits(values[name], decision.encoding):
-            parts = decision.encoding.layout.parts
-            yield f"encoding of {name!r}", f"its number of {parts} is not the value's"
+    for decision in module.decisions():
+        value, where = decision.value, f"encoding of {name_of(decision.value)!r}"
+        if not _fits(value, decision.encoding):
+            yield where, f"its number of {decision.encoding.layout.parts} is not the value's"
+        if value.dtype is not None and not value.dtype.is_floating_point():
+            yield where, f"the value holds no floats, but {value.dtype.name.lower()}"
+        if decision.encoding.dtype == "int32" and constant_of(value) is None:
+            yield where, "nothing quantizes to int32 at run time"
+    for node in module.graph.all_nodes():
+        for index in stale_inputs(node):
+            yield (
+                f"node {node.name!r} ({node.op_type})",
+                f"an encoding is decided for its missing input {index}",
+            )
 
 
 def _fits(value: ir.Value, encoding: Encoding) -> bool:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from onnxq.errors import CalibrationError, OnnxqError, PassError
-from onnxq.ir.edit import Editor, Remark
+from onnxq.ir.edit import Editor
 from onnxq.ir.module import GraphModule, name_of
 from onnxq.passmanager.base import Kernels, Measure, Pass, PassContext, PassRecord
 from onnxq.passmanager.instruments import Instrument
 from onnxq.passmanager.memo import Memo
-from onnxq.quant.facts import Need, joined, meets
+from onnxq.quant.facts import Need, meets
 from onnxq.target import Target
 
 
@@ -72,6 +72,7 @@ class PassManager:
                 for instrument in self.instruments:
                     instrument.after(module, pass_, index, record)
             records.append(record)
+        _require_realised(module, [pass_ for _, pass_ in planned])
         return records
 
     def _run_one(self, module: GraphModule, pass_: Pass, index: int) -> PassRecord:
@@ -85,11 +86,10 @@ class PassManager:
             kernels=self.kernels,
             memo=self.memo,
         )
-        read = _read_encodings(module)
         start = time.perf_counter()
         pass_.run(module, context)
         seconds = time.perf_counter() - start
-        _drop_orphans(module, read, editor, pass_)
+        editor.settle()
         return PassRecord(str(pass_), seconds, tuple(editor.edits), tuple(editor.remarks))
 
     def _measure_for(self, module: GraphModule, planned: Sequence[tuple[int, Pass]]) -> None:
@@ -105,11 +105,13 @@ class PassManager:
             )
         wanted = [need for index, pass_ in planned for need in self._unmet(module, pass_, index)]
         wanted += [need for pass_ in self.foreseen for need in self._unmet(module, pass_, index)]
-        module.facts = joined(module.facts, self.measure(module, list(dict.fromkeys(wanted))))
+        module.learn(self.measure(module, list(dict.fromkeys(wanted))))
 
     def _unmet(self, module: GraphModule, pass_: Pass, index: int) -> list[Need]:
         with self._guarded(module, pass_, index):
-            return [need for need in pass_.needs(module) if not meets(module.facts, need)]
+            needs = list(pass_.needs(module))
+            known = module.facts() if needs else {}
+            return [need for need in needs if not meets(known, need)]
 
     @contextmanager
     def _guarded(self, module: GraphModule, pass_: Pass, index: int) -> Iterator[None]:
@@ -137,24 +139,18 @@ def _located(error: Exception, place: str) -> PassError:
     return type(error)(error.message, where=where, hint=error.hint, reproducer=error.reproducer)
 
 
-def _drop_orphans(module: GraphModule, read: Collection[str], editor: Editor, pass_: Pass) -> None:
-    """Drop what is noted of values that are gone, and, with a remark, ``read`` encodings without readers."""
-    values = {name_of(value): value for value in module.values()}
-    for name in module.facts.keys() - values.keys():
-        del module.facts[name]
-    for name in sorted(module.decisions.keys() - _read_encodings(module)):
-        if name in read:
-            reason = f"its encoding lost all readers: {pass_.name} belongs before the passes that encode"
-            editor.remarks.append(Remark(name, "value", reason))
-        if name in read or name not in values:
-            del module.decisions[name]
+def _require_realised(module: GraphModule, passes: Sequence[Pass]) -> None:
+    """Require that nothing is left decided where a pass realises decisions; a pipeline may only decide.
 
+    Raises:
+        PassError: Something was decided behind the last such pass.
 
-def _read_encodings(module: GraphModule) -> set[str]:
-    """Return the names of the encoded values whose quantized form somebody reads."""
-    return {
-        name_of(value)
-        for value in module.values()
-        if (decision := module.decisions.get(name_of(value))) is not None
-        and (value.is_graph_output() or any(map(decision.read_by, value.consumers())))
-    }
+    """
+    left = module.decisions()
+    realising = [pass_.name for pass_ in passes if pass_.realises]
+    if left and realising:
+        raise PassError(
+            "its encoding was decided, and no pass behind realises it",
+            where=f"value {name_of(left[0].value)!r}",
+            hint=f"put {realising[-1]} behind the passes that encode",
+        )

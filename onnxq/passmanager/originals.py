@@ -38,7 +38,7 @@ class Originals(Instrument):
         watched = pass_.effect is Effect.QUANTIZING
         self._before = _constants(module) if watched else {}
         self._nodes = {node.name or "" for node in module.graph} if watched else set()
-        self._decided = bool(module.decisions)
+        self._decided = bool(module.decisions())
 
     def after(self, module: GraphModule, pass_: Pass, index: int, record: PassRecord) -> None:
         """Compare; where several passes change one constant, what the first of them found counts."""

@@ -79,11 +79,11 @@ def _measured(
             where=f"layer {layers[0].node.name!r}",
             hint="give calibration data",
         )
-    copy = GraphModule(module.model.clone(), {}, {})
+    copy = module.undecided()
     inner = PassContext(Editor(copy), ctx.target, ctx.rng)
     nodes = {node.name: node for node in copy.graph}
     probes = [_patches(nodes[layer.node.name], layer, inner.edit) for layer in layers]
-    copy.graph.outputs[:] = probes
+    inner.edit.set_outputs(probes, why="they alone are measured")
     for pass_ in parse_pipeline("remove-dead"):
         pass_.run(copy, inner)
     needs = [Need(name_of(p), GRAM, layer.output_axis) for p, layer in zip(probes, layers, strict=True)]

@@ -9,11 +9,13 @@ from pathlib import Path
 import onnx_ir as ir
 
 from onnxq.errors import InputError, PassError
+from onnxq.ir.knowledge import note_facts
 from onnxq.ir.module import GraphModule
 from onnxq.ir.text import render
 from onnxq.overwriting import REPRODUCER, refuse_overwriting
 from onnxq.passmanager.base import Pass, PassRecord
 from onnxq.passmanager.instruments import Instrument
+from onnxq.quant.facts import Facts
 from onnxq.target import Target
 
 ELIDES_ABOVE = 4096
@@ -38,27 +40,25 @@ class Reproducer(Instrument):
     target: Target
     _copy: GraphModule | None = field(default=None, init=False)
     _source: ir.Model | None = field(default=None, init=False)
-    _clone: ir.Model | None = field(default=None, init=False)
+    _facts: dict[str, Facts] = field(default_factory=dict, init=False)
 
     def before(self, module: GraphModule, pass_: Pass, index: int) -> None:
         """Keep a copy; it shares the weights."""
-        names = {need.value for need in pass_.needs(module)} & module.facts.keys()
-        facts = {name: module.facts[name].thinned(ELIDES_ABOVE) for name in names}
-        if self._clone is None or self._source is not module.model:
-            self._source, self._clone = module.model, module.model.clone()
-        self._copy = GraphModule(self._clone, facts, dict(module.decisions))
+        needed = {need.value for need in pass_.needs(module)}
+        self._facts = {name: facts for name, facts in module.facts().items() if name in needed}
+        if self._copy is None or self._source is not module.model:
+            self._source, self._copy = module.model, module.clone()
 
     def after(self, module: GraphModule, pass_: Pass, index: int, record: PassRecord) -> None:
-        """Let the copy go; its graph serves again if the pass changed nothing, as most passes do."""
-        self._copy = None
+        """Let the copy go, unless the pass changed nothing, as most passes do."""
         if record.edits:
-            self._source = self._clone = None
+            self._source = self._copy = None
 
     def failed(self, module: GraphModule, pass_: Pass, index: int, error: PassError) -> None:
         """Write the file, if it can be written, and tell the error where it is."""
         target = [f"# TARGET: {self.target.name}", f"# PROCESSOR: {self.target.processor.name}"]
         head = [f"# RUN: {pass_}", *target, "# SHOW: types"]
-        text = render(self._copy or module, elide_above=ELIDES_ABOVE)
+        text = render(self._shown() or module, elide_above=ELIDES_ABOVE)
         head.append(f"# ERROR: {error.message.splitlines()[0]}")
         path = self.folder / f"{index + 1:03}-{pass_.name}.onnxtxt"
         with suppress(OSError, InputError):
@@ -66,3 +66,10 @@ class Reproducer(Instrument):
             refuse_overwriting(path, REPRODUCER)
             path.write_text("\n".join([*head, text]), encoding="utf-8")
             error.reproducer = path
+
+    def _shown(self) -> GraphModule | None:
+        """Return the copy with the facts that the pass needs, and no others."""
+        for name, value in {} if self._copy is None else self._copy.by_name().items():
+            facts = self._facts.get(name)
+            note_facts(value, None if facts is None else facts.thinned(ELIDES_ABOVE))
+        return self._copy

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Literal, get_args
 
 import numpy as np
@@ -13,7 +13,7 @@ from onnxq.ir.fold import fold
 from onnxq.ir.module import GraphModule, array_of, is_standard, name_of, rank_of
 from onnxq.ir.sites import Site, find_sites
 from onnxq.passmanager.base import PassContext
-from onnxq.quant.facts import Facts, Kind, Need
+from onnxq.quant.facts import Kind, Need
 from onnxq.quant.migration import Candidate, Sample, best_of
 from onnxq.quant.statistics import ChannelRange, Rows
 
@@ -45,8 +45,8 @@ def sites_of(module: GraphModule, kinds: Collection[str], *, paid: bool) -> Iter
 def needs_of(module: GraphModule, kinds: Collection[str], *, paid: bool) -> Iterator[Need]:
     """Yield what ``fold_best`` reads: channel ranges and rows of each value before the layers."""
     for site in sites_of(module, kinds, paid=paid):
-        for name, place in site.inputs.items():
-            yield Need(name, STATS, place.channels.axes[-1])
+        for place in site.inputs:
+            yield Need(name_of(place.value), STATS, place.channels.axes[-1])
 
 
 def fold_best(
@@ -76,7 +76,7 @@ def fold_best(
     """
     for site in sites_of(module, kinds, paid=paid):
         node = site.consumers[0].layer.node
-        samples = samples_of(site, module.facts)
+        samples = samples_of(site, module)
         if samples is None:
             ctx.skip(node, "its input never had an element, or holds infinities")
             continue
@@ -90,15 +90,15 @@ def fold_best(
             fold(site, best.scale, ctx.edit, shift=best.shift, why=why)
 
 
-def samples_of(site: Site, facts: Mapping[str, Facts]) -> list[Sample] | None:
+def samples_of(site: Site, module: GraphModule) -> list[Sample] | None:
     """Return one sample for each value that layers of the site read; None if one was never seen."""
     samples = []
-    for name, place in site.inputs.items():
-        axis = place.channels.axes[-1]
-        sampled, reach = facts[name].get(Rows, axis), facts[name].get(ChannelRange, axis)
+    for place in site.inputs:
+        facts, axis = module.measured(place.value), place.channels.axes[-1]
+        sampled, reach = facts.get(Rows, axis), facts.get(ChannelRange, axis)
         if sampled is None or reach is None or not np.isfinite([reach.low, reach.high]).all():
             return None
-        readers = [one for one in site.consumers if name_of(one.layer.activation) == name]
+        readers = [one for one in site.consumers if one.layer.activation is place.value]
         weights = [_matrix(one) for one in readers]
         rows = sampled.values[:: -(-len(sampled.values) // ROWS)]
         samples.append(Sample(rows, reach.low, reach.high, weights))

@@ -208,7 +208,7 @@ def _decided(
     build = Build(Source.of(source), measurements=Measurements.on(limited, threads))
     before = recipe.model_copy(update={"pipeline": format_pipeline(passes[:end])})
     module = build.of(before, (watch,)).module
-    if not module.decisions:
+    if not module.decisions():
         raise RecipeError(
             f"it encodes nothing of {source.name} before it realises what is decided",
             where=f"recipe {recipe.name}",
@@ -288,7 +288,7 @@ def _outlier_channels(
     needs = [
         Need(name_of(value), frozenset({ChannelRange}), axis)
         for value in module.values()
-        if name_of(value) in module.decisions
+        if module.is_encoded(value)
         and constant_of(value) is None
         and (axis := _channel_axis(value)) is not None
     ]

@@ -149,8 +149,7 @@ def update_golden(path: Path) -> bool:
 
 def _canonical(module: GraphModule, show: frozenset[str]) -> str:
     """Print what the case wants to see of a module."""
-    facts = module.facts if "facts" in show else {}
-    return render(GraphModule(module.model, facts, module.decisions), types="types" in show).rstrip("\n")
+    return render(module, types="types" in show, facts="facts" in show).rstrip("\n")
 
 
 def _known_part(expected: str | None, error: OnnxqError) -> str:

@@ -112,7 +112,7 @@ class HoldToPromise(Instrument):
 
     def before(self, module: GraphModule, pass_: Pass, index: int) -> None:
         """Keep a copy."""
-        self._before = GraphModule(module.model.clone(), dict(module.facts), dict(module.decisions))
+        self._before = module.clone()
         digest = graph_digest(module)
         if digest != self._digest:
             self._digest, self._seen = digest, [run_inside(module, feeds) for feeds in self.feeds]
@@ -185,7 +185,7 @@ def assert_within_steps(before: GraphModule, after: GraphModule, computed: Seen)
     seen |= {name: v.const_value.numpy() for name, v in after.graph.initializers.items() if v.const_value}
     rounding = rounding_bound([(after, seen)])
     old_nodes = {node.name or "": node for node in before.graph}
-    limits = {name: decision.encoding.limit for name, decision in before.decisions.items()}
+    limits = {one.value: one.encoding.limit for one in before.named_decisions()}
     for node in before.graph:
         if is_standard(node, "Gather") and constant_of(node.inputs[0]) is not None:
             _assert_rows_within_steps(node, after, seen, rounding)

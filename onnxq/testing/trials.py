@@ -77,7 +77,7 @@ def try_route(
         module, data = compile_file(source, feeds, route, (VerifyEach(), *laws))
         again = compile_file(source, feeds, route)[1] if thorough else data
     assert again == data, "a second run gives other bytes"
-    assert not module.decisions or REALISING not in route.pipeline, "decisions are left"
+    assert not module.decisions() or REALISING not in route.pipeline, "decisions are left"
     assert_text_round_trip(module)
     plain = run_inside(module, feeds)
     rounding = rounding_bound([(module, plain)])

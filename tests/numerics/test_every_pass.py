@@ -48,5 +48,5 @@ def test_alone(name: str, text: str) -> None:
 def test_in_a_pipeline(pipeline: str, text: str) -> None:
     module = compiled(text, pipeline)
     assert graph_digest(compiled(text, pipeline)) == graph_digest(module)
-    assert not module.decisions
+    assert not module.decisions()
     run_model(module, random_feeds(module, seed=2))

@@ -7,7 +7,6 @@ import pytest
 from onnxq.errors import PassError, PreconditionError
 from onnxq.ir.edit import Editor
 from onnxq.ir.module import (
-    Decision,
     GraphModule,
     array_of,
     attribute,
@@ -97,8 +96,9 @@ def array_value(module: GraphModule, name: str) -> ir.Value:
 def test_a_decision_is_for_all_readers_or_for_some(module: GraphModule) -> None:
     first, second, *_ = module.graph
     encoding = symmetric_encoding(1.27)
-    module.decisions["w"] = Decision(encoding, frozenset({"first"}))
-    module.decisions["a"] = Decision(encoding)
+    edit = Editor(module)
+    edit.encode(array_value(module, "w"), encoding, readers=[first], why="test")
+    edit.encode(array_value(module, "a"), encoding, why="test")
     assert module.reads_encoded(first, module.value("w"))
     assert not module.reads_encoded(second, module.value("w"))
     assert module.reads_encoded(second, module.value("a"))

@@ -42,7 +42,7 @@ def build(body: str, shapes: Mapping[str, tuple[int, ...]], seed: int = 0) -> Gr
 
 def folded(module: GraphModule, seed: int, *, powers: bool, shift: bool = False) -> GraphModule:
     """Return a copy in which each site is folded by random factors."""
-    copy = GraphModule(module.model.clone(), dict(module.facts))
+    copy = module.clone()
     rng = np.random.default_rng(seed)
     edit = Editor(copy)
     for site in find_sites(copy):
@@ -255,9 +255,9 @@ def test_facts_move_with_the_values(name: str, shift: bool) -> None:
     wanted = frozenset({ChannelRange, Rows, Histogram})
     places = [place for site in find_sites(module) for place in site.places if place.channels.axis]
     needs = [Need(name_of(place.value), wanted, place.channels.axis or -1) for place in places]
-    module.facts.update(data.measure(module, needs))
+    module.learn(data.measure(module, needs))
     after = folded(module, 1, powers=False, shift=shift)
-    known = {name: facts for name, facts in after.facts.items() if "folded" in name}
+    known = {name: facts for name, facts in after.facts().items() if "folded" in name}
     assert known
     axes = {(name, axis) for name, facts in known.items() for axis in facts.axes}
     found = data.measure(after, [Need(name, wanted, axis) for name, axis in sorted(axes)])

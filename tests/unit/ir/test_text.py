@@ -18,10 +18,11 @@ from onnx.backend.test.case.node import collect_testcases
 from onnxq.errors import ModelError, VerifyError
 from onnxq.ir.digest import graph_digest
 from onnxq.ir.edit import Editor
-from onnxq.ir.module import Decision, GraphModule, name_of
+from onnxq.ir.knowledge import NamedDecision
+from onnxq.ir.module import GraphModule, name_of
 from onnxq.ir.text import parse, render
 from onnxq.ir.verify import verify
-from onnxq.quant.encodings import block_encoding, encoding_of, symmetric_encoding
+from onnxq.quant.encodings import Encoding, block_encoding, encoding_of, symmetric_encoding
 from onnxq.quant.facts import facts_of
 from onnxq.quant.statistics import Average, ChannelRange, Histogram, Mean, Range, Rows
 
@@ -37,7 +38,7 @@ main (float[N,2] x) => (float[N,2] y)
    <float[2] w = {0.1,1e-30}, int8[3] k = {1,-2,3}, float[2] h = {0.099975586,2}, float[N,2] "a b/0">
 {
    [act] "a b/0" = Relu (x)
-   ["a b/1"] y = Mul ("a b/0", w)
+   ["a b/1"] y = Sum ("a b/0", w, x)
 }
 """
 
@@ -52,13 +53,18 @@ def module_with(**arrays_by_name: np.ndarray) -> GraphModule:
     return module
 
 
+def encode(module: GraphModule, encoding: Encoding) -> None:
+    """Decide the encoding of the weight ``w``, for everyone."""
+    Editor(module).encode(module.graph.initializers["w"], encoding, why="test")
+
+
 def test_canonical_text_is_printed_as_it_was_read() -> None:
     module = parse(TEXT)
     assert render(module) == TEXT
     assert module.graph.initializers["k"].dtype == ir.DataType.INT4
     assert module.graph.initializers["h"].dtype == ir.DataType.FLOAT16
-    assert module.decisions["x"].readers == {"a b/1", "act"}
-    assert math.isinf(module.facts["x"].known(ChannelRange).high[1])
+    assert [one.readers for one in module.named_decisions() if one.value == "x"] == [{"a b/1", "act"}]
+    assert math.isinf(module.facts()["x"].known(ChannelRange).high[1])
 
 
 def test_every_operator_example_of_onnx_comes_back_exactly() -> None:
@@ -111,19 +117,23 @@ def test_narrow_weights_are_printed_readably_and_come_back_exactly(dtype: type) 
 )
 def test_decisions_come_back_exactly(reader: str, scale: float, zero_point: int) -> None:
     module = module_with()
+    (node,) = module.graph
+    node.name = reader
     encoding = encoding_of(np.float32(scale), np.int32(zero_point))  # type: ignore[arg-type]
-    module.decisions["x"] = Decision(encoding, frozenset({reader, "y"}))
-    assert parse(render(module)).decisions == module.decisions
+    Editor(module).encode(module.graph.inputs[0], encoding, readers=[node], why="test")
+    assert parse(render(module)).named_decisions() == module.named_decisions()
+    assert module.named_decisions() == [NamedDecision("x", encoding, frozenset({reader}))]
 
 
 def test_limited_decisions_come_back_exactly() -> None:
     module = module_with(w=np.ones((2, 3), np.float32))
-    module.decisions["w"] = Decision(symmetric_encoding(np.ones(2), axis=0, limit=63))
+    encoding = symmetric_encoding(np.ones(2), axis=0, limit=63)
+    encode(module, encoding)
     text = render(module)
     assert " axis=0 limit=63\n" in text
-    assert parse(text).decisions == module.decisions
+    assert parse(text).named_decisions() == module.named_decisions()
     assert graph_digest(parse(text)) == graph_digest(module)
-    module.decisions["w"] = Decision(replace(module.decisions["w"].encoding, limit=None))
+    encode(module, replace(encoding, limit=None))
     assert graph_digest(parse(text)) != graph_digest(module)
 
 
@@ -138,18 +148,18 @@ def test_a_narrow_weight_that_is_an_input_or_an_output_keeps_its_type() -> None:
 def test_decisions_on_blocks_come_back_exactly(axis: int) -> None:
     weight = np.random.default_rng(0).normal(size=(70, 66)).astype(np.float32)
     module = module_with(w=weight)
-    module.decisions["w"] = Decision(block_encoding(weight, "uint4", axis, 32))
+    encode(module, block_encoding(weight, "uint4", axis, 32))
     text = render(module)
     assert f" axis={axis} block=32\n" in text
-    assert parse(text).decisions == module.decisions
+    assert parse(text).named_decisions() == module.named_decisions()
     assert graph_digest(parse(text)) == graph_digest(module)
-    module.decisions["w"] = Decision(block_encoding(weight, "uint4", axis, 34))
+    encode(module, block_encoding(weight, "uint4", axis, 34))
     assert graph_digest(parse(text)) != graph_digest(module)
 
 
 def test_blocks_that_do_not_fit_their_value_are_refused() -> None:
     module = module_with(w=np.ones((70, 2), np.float32))
-    module.decisions["w"] = Decision(block_encoding(np.ones((64, 2), np.float32), "uint4", 0, 32))
+    encode(module, block_encoding(np.ones((64, 2), np.float32), "uint4", 0, 32))
     with pytest.raises(VerifyError, match="encoding of 'w': its number of blocks is not the value's"):
         verify(module)
 
@@ -161,11 +171,11 @@ def test_facts_come_back_exactly() -> None:
     whole = (Range(float(low.min()), float(high.max())), Average(0.1, 0.7), Histogram.of(rows))
     facts = facts_of(15, *whole, ChannelRange(low, high), Mean(rows.mean(axis=0)), Rows(rows))
     module = module_with()
-    module.facts["x"] = facts.and_also(facts_of(15, whole[0], Mean(np.ones(5, np.float32)), axis=-2))
-    back = parse(render(module)).facts["x"]
+    module.learn({"x": facts.and_also(facts_of(15, whole[0], Mean(np.ones(5, np.float32)), axis=-2))})
+    back = parse(render(module)).facts()["x"]
     assert (back.count, back.low, back.high) == (15, facts.low, facts.high)
     assert back.axes == [-2, -1]
-    for place, part in module.facts["x"].parts.items():
+    for place, part in module.facts()["x"].parts.items():
         for name, number in vars(part).items():
             np.testing.assert_array_equal(getattr(back.parts[place], name), number)
 
@@ -173,7 +183,7 @@ def test_facts_come_back_exactly() -> None:
 def test_large_weights_are_elided_by_digest_and_read_as_stand_ins() -> None:
     weight = np.linspace(-1, 3, 1000, dtype=np.float32).reshape(10, 100)
     module = module_with(w=weight, q=np.arange(-100, 100, dtype=np.int8), small=weight[:2, :3])
-    module.decisions["w"] = Decision(symmetric_encoding(3.0))
+    encode(module, symmetric_encoding(3.0))
     text = render(module, elide_above=64)
     assert len(text) < 1000
     assert "# weight w: dtype=float low=-1.0 high=3.0 sha256=" in text
@@ -187,7 +197,7 @@ def test_large_weights_are_elided_by_digest_and_read_as_stand_ins() -> None:
         assert low <= numbers.min() <= numbers.max() <= high
     assert once.graph.initializers["w"].shape == (10, 100)
     np.testing.assert_array_equal(once.graph.initializers["small"].const_value, weight[:2, :3])
-    assert once.decisions == module.decisions
+    assert once.named_decisions() == module.named_decisions()
     assert graph_digest(module) == graph_digest(module_with_same(module))
 
 
@@ -199,8 +209,8 @@ def module_with_same(module: GraphModule) -> GraphModule:
 def test_large_facts_are_left_out_with_large_weights() -> None:
     rows = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
     module = module_with()
-    module.facts["x"] = facts_of(100, Range(-3.0, 3.0), Rows(rows), Histogram.of(rows))
-    facts = parse(render(module, elide_above=64)).facts["x"]
+    module.learn({"x": facts_of(100, Range(-3.0, 3.0), Rows(rows), Histogram.of(rows))})
+    facts = parse(render(module, elide_above=64)).facts()["x"]
     assert (facts.low, facts.get(Rows), facts.get(Histogram)) == (-3.0, None, None)
 
 
@@ -232,7 +242,7 @@ def test_a_weight_listed_as_input_can_be_elided() -> None:
     ("old", "new", "message"),
     [
         (
-            "y = Mul",
+            "y = Sum",
             "y = = Mul",
             r"this is not ONNX text: \[ParseError at position \(line: 11 column: 18\)\]",
         ),
@@ -258,6 +268,6 @@ def test_the_text_is_onnx_text() -> None:
 
 
 def test_what_nothing_computes_is_named() -> None:
-    text = TEXT.replace("y = Mul", "n = Relu(nothing) y = Mul", 1)
+    text = TEXT.replace('("a b/0", w, x)', '("a b/0", nothing, x)')
     with pytest.raises(ModelError, match="node 'a b/1': it reads 'nothing', which nothing computes"):
         parse(text)

@@ -11,10 +11,11 @@ import pytest
 
 from onnxq.errors import CalibrationError, ModelError, PassError, VerifyError
 from onnxq.ir.module import GraphModule
-from onnxq.ir.text import parse
+from onnxq.ir.text import parse, render
 from onnxq.passmanager.base import Effect, Pass, PassContext
-from onnxq.passmanager.instruments import BisectLimit
+from onnxq.passmanager.instruments import BisectLimit, VerifyEach
 from onnxq.passmanager.manager import PassManager
+from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.quant.facts import Facts, Kind, Need, facts_of, joined
 from onnxq.quant.statistics import Average, ChannelRange, Range
 from onnxq.target import find_target
@@ -112,7 +113,7 @@ def test_channels_along_two_axes_are_measured_together_and_both_kept() -> None:
     by_column, by_row = need("x", ChannelRange, axis=-1), need("x", ChannelRange, axis=-2)
     module = run(Ask((by_column,)), Ask((by_row,)), Ask((by_column, by_row)), meter=meter)
     assert meter.asked == [[by_column, by_row]]
-    assert all(module.facts["x"].has([ChannelRange], axis) for axis in (-1, -2))
+    assert all(module.measured(module.value("x")).has([ChannelRange], axis) for axis in (-1, -2))
 
 
 def test_channels_along_one_axis_do_not_answer_for_another() -> None:
@@ -121,7 +122,7 @@ def test_channels_along_one_axis_do_not_answer_for_another() -> None:
     module = parse("# fact h: low=0.0 high=1.0 axis=-1 channel_low=[0, 0] channel_high=[1, 1]\n" + TEXT)
     run(Ask((wanted,)), meter=meter, module=module)
     assert meter.asked == [[wanted]]
-    assert all(module.facts["h"].has([ChannelRange], axis) for axis in (-1, -2))
+    assert all(module.measured(module.value("h")).has([ChannelRange], axis) for axis in (-1, -2))
 
 
 def test_facts_of_vanished_values_are_dropped() -> None:
@@ -132,8 +133,7 @@ def test_facts_of_vanished_values_are_dropped() -> None:
 
     module = parse("# fact h: low=0.0 high=1.0\n# fact y: low=0.0 high=1.0\n" + TEXT)
     run(Ask(then=skip_first), module=module)
-    assert "h" not in module.facts
-    assert "y" in module.facts
+    assert module.facts().keys() == {"x", "y"}  # x is what h was
 
 
 def test_without_data_a_need_is_an_error() -> None:
@@ -211,3 +211,47 @@ def test_passes_that_will_not_run_need_nothing() -> None:
     assert len(manager.run(parse(TEXT))) == 1
     assert meter.asked == [[need("x", Range)]]
     assert len(limit.skipped) == 1
+
+
+LAYER = """<ir_version: 10, opset_import: ["" : 21]>
+main (float[N,2] x) => (float[N,2] y)
+<float[2,2] w = {1, 2, 3, 4}, float[2] b = {1, 2}>
+{
+    [layer] y = Gemm <transB: int = 1> (x, w, b)
+}
+"""
+
+
+def compiled(pipeline: str) -> str:
+    module = parse(LAYER)
+    PassManager(parse_pipeline(f"infer-shapes, {pipeline}"), CPU, [VerifyEach()]).run(module)
+    return render(module)
+
+
+def test_a_rewrite_behind_the_encoding_gives_the_same_integers() -> None:
+    """The transposed weight keeps its rows' scales, which are its columns' now; only names tell the two."""
+    behind = compiled("encode-weights, unfuse-gemm, insert-qdq, remove-dead")
+    before = compiled("unfuse-gemm, encode-weights, insert-qdq, remove-dead")
+    assert behind == before
+    assert "int8[2,2] w_transposed_q" in behind
+
+
+def test_a_rewrite_that_loses_an_encoding_is_an_error_of_its_own() -> None:
+    def fold(module: GraphModule, ctx: PassContext) -> None:
+        (node,) = module.graph
+        doubled = ctx.edit.constant("doubled", np.ones((2, 2), np.float32), why="test")
+        ctx.edit.rewire(node, 1, doubled, why="test")
+
+    module = parse(LAYER)
+    passes = [*parse_pipeline("infer-shapes, encode-weights"), Ask(then=fold)]
+    message = r"^pass 3 \(ask\): value 'w': the pass loses the encoding that was decided for node 'layer'$"
+    with pytest.raises(PassError, match=message) as caught:
+        PassManager(passes, CPU).run(module)
+    assert caught.value.hint == "put it before the passes that encode"
+
+
+def test_what_is_decided_too_late_to_be_realised_is_an_error() -> None:
+    with pytest.raises(PassError, match="value 'w': its encoding was decided, and no pass") as caught:
+        compiled("insert-qdq, encode-weights")
+    assert caught.value.hint == "put insert-qdq behind the passes that encode"
+    assert "# encode w:" in compiled("encode-weights")

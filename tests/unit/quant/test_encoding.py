@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxq.ir.module import Decision, array_of
+from onnxq.ir.edit import Editor
+from onnxq.ir.module import array_of
 from onnxq.ir.text import parse, render
 from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
@@ -303,8 +304,8 @@ def test_a_new_family_is_covered_written_and_realised_like_the_others(
         "<float[2,1] w = {1.05, 0.52}> { y = MatMul(x, w) }"
     )
     encoding = symmetric_encoding(np.array([1.05]), "float8e5m2", axis=1)
-    module.decisions["w"] = Decision(encoding)
-    assert parse(render(module)).decisions["w"].encoding == encoding
+    Editor(module).encode(module.graph.initializers["w"], encoding, why="test")
+    assert [one.encoding for one in parse(render(module)).decisions()] == [encoding]
     run = PassManager(parse_pipeline("round-weights, insert-qdq"), find_target("cpu"))
     run.measure = lambda module, needs: {"x": facts_of(8, Range(0.0, 1.0), Gram(np.eye(2, dtype=np.float32)))}
     run.run(module)

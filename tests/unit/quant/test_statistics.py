@@ -137,7 +137,7 @@ def test_a_new_statistic_is_measured_moved_and_written_like_the_others() -> None
             '<ir_version: 10, opset_import: ["" : 17]> g (float[n,3] x) => (float[n,3] y) { y = Relu(x) }'
         )
     )
-    module.facts["x"] = facts
+    module.learn({"x": facts})
     assert "zeros=12" in render(module)
-    assert parse(render(module)).facts["x"].known(Zeros).zeros == 12
+    assert parse(render(module)).facts()["x"].known(Zeros).zeros == 12
     assert facts_of(15, Range(0.0, 1.0), Zeros(12)).rescaled(np.ones(3), np.zeros(3), -1) is None
