@@ -238,7 +238,10 @@ def _shrink_first(step: Step, scales: ir.Value | None) -> None:
 
 
 def resize_13(step: Step) -> None:
-    """Refuse the one mode that is gone."""
+    """Refuse the one mode that is gone, and leave out empty scales, which stand beside sizes up to there."""
+    scales = constant_of(input_of(step.node, 2))
+    if scales is not None and scales.size == 0:
+        step.feed(2, None)
     if attribute(step.node, "coordinate_transformation_mode", "") == "tf_half_pixel_for_nn":
         raise CannotConvertError("no later version has tf_half_pixel_for_nn")
 

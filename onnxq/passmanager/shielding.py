@@ -6,7 +6,8 @@ Identity does not, since it is removed (optimised graphs of onnxruntime 1.32.0).
 - A Conv, ConvTranspose or Gemm between DequantizeLinear and QuantizeLinear is for it one that shall run in
   integers (WeightBiasQuantization). A float weight it quantizes: per tensor, to 8 bits, which saturate
   without VNNI. A float bias it rounds to int32 in steps of input scale times weight scale, whether int32
-  holds it or not: what is too large becomes -2**31. Such layers read their input through a Sum.
+  holds it or not: what is too large becomes -2**31, and what is small is lost in steps that are larger than
+  those of the output, as beside weights that are all zero. Such layers read their input through a Sum.
 - A weight of 2 bits that MatMul or Gemm reads becomes one of MatMulNBits, and is packed wrongly where the
   number of columns is not a multiple of the four that fill a byte. Such weights are read through a Sum.
 - A layer normalization written out right behind a Cast from float16 becomes one that reads float16 and
@@ -89,18 +90,21 @@ def _read_through_sum(
 def _spoilt(node: ir.Node) -> str | None:
     """Return what ONNX Runtime would do to a layer between Q and DQ, or None."""
     activation, weight = (_dequantizer(value) for value in node.inputs[:2])
-    if activation is None or not _is_quantized(node.outputs[0]):
+    quantize = _quantizer(node.outputs[0])
+    if activation is None or quantize is None:
         return None
     if weight is None:
         is_layer = isinstance(layer_of(node), Layer)
         return "stays in float, where ONNX Runtime would quantize it between Q and DQ" if is_layer else None
     bias = constant_of(_bias_of(node))
-    if bias is None or bias.ndim != 1 or bias.dtype.kind != "f":
+    if bias is None or bias.dtype.kind != "f":
         return None
-    one, other = (constant_of(input_of(dequantize, 1)) for dequantize in (activation, weight))
-    if one is not None and other is not None and holds_bias(bias, accumulator_steps(one, other)):
-        return None
-    return "its bias stays in float, where ONNX Runtime would round it to an int32 that cannot hold it"
+    one, other, step = (constant_of(input_of(end, 1)) for end in (activation, weight, quantize))
+    if one is not None and other is not None and step is not None:
+        steps = accumulator_steps(one, other)
+        if holds_bias(bias, steps) and steps.max() <= step.min():
+            return None
+    return "its bias stays in float, where ONNX Runtime would round it to an int32 that does not hold it"
 
 
 def _bias_of(node: ir.Node) -> ir.Value | None:
@@ -120,15 +124,16 @@ def _dequantizer(value: ir.Value | None) -> ir.Node | None:
     return producer
 
 
-def _is_quantized(value: ir.Value) -> bool:
+def _quantizer(value: ir.Value) -> ir.Node | None:
+    """Return the QuantizeLinear that ``value`` goes to, as far as ONNX Runtime may look through."""
     readers = list(value.consumers())
     while readers:
         reader = readers.pop()
         if is_standard(reader, "QuantizeLinear"):
-            return True
+            return reader
         if _handed_on(reader) is not None:
             readers += reader.outputs[0].consumers()
-    return False
+    return None
 
 
 def _handed_on(node: ir.Node) -> ir.Value | None:

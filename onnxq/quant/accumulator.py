@@ -20,13 +20,9 @@ def accumulator_steps(activation: NDArray[Any], weight: NDArray[Any]) -> NDArray
 
 
 def holds_bias(bias: NDArray[Any], steps: NDArray[np.float32]) -> bool:
-    """Tell whether int32 holds a bias in these steps, one for each of its numbers or one for all.
-
-    Args:
-        bias: Shape (C,).
-        steps: Shape (C,), (1,) or (); other shapes hold none, and neither do infinite steps.
-
-    """
-    if steps.size != 1 and steps.shape != bias.shape:
+    """Tell whether int32 holds a bias in these steps, as they broadcast; infinite steps hold none."""
+    try:
+        held = np.abs(bias) <= LARGEST_BIAS * steps
+    except ValueError:  # the shapes do not broadcast
         return False
-    return bool(np.isfinite(steps).all() and (np.abs(bias) <= LARGEST_BIAS * steps).all())
+    return bool(np.isfinite(steps).all() and held.all())

@@ -23,6 +23,7 @@ LAYERS = {
     "gemm": ("2,4", (4, 5), f"{WEIGHT} p = Gemm(x_dq, w_dq, b)"),
     "matmul and add": ("2,4", (4, 5), f"{WEIGHT} h = MatMul(x_dq, w_dq) p = Add(h, b)"),
     "add and matmul": ("2,4", (4, 5), f"{WEIGHT} h = MatMul(x_dq, w_dq) p = Add(b, h)"),
+    "matmul and row": ("2,4", (4, 5), f"{WEIGHT} h = MatMul(x_dq, w_dq) p = Add(h, row)"),
     "fed weight": ("1,4,2,2", (5, 4, 1, 1), f"{AT_RUN_TIME} p = Conv(x_dq, w_dq, b)"),
 }
 
@@ -50,7 +51,14 @@ def test_a_bias_is_added_whether_int32_holds_it_or_not(
     rng = np.random.default_rng(0)
     integers = rng.integers(-63, 64, shape).astype(np.int8)
     step32, bias = np.float32(step), np.linspace(-1, 1, 5).astype(np.float32)
-    scales = {"s": np.float32(1e-2), "z": np.uint8(128), "t": np.float32(0.01), "v": step32, "b": bias}
+    scales = {
+        "s": np.float32(1e-2),
+        "z": np.uint8(128),
+        "t": np.float32(0.01),
+        "v": step32,
+        "b": bias,
+        "row": bias[None],
+    }
     weights = integers * step32
     fed = AT_RUN_TIME in body
     inputs = f"float[{sizes}] x" + (f", float[{','.join(map(str, shape))}] w" if fed else "")
@@ -64,6 +72,27 @@ def test_a_bias_is_added_whether_int32_holds_it_or_not(
     assert np.abs(plain).max() >= 0.99
     assert np.abs(optimised - plain).max() <= 0.01 * 1.001
     assert sums(module) == (0 if step == 1e-2 else 1)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_bias_beside_weights_of_zero_is_not_lost(
+    layer: str, build: Build, compiled: Callable[..., GraphModule]
+) -> None:
+    """Their scale is 1 for want of another, and ONNX Runtime 1.32 would round the bias to steps of 1e-2."""
+    sizes, shape, body = LAYERS[layer]
+    bias = np.linspace(-4e-3, 4e-3, 5).astype(np.float32)
+    one = np.float32(1)
+    given = {"s": np.float32(1e-2), "z": np.uint8(128), "t": np.float32(1e-4), "v": one, "b": bias}
+    given |= {"row": bias[None]} | ({} if AT_RUN_TIME in body else {"w": np.zeros(shape, np.int8)})
+    inputs = f"float[{sizes}] x" + (f", float[{','.join(map(str, shape))}] w" if "w" not in given else "")
+    written = "float[N,M]" if sizes == "2,4" else "float[N,C,H,W]"
+    module = build(f"main ({inputs}) => ({written} y) {{ {BEFORE} {body} {BEHIND} }}", given)
+    feeds = {"x": np.ones([int(size) for size in sizes.split(",")], np.float32)}
+    feeds |= {"w": np.zeros(shape, np.float32)} if "w" not in given else {}
+    compiled(module, "insert-qdq")
+    plain, optimised = outputs(module, feeds)
+    assert np.abs(plain).max() >= 3.9e-3
+    assert np.abs(optimised - plain).max() <= 1e-4 * 1.001  # the integer kernel's other neighbour
 
 
 @pytest.mark.parametrize("columns", [1, 3, 4, 6, 8])
