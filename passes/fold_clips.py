@@ -14,8 +14,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxq.ir.module import GraphModule, array_of, attribute, constant_of, input_of, is_standard, sole_reader
+from onnxq.ir.qdq.read import Quantized, read_quantize
 from onnxq.passmanager.base import Effect, Pass, PassContext
-from onnxq.quant.encodings import Encoding, dtypes, encoding_of
+from onnxq.quant.encodings import Encoding
 
 CLIPPING = ("Clip", "Max", "Min", "Relu")
 Bound = NDArray[Any] | None
@@ -39,7 +40,8 @@ class FoldClips(Pass):
 
 def _absorbs(quantize: ir.Node, ctx: PassContext) -> bool:
     """Remove the clip before ``quantize`` if it changes no integer, and tell whether it did."""
-    encoding, clipped = _encoding(quantize), quantize.inputs[0]
+    found, clipped = read_quantize(quantize), quantize.inputs[0]
+    encoding = _integer_grid(found)
     clip = None if clipped is None or sole_reader(clipped) is None else clipped.producer()
     if encoding is None or clip is None or not is_standard(clip, *CLIPPING):
         return False
@@ -56,13 +58,10 @@ def _absorbs(quantize: ir.Node, ctx: PassContext) -> bool:
     return True
 
 
-def _encoding(quantize: ir.Node) -> Encoding | None:
-    scale, zero_point = constant_of(quantize.inputs[1]), constant_of(input_of(quantize, 2))
-    if scale is None or zero_point is None or scale.ndim or zero_point.dtype.name not in dtypes():
-        return None
-    if not (np.isfinite(scale) and scale > 0):
-        return None  # a source's own: what it makes of any number is nobody's grid
-    return encoding_of(scale, zero_point.astype(np.int32), zero_point.dtype.name)
+def _integer_grid(found: Quantized | None) -> Encoding | None:
+    """Return the grid if it is known, one for the whole tensor, and one of integers."""
+    encoding = None if found is None else found.encoding
+    return encoding if encoding is not None and encoding.integers and encoding.axis is None else None
 
 
 def _saturates(encoding: Encoding, low: Bound, high: Bound) -> bool:

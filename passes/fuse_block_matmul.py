@@ -15,7 +15,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxq.ir.module import GraphModule, array_of, attribute, constant_of, input_of, is_standard, name_of
+from onnxq.ir.module import GraphModule, array_of, constant_of, is_standard, name_of
+from onnxq.ir.qdq.read import dequantized
 from onnxq.ir.schema import CONTRIB
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.quant.packing import pack, pack_columns, unsigned
@@ -96,20 +97,19 @@ def _fuse(node: ir.Node, weight: Blocks, ctx: PassContext) -> None:
 
 def _blocks_of(node: ir.Node) -> Blocks | str | None:
     """Return the weight, why it is none, or None where nothing is dequantized."""
-    source = node.inputs[1].producer() if node.inputs[1] is not None else None
-    if source is None or not is_standard(source, "DequantizeLinear"):
+    found = dequantized(node.inputs[1])
+    if found is None:
         return None
-    integers, scale, zero_point = (input_of(source, index) for index in range(3))
-    block = attribute(source, "block_size", 0)
-    if integers is None or scale is None or constant_of(integers) is None or constant_of(scale) is None:
+    integers, scale, zero_point = found.stored, found.scale, found.zero_point
+    if constant_of(integers) is None or constant_of(scale) is None:
         return "its weight is no constant"
     if zero_point is not None and constant_of(zero_point) is None:
         return "its zero points are no constant"
     if array_of(integers).ndim != 2 or integers.dtype not in WIDTHS:
         return "its weight is no matrix of 4 or 8 bits"
-    if block not in BLOCKS or attribute(source, "axis", 1) not in (0, -2):
+    if found.block_size not in BLOCKS or found.axis not in (0, -2):
         return "its weight is not cut into blocks along its columns"
-    return Blocks(integers, scale, zero_point, WIDTHS[integers.dtype], block)
+    return Blocks(integers, scale, zero_point, WIDTHS[integers.dtype], found.block_size)
 
 
 def _packed_zero_point(weight: Blocks) -> NDArray[np.uint8] | None:

@@ -14,7 +14,8 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.ir.module import GraphModule, array_of, attribute, constant_of, input_of, is_standard, name_of
+from onnxq.ir.module import GraphModule, array_of, constant_of, is_standard, name_of
+from onnxq.ir.qdq.read import Quantized, dequantized
 from onnxq.ir.schema import CONTRIB, FLOAT8_PRODUCT
 from onnxq.passmanager.base import Effect, Pass, PassContext
 
@@ -40,22 +41,21 @@ class FuseFloat8Matmul(Pass):
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave a MatMul alone that is not narrow, or whose weight is not stored in such blocks."""
         for node in list(module.graph):
-            dequantize = _dequantize_of(node) if is_standard(node, "MatMul") else None
-            if dequantize is None:
+            weight = _weight_of(node) if is_standard(node, "MatMul") else None
+            if weight is None:
                 continue
-            reason = _reason(node, dequantize)
+            reason = _reason(node, weight)
             if reason is not None:
                 ctx.skip(node, reason)
                 continue
-            _fuse(node, dequantize, ctx)
+            _fuse(node, weight, ctx)
 
 
-def _fuse(node: ir.Node, dequantize: ir.Node, ctx: PassContext) -> None:
-    weight, scale = dequantize.inputs[:2]
+def _fuse(node: ir.Node, weight: Quantized, ctx: PassContext) -> None:
     output = node.outputs[0]
     stored = [
         ctx.edit.constant(f"{name_of(value)}_by_column", np.ascontiguousarray(array_of(value).T), why=WHY)
-        for value in (weight, scale)
+        for value in (weight.stored, weight.scale)
     ]
     fused = ctx.edit.insert(
         FLOAT8_PRODUCT,
@@ -63,7 +63,7 @@ def _fuse(node: ir.Node, dequantize: ir.Node, ctx: PassContext) -> None:
         f"{output.name}_fused",
         before=node,
         domain=CONTRIB,
-        attributes={"block_size": attribute(dequantize, "block_size", 0)},
+        attributes={"block_size": weight.block_size},
         dtype=output.dtype,
         shape=output.shape,
         why=WHY,
@@ -72,25 +72,22 @@ def _fuse(node: ir.Node, dequantize: ir.Node, ctx: PassContext) -> None:
     ctx.edit.remove(node, why=WHY)
 
 
-def _dequantize_of(node: ir.Node) -> ir.Node | None:
-    """Return what dequantizes the node's weight from float8; None where nothing does."""
-    source = node.inputs[1].producer() if node.inputs[1] is not None else None
-    if source is not None and is_standard(source, "Cast") and source.inputs[0] is not None:
-        source = source.inputs[0].producer()
-    if source is None or not is_standard(source, "DequantizeLinear") or source.inputs[0] is None:
-        return None
-    return source if source.inputs[0].dtype is ir.DataType.FLOAT8E4M3FN else None
+def _weight_of(node: ir.Node) -> Quantized | None:
+    """Return what the node's weight is dequantized from, if that is float8."""
+    cast = node.inputs[1].producer() if node.inputs[1] is not None else None
+    found = dequantized(cast.inputs[0] if cast is not None and is_standard(cast, "Cast") else node.inputs[1])
+    return found if found is not None and found.stored.dtype is ir.DataType.FLOAT8E4M3FN else None
 
 
-def _reason(node: ir.Node, dequantize: ir.Node) -> str | None:
-    weight, scale, zero_point = (input_of(dequantize, index) for index in range(3))
+def _reason(node: ir.Node, weight: Quantized) -> str | None:
+    stored, scale, zero_point = weight.stored, weight.scale, weight.zero_point
     if node.outputs[0].dtype not in NARROW:
         return "it is neither in float16 nor in bfloat16"
-    if constant_of(weight) is None or constant_of(scale) is None:
+    if constant_of(stored) is None or constant_of(scale) is None:
         return "its weight is no constant"
     if zero_point is not None and (constant_of(zero_point) is None or array_of(zero_point).any()):
         return "float8 has no zero point but 0"
-    blocks = attribute(dequantize, "block_size", 0) and attribute(dequantize, "axis", 1) in (0, -2)
-    if not blocks or array_of(weight).ndim != 2 or array_of(scale).dtype != np.float32:
+    blocks = weight.block_size is not None and weight.axis in (0, -2)
+    if not blocks or array_of(stored).ndim != 2 or array_of(scale).dtype != np.float32:
         return "its weight is not cut into blocks along its columns, with scales in float32"
     return None

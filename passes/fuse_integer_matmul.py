@@ -15,13 +15,12 @@ import onnx_ir as ir
 
 from onnxq.ir.module import (
     GraphModule,
-    attribute,
     constant_of,
-    input_of,
     is_standard,
     rank_of,
     sole_reader,
 )
+from onnxq.ir.qdq.read import Quantized, dequantized
 from onnxq.passmanager.base import Effect, Pass, PassContext
 
 WHY = "the integer kernel adds the bias itself"
@@ -40,7 +39,7 @@ class FuseIntegerMatmul(Pass):
         for node in list(module.graph):
             if not is_standard(node, "MatMul"):
                 continue
-            activation, weight = (_grid_of(value) for value in node.inputs)
+            activation, weight = map(dequantized, node.inputs)
             if activation is None or weight is None:
                 continue
             reason = _reason(activation, weight)
@@ -50,36 +49,14 @@ class FuseIntegerMatmul(Pass):
                 ctx.skip(node, reason)
 
 
-@dataclass(frozen=True)
-class Grid:
-    """Integers with their scale and zero point, from one DequantizeLinear."""
-
-    integers: ir.Value
-    scale: ir.Value
-    zero_point: ir.Value | None
-    axis: int
-
-
-def _grid_of(value: ir.Value | None) -> Grid | None:
-    node = None if value is None else value.producer()
-    if (
-        node is None
-        or not is_standard(node, "DequantizeLinear")
-        or node.inputs[0] is None
-        or node.inputs[1] is None
-    ):
-        return None
-    return Grid(node.inputs[0], node.inputs[1], input_of(node, 2), attribute(node, "axis", 1))
-
-
-def _reason(activation: Grid, weight: Grid) -> str | None:
-    if constant_of(weight.integers) is None or weight.integers.dtype != ir.DataType.INT8:
+def _reason(activation: Quantized, weight: Quantized) -> str | None:
+    if constant_of(weight.stored) is None or weight.stored.dtype != ir.DataType.INT8:
         return "its weight is not a constant of int8"
-    if activation.integers.dtype != ir.DataType.UINT8:
+    if activation.stored.dtype != ir.DataType.UINT8:
         return "its input is not uint8"
     if not _is_one_number(activation.scale):
         return "its input has more than one scale"
-    if rank_of(weight.integers) != 2 or not _is_by_column(weight):
+    if rank_of(weight.stored) != 2 or not _is_by_column(weight):
         return "its weight is not a matrix with one scale, or one for each column"
     return None
 
@@ -92,14 +69,14 @@ def _is_one_number(scale: ir.Value) -> bool:
     return rank_of(scale) == 0 or (producer is not None and is_standard(producer, "DynamicQuantizeLinear"))
 
 
-def _is_by_column(weight: Grid) -> bool:
+def _is_by_column(weight: Quantized) -> bool:
     scales = constant_of(weight.scale)
     return scales is not None and (scales.ndim == 0 or (scales.ndim == 1 and weight.axis in (1, -1)))
 
 
-def _fuse(node: ir.Node, activation: Grid, weight: Grid, ctx: PassContext) -> None:
+def _fuse(node: ir.Node, activation: Quantized, weight: Quantized, ctx: PassContext) -> None:
     bias = _bias_of(node)
-    inputs: list[ir.Value | None] = [activation.integers, weight.integers, activation.scale, weight.scale]
+    inputs: list[ir.Value | None] = [activation.stored, weight.stored, activation.scale, weight.scale]
     inputs += [activation.zero_point, weight.zero_point]
     last = node.outputs[0] if bias is None else bias.add.outputs[0]
     fused = ctx.edit.insert(

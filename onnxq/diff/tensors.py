@@ -15,7 +15,8 @@ from onnxq.diff.align import Alignment
 from onnxq.diff.flat import QUANTIZERS, Flat
 from onnxq.diff.numbering import constant_number
 from onnxq.diff.weights import Stored
-from onnxq.ir.module import attribute, input_of, name_of
+from onnxq.ir.module import name_of
+from onnxq.ir.qdq.read import read_quantize
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def stored_grid(stored: Stored) -> Grid | None:
         and stored.scale.const_value is not None
         and stored.scale.const_value.size > 1
     )
-    granularity = f"block {stored.block_size}" if stored.block_size else "channel" if many else "tensor"
+    granularity = _granularity(stored.block_size, many)
     return Grid(_type(stored.value), granularity, stored.axis if many else None, scale, _whole(zero))
 
 
@@ -195,20 +196,24 @@ def shape_of(value: ir.Value) -> tuple[int | str, ...] | None:
     return tuple("?" if axis == "None" or str(axis).startswith("unk__") else axis for axis in known)
 
 
-def _quantizer_grid(node: ir.Node) -> Grid:
+def _quantizer_grid(node: ir.Node) -> Grid | None:
     if node.op_type == "DynamicQuantizeLinear":
         return Grid("uint8", "tensor", None, None, None)
-    scale, zero_point = input_of(node, 1), input_of(node, 2)
-    known = scale is not None and scale.const_value is not None
-    many = known and scale.const_value.size > 1  # type: ignore[union-attr]
-    block = attribute(node, "block_size", 0)
+    found = read_quantize(node)
+    if found is None:
+        return None
+    scale = found.scale.const_value
     return Grid(
-        dtype=_type(node.outputs[0]) if zero_point is None else _type(zero_point),
-        granularity=f"block {block}" if block else "channel" if many else "tensor",
-        axis=attribute(node, "axis", 1) if many else None,
-        scale=_span(scale),
-        zero_point=_whole(_span(zero_point)) or ((0, 0) if known else None),
+        dtype=found.dtype,
+        granularity=_granularity(found.block_size, many := scale is not None and scale.size > 1),
+        axis=found.axis if many else None,
+        scale=_span(found.scale),
+        zero_point=_whole(_span(found.zero_point)) or (None if scale is None else (0, 0)),
     )
+
+
+def _granularity(block_size: int | None, many: bool) -> str:
+    return f"block {block_size}" if block_size else "channel" if many else "tensor"
 
 
 def _span(value: ir.Value | None) -> tuple[float, float] | None:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from onnxq.diff.flat import CONVERTERS, Flat, family_of, is_product
 from onnxq.ir.module import attribute, input_of
+from onnxq.ir.qdq.read import Quantized, read_dequantize
 from onnxq.quant.likeness import ALIKE, by_channel, sample_of
 from onnxq.quant.packing import unpack
 
@@ -283,8 +284,9 @@ def _origin(node: ir.Node, value: ir.Value, scale_at: int | None, zero_at: int |
         maker = value.producer()
         if maker is None or not maker.inputs or maker.inputs[0] is None:
             return None
-        if maker.op_type == "DequantizeLinear" and maker.inputs[0].const_value is not None:
-            return _dequantized(node, maker)
+        found = read_dequantize(maker)
+        if found is not None and found.stored.const_value is not None:
+            return _dequantized(node, found)
         if maker.op_type not in _MOVERS | CONVERTERS:
             return None
         value = maker.inputs[0]
@@ -300,23 +302,20 @@ def _origin(node: ir.Node, value: ir.Value, scale_at: int | None, zero_at: int |
 def _looked_up(node: ir.Node, table: ir.Value) -> Stored:
     """Return a table whose rows are dequantized, if they are, once they have been looked up."""
     readers = [reader for reader, _ in node.outputs[0].uses()]
-    if len(readers) == 1 and readers[0].op_type == "DequantizeLinear":
-        scale, zero_point = (_constant(input_of(readers[0], place)) for place in (1, 2))
-        return Stored(node, table, scale, zero_point)
-    return Stored(node, table)
+    found = read_dequantize(readers[0]) if len(readers) == 1 else None
+    if found is None:
+        return Stored(node, table)
+    return Stored(node, table, _constant(found.scale), _constant(found.zero_point))
 
 
-def _dequantized(node: ir.Node, maker: ir.Node) -> Stored | None:
-    value = maker.inputs[0]
-    if value is None:
-        return None
+def _dequantized(node: ir.Node, found: Quantized) -> Stored:
     return Stored(
         node=node,
-        value=value,
-        scale=_constant(input_of(maker, 1)),
-        zero_point=_constant(input_of(maker, 2)),
-        axis=attribute(maker, "axis", 1),
-        block_size=attribute(maker, "block_size", 0),
+        value=found.stored,
+        scale=_constant(found.scale),
+        zero_point=_constant(found.zero_point),
+        axis=found.axis,
+        block_size=found.block_size or 0,
         dequantized=True,
     )
 

@@ -10,7 +10,8 @@ from typing import Any
 import onnx_ir as ir
 
 from onnxq.ir.external import tensors
-from onnxq.ir.module import GraphModule, attribute, constant_of, input_of, is_standard, name_of
+from onnxq.ir.module import GraphModule, constant_of, input_of, name_of
+from onnxq.ir.qdq.read import Quantized, read_dequantize, read_quantize
 
 
 @dataclass(frozen=True)
@@ -127,38 +128,27 @@ def _quantized(graph: ir.Graph) -> Iterator[QuantizedValue]:
 
 def _encoded(node: ir.Node) -> QuantizedValue | None:
     """Return what a Q encodes, or what a DQ or an integer MatMul reads as weight; None for all else."""
-    value = input_of(node, 0)
-    if is_standard(node, "QuantizeLinear"):
-        return _described(value, node.outputs[0], input_of(node, 1), input_of(node, 2), node)
-    if is_standard(node, "DequantizeLinear") and value is not None and value.is_initializer():
-        return _described(value, value, input_of(node, 1), input_of(node, 2), node)
+    made, read = read_quantize(node), read_dequantize(node)
+    if made is not None:
+        return _described(made, input_of(node, 0))
+    if read is not None and read.stored.is_initializer():
+        return _described(read, read.stored)
     if (node.domain, node.op_type) == ("com.microsoft", "MatMulIntegerToFloat"):
-        weight = input_of(node, 1)
-        return _described(weight, weight, input_of(node, 3), input_of(node, 5), node)
+        weight, scale = input_of(node, 1), input_of(node, 3)
+        if weight is not None and scale is not None:
+            return _described(Quantized(node, weight, scale, input_of(node, 5)), weight)
     return None
 
 
-def _described(
-    value: ir.Value | None,
-    integers: ir.Value | None,
-    scale_input: ir.Value | None,
-    zero_point_input: ir.Value | None,
-    node: ir.Node,
-) -> QuantizedValue | None:
-    scale, zero_point = constant_of(scale_input), constant_of(zero_point_input)
-    if scale is None or integers is None:
+def _described(found: Quantized, value: ir.Value | None) -> QuantizedValue | None:
+    scale, zero_point = constant_of(found.scale), constant_of(found.zero_point)
+    if scale is None:
         return None
     return QuantizedValue(
         name=name_of(value),
-        kind="weight" if value is integers else "activation",
-        dtype=_integer_type(zero_point_input, integers),
-        axis=int(attribute(node, "axis", 1)) if scale.ndim else None,
+        kind="weight" if value is found.stored else "activation",
+        dtype=found.dtype,
+        axis=found.axis if scale.ndim else None,
         scales=(float(scale.min()), float(scale.max())),
         zero_points=(0, 0) if zero_point is None else (int(zero_point.min()), int(zero_point.max())),
     )
-
-
-def _integer_type(zero_point: ir.Value | None, integers: ir.Value) -> str:
-    """Return the type of the integers: the zero point's, or else their own, or uint8 as ONNX says."""
-    dtype = (zero_point.dtype if zero_point is not None else None) or integers.dtype
-    return "uint8" if dtype is None else dtype.name.lower()

@@ -10,7 +10,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxq.ir.layers import Layer, is_depthwise
-from onnxq.ir.module import GraphModule, attribute, constant_of, input_of, is_standard
+from onnxq.ir.module import GraphModule, constant_of, input_of, is_standard
+from onnxq.ir.qdq.read import dequantized
 from onnxq.quant.encodings import Encoding
 
 EIGHT_BITS = (ir.DataType.INT8, ir.DataType.UINT8)
@@ -65,7 +66,7 @@ def _integer_weight(node: ir.Node) -> NDArray[Any] | None:
     if node.op_type in FACTORS:
         activation, weight = (input_of(node, index) for index in FACTORS[node.op_type])
     elif is_standard(node, "Conv", "Gemm", "MatMul"):
-        activation, weight = (_dequantized(input_of(node, index)) for index in (0, 1))
+        activation, weight = (_eight_bits(input_of(node, index)) for index in (0, 1))
     else:
         return None
     integers = constant_of(weight)
@@ -74,12 +75,12 @@ def _integer_weight(node: ir.Node) -> NDArray[Any] | None:
     return integers
 
 
-def _dequantized(value: ir.Value | None) -> ir.Value | None:
+def _eight_bits(value: ir.Value | None) -> ir.Value | None:
     """Return the 8-bit integers that ``value`` is read from, if they have no blocks."""
-    node = None if value is None else value.producer()
-    if node is None or not is_standard(node, "DequantizeLinear") or attribute(node, "block_size", 0):
+    found = dequantized(value)
+    if found is None or found.block_size is not None or found.stored.dtype not in EIGHT_BITS:
         return None
-    return node.inputs[0] if node.inputs[0] is not None and node.inputs[0].dtype in EIGHT_BITS else None
+    return found.stored
 
 
 def _exceeds(weight: NDArray[Any] | None) -> bool:

@@ -30,10 +30,11 @@ import onnx_ir as ir
 from onnxq.ir.digest import graph_digest
 from onnxq.ir.layers import LINEAR, Layer, layer_of
 from onnxq.ir.module import GraphModule, array_of, constant_of, input_of, is_standard, name_of
+from onnxq.ir.qdq.read import Quantized, dequantized, read_dequantize
 from onnxq.ir.text import parse, render
 from onnxq.passmanager.base import Effect, Pass, PassRecord
 from onnxq.passmanager.instruments import Instrument
-from onnxq.quant.encodings import Encoding, encoding_of
+from onnxq.quant.encodings import Encoding
 from onnxq.quant.facts import Facts, Need
 from onnxq.testing.rounding import assert_rounded
 from onnxq.testing.running import Array, Feeds, assert_near, evaluate, is_floats, run_model
@@ -214,17 +215,17 @@ def _restored(
     No node says where the integers of a constant had to end: ``limit`` does. A Sum of one value is looked
     through as well.
     """
-    node = value.producer()
+    node, found = value.producer(), dequantized(value)
     if node is not None and is_standard(node, "Sum") and len(node.inputs) == 1 and node.inputs[0] is not None:
         return _restored(node.inputs[0], original, seen, limit)
-    if node is None or not is_standard(node, "DequantizeLinear"):
+    if found is None:
         array = seen[name_of(value)].astype(np.float64)
         return _Restored(array, np.zeros_like(array))
-    source = _quantized_from(node)
+    source = _quantized_from(found)
     real = original if source is None else seen[name_of(source)]
     if real is None:
         real = seen[name_of(value)]
-    encoding = replace(_encoding_of(node, seen), limit=limit if source is None else None)
+    encoding = replace(_encoding_of(found, seen), limit=limit if source is None else None)
     return _Restored(real.astype(np.float64), encoding.error_bound(real).astype(np.float64))
 
 
@@ -239,13 +240,11 @@ def _assert_rows_within_steps(
         _assert_blocks_within_steps(gather, last, seen, rounding)
     if last is None or not is_standard(last, "Mul", "DequantizeLinear"):
         return
-    dequantize = last if last.op_type == "DequantizeLinear" else _producer(last.inputs[0])
-    if dequantize is None or not is_standard(dequantize, "DequantizeLinear"):
-        return
-    if _quantized_from(dequantize) is not None:
-        return  # the rows are quantized once more, as any other value
-    step = seen[name_of(dequantize.inputs[1])]
-    if last is not dequantize:
+    found = read_dequantize(last) or dequantized(last.inputs[0])
+    if found is None or _quantized_from(found) is not None:
+        return  # where the rows are quantized once more, they are as any other value
+    step = seen[name_of(found.scale)]
+    if last is not found.node:
         step = step * seen[name_of(last.inputs[1])]
     axis = gather.attributes.get_int("axis", 0)
     rows = np.take(array_of(gather.inputs[0]), seen[name_of(gather.inputs[1])], axis=axis)
@@ -263,29 +262,18 @@ def _assert_blocks_within_steps(
     assert_near(result, table[ids], step[ids] + rounding, f"node {gather.name!r}")
 
 
-def _producer(value: ir.Value | None) -> ir.Node | None:
-    return None if value is None else value.producer()
-
-
-def _quantized_from(dequantize: ir.Node) -> ir.Value | None:
-    """Return what a QuantizeLinear before ``dequantize`` reads; None for stored integers."""
-    value = dequantize.inputs[0]
-    producer = None if value is None else value.producer()
+def _quantized_from(found: Quantized) -> ir.Value | None:
+    """Return what a QuantizeLinear before a DequantizeLinear reads; None for stored integers."""
+    producer = found.stored.producer()
     if producer is None or not is_standard(producer, "QuantizeLinear", "DynamicQuantizeLinear"):
         return None
     return producer.inputs[0]
 
 
-def _encoding_of(dequantize: ir.Node, seen: Mapping[str, Array]) -> Encoding:
+def _encoding_of(found: Quantized, seen: Mapping[str, Array]) -> Encoding:
     """Return the encoding that a DequantizeLinear undoes, as seen at run time."""
-    integers, zero = dequantize.inputs[0], input_of(dequantize, 2)
-    scale = seen[name_of(dequantize.inputs[1])]
-    assert integers is not None
-    assert integers.dtype is not None, f"{name_of(integers)!r} has no type"
-    zero_point = np.zeros(scale.shape, np.int32) if zero is None else seen[name_of(zero)].astype(np.int32)
-    axis = dequantize.attributes.get_int("axis", 1) if scale.ndim else None
-    block_size = dequantize.attributes.get_int("block_size", 0) or None
-    return encoding_of(scale, zero_point, integers.dtype.name.lower(), axis, block_size)
+    zero_point = None if found.zero_point is None else seen[name_of(found.zero_point)]
+    return found.encoding_with(seen[name_of(found.scale)], zero_point)
 
 
 def _assert_layer_within_steps(

@@ -51,7 +51,7 @@ PIPELINES = {
     "encode-weight-blocks{float8=true, bits=8, block=32, symmetric=true},insert-qdq,remove-dead,infer-shapes,"
     "lower-precision,fuse-float8-matmul,remove-dead",
     "float8": f"{TIDY},convert-opset{{minimum=19}},encode-weights{{dtype=float8e4m3fn}},"
-    "encode-activations{dtype=float8e4m3fn},insert-qdq,remove-dead",
+    "encode-activations{dtype=float8e4m3fn},round-weights,insert-qdq,remove-dead",
 }
 
 STATIC = "encode-weights,encode-activations{scope=all-tensors}"
