@@ -375,6 +375,12 @@ class _Compilation:
             return warn_of_saturation(module)
         return (f"provider {target.provider} is not here: compared on the CPU, and not timed",)
 
+    def _data_used(self, table: CalibrationTable) -> DataUsed:
+        name = as_utf8(self.data.name) if self.data is not None else "calibration table"
+        found = self._measurements
+        counts = {} if found is None else {"measured": found.measured, "recalled": found.recalled}
+        return DataUsed(name=name, digest=table.data, samples=table.samples, **counts)
+
     def _stamp(self, module: GraphModule) -> None:
         """Write into the model itself what it is and where it comes from."""
         module.model.metadata_props.update(
@@ -396,7 +402,6 @@ class _Compilation:
             *self._warnings_of_weights(built, output),
             *comparison.warnings,
         )
-        name = as_utf8(self.data.name) if self.data is not None else "calibration table"
         return Manifest(
             recipe=self.recipe.decided(),
             source=_model_file(self.source.path, self.source.digest),
@@ -406,7 +411,7 @@ class _Compilation:
             },
             ir_version=module.model.ir_version,
             session_options=self.recipe.runs_on.options_for(module),
-            data=None if table is None else DataUsed(name=name, digest=table.data, samples=table.samples),
+            data=None if table is None else self._data_used(table),
             table=None if table is None else json.loads(table.for_manifest().to_json()),
             versions={**installed_versions(), **runtime_versions()},
             cpu_flags=cpu_flags(),

@@ -47,13 +47,19 @@ class ModelFile(BaseModel):
 
 
 class DataUsed(BaseModel):
-    """What data the ranges were measured on."""
+    """What data the ranges were measured on.
+
+    ``measured`` counts the values that this compilation measured, in its trials too, and ``recalled`` those
+    that earlier ones had.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     name: str
     digest: str
     samples: int
+    measured: int = 0
+    recalled: int = 0
 
 
 class ProcessorAssumed(BaseModel):

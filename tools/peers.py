@@ -27,14 +27,19 @@ def quantize_dynamic(source: Path, output: Path) -> None:
     quantize_dynamic(source, output, per_channel=True)
 
 
-def quantize_static(source: Path, output: Path, feeds: Sequence[Feeds]) -> None:
+def quantize_static(source: Path, output: Path, feeds: Sequence[Feeds], method: str = "MinMax") -> None:
     """Quantize with onnxruntime: uint8 activations, int8 weights per channel, all operators."""
-    from onnxruntime.quantization import QuantType, quantize_static
+    from onnxruntime.quantization import CalibrationMethod, QuantType, quantize_static
 
     with TemporaryDirectory() as folder:
         raised = _raised(source, Path(folder, "raised.onnx"))
         quantize_static(
-            raised, output, calibration_reader(feeds), per_channel=True, activation_type=QuantType.QUInt8
+            raised,
+            output,
+            calibration_reader(feeds),
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            calibrate_method=CalibrationMethod[method],
         )
 
 

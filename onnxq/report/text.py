@@ -37,11 +37,19 @@ def draw(table: Table) -> RenderableType:
     return Group(Text(printable(table.title), "bold"), drawn, "")
 
 
+def measured(data: Mapping[str, Any]) -> str:
+    """Return a line on what was measured, of a manifest's ``data``."""
+    known = f"; {data['recalled']} were known from earlier runs" if data["recalled"] else ""
+    return f"Measured {data['measured']} values on {data['samples']} samples{known}."
+
+
 def compilation(content: Mapping[str, Any]) -> Iterator[RenderableType]:
     """Yield what to print of a manifest's content: what was left alone, kernels, and last the results."""
     skipped = skipped_table(content["passes"])
     if skipped.rows:
         yield draw(skipped)
+    if content["data"]:
+        yield measured(content["data"])
     if content["kernels"]:
         counts = content["kernels"]["kinds"].items()
         yield f"Nodes that ran: {', '.join(f'{count} {kind}' for kind, count in counts if count)}."
