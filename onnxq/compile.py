@@ -276,7 +276,7 @@ class _Compilation:
             self.tuning = tune(
                 self.source.path,
                 self.recipe,
-                self.build.trial,
+                lambda tried, begins: self.build.trial(tried, begins=begins),
                 [batch.feeds for batch in samples.timed(self.options.bench_batch_size)],
                 self.options.threads,
                 self._stage("tuning"),

@@ -126,17 +126,19 @@ class Build:
             records = manager.run(module)
         return Built(module, tuple(records), answers.given)
 
-    def trial(self, recipe: Recipe, foreseen: Sequence[Pass] = ()) -> GraphModule:
+    def trial(self, recipe: Recipe, foreseen: Sequence[Pass] = (), *, begins: bool = True) -> GraphModule:
         """Return the same graph, built from what earlier trials had in common with it, and not verified.
 
         Args:
             recipe: What to build.
             foreseen: Passes of trials to come: what they want of a graph is measured along with the rest.
+            begins: Whether trials to come begin like this one, so that its graphs are kept.
 
         """
         keeping = _Keeping(self, recipe)
         start, module = self._begun(keeping.texts)
-        manager = self._manager(recipe, (keeping,), Answers(self.table, self.measurements))
+        watching = (keeping,) if begins else ()
+        manager = self._manager(recipe, watching, Answers(self.table, self.measurements))
         manager.foreseen = foreseen
         with only_valid(self.source.path):
             manager.run(module, start)

@@ -114,7 +114,13 @@ class _Search:
         for factor in factors:
             low = np.maximum(from_low * factor, self.low) if move_low else old_low
             high = np.minimum(from_high * factor, self.high) if move_high else old_high
+            if not around_best and self._is_hopeless(low, high):
+                return
             self._offer(low, high)
+
+    def _is_hopeless(self, low: Array, high: Array) -> bool:
+        """Tell whether this range and all narrower ones cut off too much to be better than the best."""
+        return isinstance(self.cost, ExpectedSquaredError) and bool(self.cost.cut_off(low, high) > self.best)
 
     def _offer(self, low: Array, high: Array) -> None:
         cost = self.cost(low, high)
@@ -124,27 +130,41 @@ class _Search:
         self.best_high = np.where(better, high, self.best_high)
 
 
-def expected_squared_error(
-    histogram: Histogram, low: float, high: float, dtype: str, symmetric: bool
-) -> Cost:
-    """Return the cost: the expected squared quantization error of the counted values.
+class ExpectedSquaredError:
+    """The cost: the expected squared quantization error of counted values.
 
     Each bin is represented by the middles of its two halves, cut to ``low``..``high``, the range of the
     values.
     """
-    below, above, counts = histogram.ordered()
-    largest = max(-low, high)
-    seen = np.maximum(np.abs(below), np.abs(above)) > NEGLIGIBLE * largest
-    below, above, weights = below[seen], above[seen], np.tile(counts[seen] / 2, 2)
-    quarter = (above - below) / 4
-    points = np.clip(np.concatenate([below + quarter, above - quarter]), low, high).astype(np.float32)
 
-    def cost(low: Array, high: Array) -> Array:
-        encoding = covering(low, high, dtype, symmetric=symmetric)
-        error = (encoding.restored(points) - points).astype(np.float64)
-        return np.asarray(weights @ (error * error))
+    def __init__(self, histogram: Histogram, low: float, high: float, dtype: str, symmetric: bool) -> None:
+        below, above, counts = histogram.ordered()
+        largest = max(-low, high)
+        seen = np.maximum(np.abs(below), np.abs(above)) > NEGLIGIBLE * largest
+        below, above, weights = below[seen], above[seen], np.tile(counts[seen] / 2, 2)
+        quarter = (above - below) / 4
+        points = np.clip(np.concatenate([below + quarter, above - quarter]), low, high).astype(np.float32)
+        order = np.argsort(points, kind="stable")
+        self.points, self.weights = points[order], weights[order]
+        self.dtype, self.symmetric = dtype, symmetric
 
-    return cost
+    def __call__(self, low: Array, high: Array) -> Array:
+        """Return the cost of one range."""
+        encoding = covering(low, high, self.dtype, symmetric=self.symmetric)
+        error = (encoding.restored(self.points) - self.points).astype(np.float64)
+        return np.asarray(self.weights @ (error * error))
+
+    def cut_off(self, low: Array, high: Array) -> float:
+        """Return what the values beyond a range cost at least, and so do those beyond any narrower one.
+
+        A grid may reach a step further than its range, as its zero is exact.
+        """
+        encoding, points = covering(low, high, self.dtype, symmetric=self.symmetric), self.points
+        ends = np.array([low, high])
+        low, high = ends + 2.0 * encoding.error_bound(ends) * (-1, 1)
+        first, last = np.searchsorted(points, [low, high])
+        under, over = points[:first] - low, points[last:] - high
+        return float(self.weights[:first] @ (under * under) + self.weights[last:] @ (over * over))
 
 
 def squared_error(values: NDArray[np.float32], dtype: str, symmetric: bool, limit: int | None = None) -> Cost:

@@ -18,8 +18,8 @@ from onnxq.errors import RecipeError, did_you_mean
 from onnxq.quant.clipping import (
     FINE,
     QUICK,
+    ExpectedSquaredError,
     divergence,
-    expected_squared_error,
     search_range,
     softmax_cross_entropy,
     squared_error,
@@ -187,7 +187,7 @@ class Mse(Method):
     def choose(self, facts: Facts, dtype: str = "uint8", symmetric: bool = False) -> Ends:
         """Search with the error that the histogram lets expect."""
         histogram = facts.known(Histogram)
-        cost = expected_squared_error(histogram, facts.low, facts.high, dtype, symmetric)
+        cost = ExpectedSquaredError(histogram, facts.low, facts.high, dtype, symmetric)
         low, high = search_range(cost, facts.low, facts.high, symmetric, FINE)
         return float(low), float(high)
 

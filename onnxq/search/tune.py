@@ -1,8 +1,9 @@
 """Tuning: keep a form of the graph only where it is faster, in the model and on this machine.
 
-Each distinct layer shape is tried in float, and each optional rewrite is left out, one at a time and in the
-whole model; all forms race against the model with everything. What is clearly faster without is left out,
-and the result races once more, against the model with everything, the exact passes alone and the source.
+Each distinct layer shape is tried in float where the profile does not show integers to be faster by far, and
+each optional rewrite is left out, one at a time and in the whole model; all forms race against the model with
+everything. What is clearly faster without is left out, and the result races once more, against the model with
+everything, the exact passes alone and the source.
 """
 
 from __future__ import annotations
@@ -29,10 +30,15 @@ from onnxq.reading import parse_json
 from onnxq.recipe import Recipe
 from onnxq.runtime.batch import Feeds
 from onnxq.runtime.environment import cpu_name, runtime_versions
+from onnxq.runtime.kernels import kernel_report
 from onnxq.runtime.race import Progress, Standing, race
 
-Build = Callable[[Recipe], GraphModule]
-"""Builds a recipe on the ranges that were measured already."""
+FAR_FASTER = 0.75
+"""A layer whose integer kernels take no more of its float kernels' time is not tried in float: a profile's
+times are good to some tenths."""
+
+Build = Callable[[Recipe, bool], GraphModule]
+"""Builds a recipe on the ranges that were measured already; True: others will begin like it."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ class Verdict:
     Args:
         name: The form's name.
         gain: How many times faster the model is without it; None if remembered from an earlier run.
-        spread: The tenth and ninetieth percentile of the same over the rounds.
+        spread: The tenth and ninetieth percentile of the same over the rounds; None where a profile told.
         dropped: Whether it is left out.
 
     """
@@ -104,11 +110,11 @@ def tune(
     """
     with TemporaryDirectory(prefix="onnxq-tune-") as folder:
         timing = _Timing(source, build, Path(folder), feeds, threads, on_progress)
-        timing.make(recipe, "all")
-        groups = _groups(build(_decided(recipe)))
+        timing.make(recipe, "all", begins=True)
+        groups = _groups(build(_decided(recipe), False))
         forms = list(_forms(recipe, groups))
         memory = _Memory.of(recipe, feeds, threads)
-        verdicts = memory.recall(forms) or _tried(forms, timing)
+        verdicts = memory.recall(forms) or _tried(recipe, forms, groups, timing)
         tuned = _without(recipe, groups, [verdict.name for verdict in verdicts if verdict.dropped])
         tuning = _never_slower(recipe, tuned, verdicts, timing)
         memory.keep(tuning.verdicts)
@@ -129,11 +135,17 @@ class _Timing:
     def path(self, name: str) -> Path:
         return self.folder / f"{name}.onnx"
 
-    def make(self, recipe: Recipe, name: str) -> Path:
+    def make(self, recipe: Recipe, name: str, *, begins: bool = False) -> Path:
         """Build a form that takes the time of ``recipe``'s result; its numbers may be others."""
-        module = self.build(_with_passes(recipe, _timed(recipe)))
+        module = self.build(_with_passes(recipe, _timed(recipe)), begins)
         write_model(module, output_files(module, self.path(name)))
         return self.path(name)
+
+    def layers(self, model: Path) -> dict[str, float]:
+        """Return the microseconds of each layer of the source in a model, what quantizes for it included."""
+        report = kernel_report(model, self.feeds[0], "cpu", self.threads, source=self.source)
+        total = sum(node.microseconds for node in report.nodes)
+        return {one.name: (one.share + one.overhead) * total for one in report.provenance.layers}
 
     def race(self, models: Mapping[str, Path]) -> dict[str, Standing]:
         return race(models, self.feeds, self.threads, on_progress=self.on_progress)
@@ -200,15 +212,36 @@ def _in_float(recipe: Recipe, patterns: Sequence[str]) -> Recipe:
     return recipe.with_options(settings)
 
 
-def _tried(forms: Sequence[Form], timing: _Timing) -> list[Verdict]:
-    """Time the model without each form against the model with all of them, where it is another model."""
+def _tried(
+    recipe: Recipe, forms: Sequence[Form], groups: Mapping[str, Sequence[str]], timing: _Timing
+) -> list[Verdict]:
+    """Time the model without each form against the model with all of them, where that may be faster."""
+    found = _profiled(recipe, groups, timing)
     models, whole = {"all": timing.path("all")}, timing.path("all").read_bytes()
     for number, form in enumerate(forms):
+        if form.name in found:
+            continue
         path = timing.make(form.recipe, str(number))
         if path.read_bytes() != whole:
             models[form.name] = path
-    found = {name: _verdict(name, standing) for name, standing in timing.race(models).items()}
+    found |= {name: _verdict(name, standing) for name, standing in timing.race(models).items()}
     return [found.get(form.name, Verdict(form.name, 1.0, (1.0, 1.0), dropped=False)) for form in forms]
+
+
+def _profiled(recipe: Recipe, groups: Mapping[str, Sequence[str]], timing: _Timing) -> dict[str, Verdict]:
+    """Return verdicts on the layers whose integer kernels are faster by far, so that no race has to tell."""
+    exact = in_float(recipe)
+    if not groups or exact == recipe:
+        return {}
+    integers = timing.layers(timing.path("all"))
+    floats = timing.layers(timing.make(exact, "exact"))
+    total, found = sum(integers.values()), {}
+    for shape, nodes in groups.items():
+        before, after = (sum(times.get(node, 0.0) for node in nodes) for times in (floats, integers))
+        if 0 < after <= FAR_FASTER * before:
+            name = f"int8 for {shape}"
+            found[name] = Verdict(name, total / (total - after + before), None, dropped=False)
+    return found
 
 
 def _verdict(name: str, standing: Standing) -> Verdict:

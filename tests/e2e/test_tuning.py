@@ -13,7 +13,7 @@ from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.recipe import Recipe
 from onnxq.runtime.bench import Spread
 from onnxq.runtime.race import Standing
-from onnxq.search.tune import Verdict, cache_file
+from onnxq.search.tune import Form, Verdict, cache_file
 
 ROWS, WIDTH = 32, 64
 
@@ -146,7 +146,9 @@ def _keep_tuned(recipe: Recipe, tuned: Recipe, verdicts: list[Verdict], timing: 
     return Tuning(tuned, tuple(verdicts))
 
 
-def _drop_the_narrow_layer(forms: list[object], timing: object) -> list[Verdict]:
+def _drop_the_narrow_layer(
+    recipe: Recipe, forms: list[Form], groups: object, timing: object
+) -> list[Verdict]:
     return [
         Verdict(form.name, 1.5, (1.2, 1.7), dropped=form.name == "int8 for MatMul 64x8") for form in forms
     ]
