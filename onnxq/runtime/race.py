@@ -101,5 +101,7 @@ def _order(first: str, running: Sequence[str], number: int) -> Sequence[str]:
 
 
 def _is_out(gains: Sequence[float]) -> bool:
-    """Tell whether three rounds of four say that a model is not faster."""
-    return len(gains) >= FIRST_ROUNDS and float(np.percentile(gains, 75)) < CLEAR_GAIN
+    """Tell whether a model is not faster in three rounds of four, or lost too many to win nine of ten."""
+    lost = sum(gain <= 1 for gain in gains)
+    slow = len(gains) >= FIRST_ROUNDS and float(np.percentile(gains, 75)) < CLEAR_GAIN
+    return slow or lost > MOST_ROUNDS / 10
