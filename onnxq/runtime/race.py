@@ -102,6 +102,7 @@ def _order(first: str, running: Sequence[str], number: int) -> Sequence[str]:
 
 def _is_out(gains: Sequence[float]) -> bool:
     """Tell whether a model is not faster in three rounds of four, or lost too many to win nine of ten."""
+    if len(gains) < FIRST_ROUNDS:
+        return False
     lost = sum(gain <= 1 for gain in gains)
-    slow = len(gains) >= FIRST_ROUNDS and float(np.percentile(gains, 75)) < CLEAR_GAIN
-    return slow or lost > MOST_ROUNDS / 10
+    return float(np.percentile(gains, 75)) < CLEAR_GAIN or lost > MOST_ROUNDS / 10
