@@ -15,6 +15,7 @@ import pytest
 from onnxq.errors import PassError, VerifyError
 from onnxq.ir.module import GraphModule
 from onnxq.ir.text import parse, render
+from onnxq.ir.verify import check_operators
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.passmanager.instruments import BisectLimit, DumpTo, Instrument, PrintAfter, VerifyEach
 from onnxq.passmanager.manager import PassManager
@@ -182,3 +183,14 @@ def test_large_weights_are_replaced_in_the_file_by_random_ones_of_the_same_range
 def test_what_is_no_fault_of_a_pass_leaves_no_file(tmp_path: Path) -> None:
     run(Do(), instruments=[Reproducer(tmp_path, CPU)])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_verification_leaves_the_order_of_weights() -> None:
+    """Else what watches would change what later passes write; onnx_ir moves weights above 1000 bytes."""
+    module = parse(TEXT)
+    for name, size in (("large", 300), ("small", 1)):
+        module.graph.register_initializer(
+            ir.Value(name=name, const_value=ir.tensor(np.ones(size, np.float32), name=name))
+        )
+    check_operators(module)
+    assert list(module.graph.initializers) == ["large", "small"]
