@@ -42,6 +42,12 @@ class Affine(Encoding):
 
     zero_points_of = limits_of
 
+    @property
+    def bits(self) -> int:
+        """The width of the integers."""
+        low, high = self.limits_of(self.dtype)
+        return (high - low).bit_length()
+
     @classmethod
     def covering(
         cls,

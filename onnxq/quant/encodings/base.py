@@ -65,6 +65,11 @@ class Encoding(ABC):
     def zero_points_of(cls, dtype: str, limit: int | None = None) -> tuple[int, int]:
         """Return the smallest and the largest zero point."""
 
+    @property
+    @abstractmethod
+    def bits(self) -> int:
+        """How many bits a stored number takes."""
+
     @classmethod
     @abstractmethod
     def covering(

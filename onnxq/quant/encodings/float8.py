@@ -33,6 +33,11 @@ class Float8(Encoding):
         """Return 0 and 0."""
         return 0, 0
 
+    @property
+    def bits(self) -> int:
+        """8."""
+        return 8
+
     @classmethod
     def covering(
         cls,

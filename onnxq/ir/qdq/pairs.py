@@ -1,0 +1,128 @@
+"""Encodings per tensor and per channel: a QuantizeLinear and a DequantizeLinear.
+
+What is stored of a constant stands behind a DequantizeLinear alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import onnx_ir as ir
+
+from onnxq.ir.edit import Editor
+from onnxq.ir.module import array_of
+from onnxq.ir.qdq.base import Form, look_ups
+from onnxq.quant.encodings import Affine, Encoding, Float8, encoding_of
+
+Grid = tuple[ir.Value, ...]
+"""The scale and the zero point of one encoding, as initializers; of a bias the scale alone."""
+
+
+class Pairs(Form):
+    """Integers and float8 with one scale, or one for each channel."""
+
+    def takes(self, encoding: Encoding) -> bool:
+        """Both families have the same operators."""
+        return isinstance(encoding, Affine | Float8)
+
+    def activation(self, value: ir.Value, encoding: Encoding, edit: Editor) -> ir.Value:
+        """Insert the pair."""
+        grid, why = grid_of(value.name, encoding, edit), f"encoded as {encoding.dtype}"
+        quantized = edit.insert(
+            "QuantizeLinear",
+            [value, *grid],
+            f"{value.name}_q",
+            after=value.producer(),
+            attributes=axes_of(encoding),
+            dtype=grid[1].dtype,
+            shape=value.shape,
+            why=why,
+        )
+        return edit.insert(
+            "DequantizeLinear",
+            [quantized, *grid],
+            f"{value.name}_dq",
+            after=quantized.producer(),
+            attributes=axes_of(encoding),
+            dtype=value.dtype,
+            shape=value.shape,
+            why=why,
+        )
+
+    def constant(self, value: ir.Value, encoding: Encoding, readers: Sequence[ir.Node], edit: Editor) -> None:
+        """Store it once; each layer has a DequantizeLinear of its own."""
+        gathers, layers = look_ups(value, readers)
+        stored = stored_of(value, encoding, edit)
+        grid = grid_of(value.name, encoding, edit) if layers else ()
+        for layer in layers:
+            restore(value, layer, stored, grid, encoding, edit)
+        for gather in gathers:
+            _restore_rows(gather, stored, encoding, edit)
+
+
+def stored_of(value: ir.Value, encoding: Encoding, edit: Editor) -> ir.Value:
+    """Return what is stored of a constant, as an initializer."""
+    stored = encoding.quantize(array_of(value))
+    return edit.constant(f"{value.name}_q", stored, why=f"stored as {encoding.dtype}")
+
+
+def grid_of(name: str | None, encoding: Encoding, edit: Editor) -> Grid:
+    """Leave the zero point of a bias to the operator's default: as many int32 as the bias has, all zero."""
+    why = "scale and zero point"
+    scale = edit.constant(f"{name}_scale", encoding.scale, why=why)
+    if encoding.dtype == "int32" and not encoding.zero_point.any():
+        return (scale,)
+    return scale, edit.constant(f"{name}_zero_point", encoding.stored_zero, why=why)
+
+
+def axes_of(encoding: Encoding) -> dict[str, int]:
+    """Return the attributes of both operators that say which values share a scale."""
+    given = {"axis": encoding.axis, "block_size": encoding.block_size}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def restore(
+    value: ir.Value, reader: ir.Node, stored: ir.Value, grid: Grid, encoding: Encoding, edit: Editor
+) -> None:
+    """Give ``reader`` a DequantizeLinear of its own: one that two layers share is not fused into either."""
+    restored = edit.insert(
+        "DequantizeLinear",
+        [stored, *grid],
+        f"{value.name}_dq",
+        before=reader,
+        attributes=axes_of(encoding),
+        dtype=value.dtype,
+        shape=value.shape,
+        why="weight of its own reader",
+    )
+    edit.reroute(value, restored, readers=[reader], why="reads the integers")
+
+
+def _restore_rows(gather: ir.Node, stored: ir.Value, encoding: Encoding, edit: Editor) -> None:
+    """Gather what is stored and dequantize it: by the largest scale, and by each row's factor to it.
+
+    A DequantizeLinear with a scale for each column would cost four times as much (onnxruntime 1.31.1).
+    """
+    table, rows, why = gather.inputs[0], gather.outputs[0], "only the gathered rows become float"
+    name = None if table is None else table.name
+    largest = encoding_of(encoding.scale.max(), encoding.zero_point.max(), encoding.dtype)
+
+    def add(op_type: str, inputs: list[ir.Value | None], part: str, dtype: ir.DataType | None) -> ir.Value:
+        name = f"{rows.name}_{part}"
+        return edit.insert(op_type, inputs, name, before=gather, dtype=dtype, shape=rows.shape, why=why)
+
+    chosen = add("Gather", [stored, gather.inputs[1]], "q", stored.dtype)
+    restored = add("DequantizeLinear", [chosen, *grid_of(name, largest, edit)], "dq", rows.dtype)
+    if encoding.axis is not None:
+        factors = edit.constant(f"{name}_factors", (encoding.scale / largest.scale)[:, None], why=why)
+        picked = edit.insert(
+            "Gather",
+            [factors, gather.inputs[1]],
+            f"{rows.name}_factors",
+            before=gather,
+            dtype=rows.dtype,
+            why=why,
+        )
+        restored = add("Mul", [restored, picked], "scaled", rows.dtype)
+    edit.replace(rows, restored, why=why)
+    edit.remove(gather, why=why)
