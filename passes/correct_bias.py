@@ -170,9 +170,7 @@ def _run(pipeline: str, module: GraphModule, ctx: PassContext) -> None:
 def _probe(node: ir.Node, name: str, ctx: PassContext) -> ir.Value:
     """Give what a node computes, before it is quantized, a name of its own."""
     output, why = node.outputs[0], "the mean is taken here"
-    return ctx.edit.insert(
-        "Identity", [output], name, after=node, dtype=output.dtype, shape=output.shape, why=why
-    )
+    return ctx.edit.behind(output, why=why).Identity(output, name=name)
 
 
 def _depths(module: GraphModule) -> dict[ir.Value, int]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
@@ -163,7 +163,7 @@ def _correct(site: Site, ctx: PassContext) -> None:
 
 def _cut(site: Site, ctx: PassContext) -> ir.Value:
     """Return the value with its outlier channels held within the grid, and all others as they are."""
-    name, clipped = site.value.name, site.value
+    op, name, clipped = ctx.edit.at(site.layers[0].node, why=CUT), site.value.name, site.value
     width = len(array_of(site.layers[0].weight))
     for op_type, end, open_end, needed in (
         ("Min", site.encoding.high, UNBOUNDED, site.above),
@@ -172,60 +172,32 @@ def _cut(site: Site, ctx: PassContext) -> ir.Value:
         if needed:
             bounds = np.full(width, open_end, np.float32)
             bounds[site.channels] = end
-            constant = ctx.edit.constant(f"{name}_{op_type.lower()}", bounds, why=CUT)
-            clipped = _insert(op_type, [clipped, constant], f"{name}_cut", site, ctx, shape=site.value.shape)
+            constant = op.constant(f"{name}_{op_type.lower()}", bounds)
+            clipped = op(op_type, clipped, constant, name=f"{name}_cut")
     return clipped
 
 
 def _rest(site: Site, ctx: PassContext) -> ir.Value:
     """Return what is cut off the outlier channels, shape (..., k)."""
-    name = site.value.name
-    chosen = ctx.edit.constant(f"{name}_outliers", site.channels.astype(np.int64), why=ADD)
-    ends = [
-        ctx.edit.constant(f"{name}_{part}", end, why=ADD) if needed else None
-        for part, end, needed in (
-            ("low", site.encoding.low, site.below),
-            ("high", site.encoding.high, site.above),
-        )
-    ]
-    whole = _insert("Gather", [site.value, chosen], f"{name}_whole", site, ctx, attributes={"axis": -1})
-    held = _insert("Clip", [whole, *ends], f"{name}_held", site, ctx)
-    return _insert("Sub", [whole, held], f"{name}_rest", site, ctx)
-
-
-def _insert(
-    op_type: str, inputs: list[ir.Value | None], name: str, site: Site, ctx: PassContext, **more: Any
-) -> ir.Value:
-    first, dtype = site.layers[0].node, site.value.dtype
-    return ctx.edit.insert(op_type, inputs, name, before=first, dtype=dtype, why=ADD, **more)
+    op, name = ctx.edit.at(site.layers[0].node, why=ADD), site.value.name
+    chosen = op.constant(f"{name}_outliers", site.channels.astype(np.int64))
+    low = op.constant(f"{name}_low", site.encoding.low) if site.below else None
+    high = op.constant(f"{name}_high", site.encoding.high) if site.above else None
+    whole = op.Gather(site.value, chosen, axis=-1, name=f"{name}_whole")
+    held = op.Clip(whole, low, high, name=f"{name}_held")
+    return op.Sub(whole, held, name=f"{name}_rest")
 
 
 def _add_product(layer: Layer, rest: ir.Value, channels: NDArray[np.intp], ctx: PassContext) -> None:
     """Add the product behind the bias, which the integer kernel adds; a Sum takes one term more."""
-    weight = ctx.edit.constant(f"{layer.weight.name}_outliers", array_of(layer.weight)[channels], why=ADD)
-    total, node = _with_bias(layer), layer.node
-    product = ctx.edit.insert(
-        "MatMul",
-        [rest, weight],
-        f"{total.name}_rest",
-        before=node,
-        dtype=total.dtype,
-        shape=total.shape,
-        why=ADD,
-    )
+    op, total = ctx.edit.at(layer.node, why=ADD), _with_bias(layer)
+    weight = op.constant(f"{layer.weight.name}_outliers", array_of(layer.weight)[channels])
+    product = op.MatMul(rest, weight, name=f"{total.name}_rest")
     reader = sole_reader(total)
     if reader is not None and is_standard(reader, "Sum"):
         ctx.edit.rewire(reader, len(reader.inputs), product, why=ADD)
         return
-    corrected = ctx.edit.insert(
-        "Add",
-        [total, product],
-        f"{total.name}_corrected",
-        after=total.producer(),
-        dtype=total.dtype,
-        shape=total.shape,
-        why=ADD,
-    )
+    corrected = ctx.edit.behind(total, why=ADD).Add(total, product, name=f"{total.name}_corrected")
     ctx.edit.replace(total, corrected, why=ADD)
 
 

@@ -178,20 +178,16 @@ def _mask_of(
 
 def _fuse(core: Core, mask: ir.Value | None, ctx: PassContext) -> None:
     """Put Attention where the heads were merged."""
-    why, first, output = "one kernel for the attention core", core.context.producer(), core.merged.outputs[0]
-    inputs = [core.query.value, core.key.value, core.value.value]
-    if mask is not None:
-        inputs.append(mask)
-    attributes = {"q_num_heads": core.query.heads, "kv_num_heads": core.key.heads, "scale": core.scale}
-    fused = ctx.edit.insert(
-        "Attention",
-        inputs,
-        f"{output.name}_attention",
-        before=first,
-        attributes=attributes,
-        dtype=output.dtype,
-        shape=output.shape,
-        why=why,
+    why, output = "one kernel for the attention core", core.merged.outputs[0]
+    fused = ctx.edit.at(core.context, why=why).Attention(
+        core.query.value,
+        core.key.value,
+        core.value.value,
+        mask,
+        q_num_heads=core.query.heads,
+        kv_num_heads=core.key.heads,
+        scale=core.scale,
+        name=f"{output.name}_attention",
     )
     for reader in list(core.context.consumers()):
         if is_standard(reader, "Shape"):
@@ -206,29 +202,11 @@ def _for_each_query(mask: ir.Value, query: ir.Value, before: ir.Node, ctx: PassC
     if shapes[0] is not None and shapes[1] is not None and _surely_equal(shapes[0][-2], shapes[1][1]):
         return mask
     why, ones = "onnxruntime's Attention does not broadcast the mask over queries", np.ones(rank, np.int64)
-    tokens = ctx.edit.insert(
-        "Shape",
-        [query],
-        f"{mask.name}_tokens",
-        before=before,
-        attributes={"start": 1, "end": 2},
-        dtype=INT64,
-        why=why,
-    )
-    leading = ctx.edit.constant(f"{mask.name}_leading", ones[2:], why=why)
-    last = ctx.edit.constant(f"{mask.name}_last", ones[:1], why=why)
-    shape = ctx.edit.insert(
-        "Concat",
-        [leading, tokens, last],
-        f"{mask.name}_shape",
-        before=before,
-        attributes={"axis": 0},
-        dtype=INT64,
-        why=why,
-    )
-    return ctx.edit.insert(
-        "Expand", [mask, shape], f"{mask.name}_rows", before=before, dtype=mask.dtype, why=why
-    )
+    op, name = ctx.edit.at(before, why=why), mask.name
+    tokens = op.Shape(query, start=1, end=2, name=f"{name}_tokens")
+    leading, last = op.constant(f"{name}_leading", ones[2:]), op.constant(f"{name}_last", ones[:1])
+    shape = op.Concat(leading, tokens, last, axis=0, name=f"{name}_shape")
+    return op.Expand(mask, shape, name=f"{name}_rows")
 
 
 def _without_mask(value: ir.Value | None) -> tuple[ir.Value | None, ir.Value | None]:

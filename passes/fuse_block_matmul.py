@@ -67,29 +67,22 @@ class Blocks:
 
 
 def _fuse(node: ir.Node, weight: Blocks, ctx: PassContext) -> None:
-    name, output = name_of(weight.integers), node.outputs[0]
-    integers = array_of(weight.integers)
-    scale = np.ascontiguousarray(array_of(weight.scale).T)
-    inputs = [
+    name, output, op = name_of(weight.integers), node.outputs[0], ctx.edit.at(node, why=WHY)
+    integers, zero_point = array_of(weight.integers), _packed_zero_point(weight)
+    packed = op.constant(f"{name}_packed", pack_columns(integers, weight.bits, weight.block))
+    scale = op.constant(f"{name_of(weight.scale)}_by_column", array_of(weight.scale).T)
+    fused = op.MatMulNBits(
         node.inputs[0],
-        ctx.edit.constant(f"{name}_packed", pack_columns(integers, weight.bits, weight.block), why=WHY),
-        ctx.edit.constant(f"{name_of(weight.scale)}_by_column", scale, why=WHY),
-    ]
-    zero_point = _packed_zero_point(weight)
-    if zero_point is not None:
-        inputs.append(ctx.edit.constant(f"{name}_zero_point_packed", zero_point, why=WHY))
-    attributes = {"K": integers.shape[0], "N": integers.shape[1], "bits": weight.bits}
-    attributes |= {"block_size": weight.block, "accuracy_level": 0}
-    fused = ctx.edit.insert(
-        "MatMulNBits",
-        inputs,
-        f"{output.name}_fused",
-        before=node,
+        packed,
+        scale,
+        None if zero_point is None else op.constant(f"{name}_zero_point_packed", zero_point),
+        K=integers.shape[0],
+        N=integers.shape[1],
+        bits=weight.bits,
+        block_size=weight.block,
+        accuracy_level=0,
         domain=CONTRIB,
-        attributes=attributes,
-        dtype=output.dtype,
-        shape=output.shape,
-        why=WHY,
+        name=f"{output.name}_fused",
     )
     ctx.edit.replace(output, fused, why=WHY)
     ctx.edit.remove(node, why=WHY)

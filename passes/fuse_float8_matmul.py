@@ -52,22 +52,13 @@ class FuseFloat8Matmul(Pass):
 
 
 def _fuse(node: ir.Node, weight: Quantized, ctx: PassContext) -> None:
-    output = node.outputs[0]
+    op, output, name = ctx.edit.at(node, why=WHY), node.outputs[0], f"{node.outputs[0].name}_fused"
     stored = [
-        ctx.edit.constant(f"{name_of(value)}_by_column", np.ascontiguousarray(array_of(value).T), why=WHY)
+        op.constant(f"{name_of(value)}_by_column", array_of(value).T)
         for value in (weight.stored, weight.scale)
     ]
-    fused = ctx.edit.insert(
-        FLOAT8_PRODUCT,
-        [node.inputs[0], *stored],
-        f"{output.name}_fused",
-        before=node,
-        domain=CONTRIB,
-        attributes={"block_size": weight.block_size},
-        dtype=output.dtype,
-        shape=output.shape,
-        why=WHY,
-    )
+    block = weight.block_size
+    fused = op(FLOAT8_PRODUCT, node.inputs[0], *stored, block_size=block, domain=CONTRIB, name=name)
     ctx.edit.replace(output, fused, why=WHY)
     ctx.edit.remove(node, why=WHY)
 

@@ -89,16 +89,7 @@ def _gelu_of(node: ir.Node) -> Gelu | str:
 
 def _fuse(gelu: Gelu, ctx: PassContext) -> None:
     output = gelu.output
-    fused = ctx.edit.insert(
-        "Gelu",
-        [gelu.source],
-        f"{output.name}_gelu",
-        before=output.producer(),
-        attributes={"approximate": gelu.approximate},
-        dtype=output.dtype,
-        shape=output.shape,
-        why=WHY,
-    )
+    fused = ctx.edit.at(output, why=WHY).Gelu(gelu.source, approximate=gelu.approximate)
     ctx.edit.replace(output, fused, why=WHY)
 
 

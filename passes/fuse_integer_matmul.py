@@ -76,18 +76,17 @@ def _is_by_column(weight: Quantized) -> bool:
 
 def _fuse(node: ir.Node, activation: Quantized, weight: Quantized, ctx: PassContext) -> None:
     bias = _bias_of(node)
-    inputs: list[ir.Value | None] = [activation.stored, weight.stored, activation.scale, weight.scale]
-    inputs += [activation.zero_point, weight.zero_point]
     last = node.outputs[0] if bias is None else bias.add.outputs[0]
-    fused = ctx.edit.insert(
-        "MatMulIntegerToFloat",
-        inputs if bias is None else [*inputs, bias.value],
-        f"{last.name}_fused",
+    fused = ctx.edit.at(node, why=WHY).MatMulIntegerToFloat(
+        activation.stored,
+        weight.stored,
+        activation.scale,
+        weight.scale,
+        activation.zero_point,
+        weight.zero_point,
+        None if bias is None else bias.value,
         domain="com.microsoft",
-        before=node,
-        dtype=last.dtype,
-        shape=last.shape,
-        why=WHY,
+        name=f"{last.name}_fused",
     )
     ctx.edit.replace(last, fused, why=WHY)
 

@@ -122,16 +122,9 @@ def _norm_of(variance: Variance) -> Norm | str:
 
 def _fuse(norm: Norm, ctx: PassContext) -> None:
     output = norm.output
-    fused = ctx.edit.insert(
-        "LayerNormalization",
-        [norm.source, norm.scale] if norm.bias is None else [norm.source, norm.scale, norm.bias],
-        f"{output.name}_norm",
-        before=output.producer(),
-        attributes={"axis": -(rank_of(norm.scale) or 1), "epsilon": norm.epsilon},
-        dtype=output.dtype,
-        shape=output.shape,
-        why=WHY,
-    )
+    op, axis = ctx.edit.at(output, why=WHY), -(rank_of(norm.scale) or 1)
+    inputs, name = (norm.source, norm.scale, norm.bias), f"{output.name}_norm"
+    fused = op.LayerNormalization(*inputs, axis=axis, epsilon=norm.epsilon, name=name)
     ctx.edit.replace(output, fused, why=WHY)
 
 

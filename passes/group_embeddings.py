@@ -167,21 +167,9 @@ def _gather(value: ir.Value, groups: Groups, ctx: PassContext) -> list[ir.Value]
     """Return the channels of each group, taken from ``value``."""
     parts = []
     for group in range(groups.max() + 1):
-        why, chosen = f"channels of group {group}", np.flatnonzero(groups == group)
-        indices = ctx.edit.constant(f"{value.name}_group_{group}_indices", chosen, why=why)
-        shape = None if value.shape is None else ir.Shape([*value.shape[:-1], chosen.size])
-        parts.append(
-            ctx.edit.insert(
-                "Gather",
-                [value, indices],
-                f"{value.name}_group_{group}",
-                after=value.producer(),
-                attributes={"axis": -1},
-                dtype=value.dtype,
-                shape=shape,
-                why=why,
-            )
-        )
+        op, name = ctx.edit.behind(value, why=f"channels of group {group}"), f"{value.name}_group_{group}"
+        indices = op.constant(f"{name}_indices", np.flatnonzero(groups == group))
+        parts.append(op.Gather(value, indices, axis=-1, name=name))
     return parts
 
 
@@ -189,28 +177,14 @@ def _split_layer(reader: Consumer, groups: Groups, parts: list[ir.Value], ctx: P
     """Put one layer for each group and a Sum in the place of a layer."""
     layer, weight = reader.layer, array_of(reader.layer.weight)
     node, output = layer.node, layer.output
-    attributes = {name: attribute.value for name, attribute in node.attributes.items()}
     products = []
     for group, part in enumerate(parts):
-        why = f"reads the channels of group {group}"
+        op = ctx.edit.at(node, why=f"reads the channels of group {group}")
         rows = np.take(weight, np.flatnonzero(groups == group), axis=reader.weight.channels.axis)
-        own = ctx.edit.constant(f"{layer.weight.name}_group_{group}", rows, why=why)
-        inputs = [part, own] if layer.bias is None or group else [part, own, layer.bias]
-        products.append(
-            ctx.edit.insert(
-                node.op_type,
-                inputs,
-                f"{output.name}_group_{group}",
-                before=node,
-                attributes=attributes,
-                dtype=output.dtype,
-                shape=output.shape,
-                why=why,
-            )
-        )
+        own = op.constant(f"{layer.weight.name}_group_{group}", rows)
+        bias = None if group else layer.bias
+        products.append(op.alike(node, part, own, bias, name=f"{output.name}_group_{group}"))
     why = "the groups together"
-    total = ctx.edit.insert(
-        "Sum", products, f"{output.name}_sum", before=node, dtype=output.dtype, shape=output.shape, why=why
-    )
+    total = ctx.edit.at(node, why=why).Sum(*products)
     ctx.edit.replace(output, total, why=why)
     ctx.edit.remove(node, why=why)

@@ -49,8 +49,7 @@ def _realise(value: ir.Value, ctx: PassContext) -> None:
 
 def _realise_activation(decision: Decision, ctx: PassContext) -> None:
     value, encoding = decision.value, decision.encoding
-    why, computed = f"encoded as {encoding.dtype}", value.producer() is not None
     restored = form_of(encoding).activation(value, encoding, ctx.edit)
-    if decision.for_all and value.is_graph_output() and computed:
-        ctx.edit.reroute_output(value, restored, why=why)
-    ctx.edit.reroute(value, restored, readers=decision.readers, why=why)
+    shown = [None] if decision.for_all and value.producer() else []
+    readers = [*shown, *decision.readers]
+    ctx.edit.reroute(value, restored, readers=readers, why=f"encoded as {encoding.dtype}")

@@ -257,9 +257,8 @@ class _Lowering:
         lowered = self.choice.options.io == "lower"
         if value.is_graph_output() and value.producer() is not None and is_narrow != lowered:
             other = self._narrow(value, masking=False) if lowered else self._wide(value)
-            self.ctx.edit.reroute_output(
-                value, other, why="outputs keep their type" if not lowered else self.why
-            )
+            why = self.why if lowered else "outputs keep their type"
+            self.ctx.edit.reroute(value, other, readers=[None], why=why)
 
     def _wide(self, value: ir.Value) -> ir.Value:
         return cast(value, FLOAT, "f32", self.ctx, why="its readers compute in float")
@@ -281,20 +280,12 @@ class _Lowering:
         return cast(value, self.dtype, self.suffix, self.ctx, why=self.why)
 
     def _clip(self, value: ir.Value) -> ir.Value:
-        name, why = name_of(value), "a mask stays finite"
-        limits = [
-            self.ctx.edit.constant(f"{name}_{part}", np.array(limit, np.float32), why=why)
+        op, name = self.ctx.edit.behind(value, why="a mask stays finite"), name_of(value)
+        low, high = (
+            op.constant(f"{name}_{part}", np.array(limit, np.float32))
             for part, limit in (("low", -self.choice.type.filler), ("high", self.choice.type.filler))
-        ]
-        return self.ctx.edit.insert(
-            "Clip",
-            [value, *limits],
-            f"{name}_clipped",
-            after=value.producer(),
-            dtype=FLOAT,
-            shape=value.shape,
-            why=why,
         )
+        return op.Clip(value, low, high, name=f"{name}_clipped")
 
 
 def _used(node: ir.Node) -> list[ir.Value]:

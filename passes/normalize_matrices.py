@@ -58,26 +58,10 @@ def _normalize(layer: Layer, ctx: PassContext) -> None:
 
 def _scale(layer: Layer, factors: NDArray[np.float32], ctx: PassContext) -> None:
     why, node, output = "its matrices differ in their ranges", layer.node, layer.output
-    weight = ctx.edit.constant(
-        f"{layer.weight.name}_even", array_of(layer.weight) / factors, why=why, dtype=layer.weight.dtype
-    )
-    product = ctx.edit.insert(
-        "MatMul",
-        [layer.activation, weight],
-        f"{output.name}_product",
-        before=node,
-        dtype=output.dtype,
-        shape=output.shape,
-        why=why,
-    )
-    scaled = ctx.edit.insert(
-        "Mul",
-        [product, ctx.edit.constant(f"{output.name}_reaches", factors, why=why)],
-        f"{output.name}_scaled",
-        before=node,
-        dtype=output.dtype,
-        shape=output.shape,
-        why=why,
-    )
+    even = array_of(layer.weight) / factors
+    weight = ctx.edit.constant(f"{layer.weight.name}_even", even, why=why, dtype=layer.weight.dtype)
+    op = ctx.edit.at(node, why=why)
+    product = op.MatMul(layer.activation, weight, name=f"{output.name}_product")
+    scaled = op.Mul(product, op.constant(f"{output.name}_reaches", factors), name=f"{output.name}_scaled")
     ctx.edit.replace(output, scaled, why=why)
     ctx.edit.remove(node, why=why)

@@ -48,24 +48,7 @@ class QuantizeDynamically(Pass):
 
 
 def _quantize(layer: Layer, ctx: PassContext) -> ir.Value:
-    value = layer.activation
-    parts = ctx.edit.insert_many(
-        "DynamicQuantizeLinear",
-        [value],
-        [
-            (f"{value.name}_q", ir.DataType.UINT8),
-            (f"{value.name}_scale", ir.DataType.FLOAT),
-            (f"{value.name}_zero_point", ir.DataType.UINT8),
-        ],
-        before=layer.node,
-        why=WHY,
-    )
-    return ctx.edit.insert(
-        "DequantizeLinear",
-        parts,
-        f"{value.name}_dq",
-        before=layer.node,
-        dtype=value.dtype,
-        shape=value.shape,
-        why=WHY,
-    )
+    value, op = layer.activation, ctx.edit.at(layer.node, why=WHY)
+    names = [f"{value.name}_{part}" for part in ("q", "scale", "zero_point")]
+    parts = op.several("DynamicQuantizeLinear", value, names=names)
+    return op.DequantizeLinear(*parts, name=f"{value.name}_dq", like=value)

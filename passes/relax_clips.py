@@ -53,8 +53,7 @@ class RelaxClips(Pass):
                 continue
             reached = "given up" if self.always else f"above {high:.4g}, the most that its input reaches"
             why = f"its bound {bound:.4g} is {reached}"
-            ctx.edit.retype(node, "Relu", why=why)
-            ctx.edit.rewire_all(node, node.inputs[:1], why=why)
+            ctx.edit.retype(node, "Relu", inputs=node.inputs[:1], why=why)
 
 
 def _clips(module: GraphModule) -> Iterator[tuple[ir.Node, float]]:

@@ -143,22 +143,16 @@ class SplitLinear(Pass):
         if any(ctx.overflows(layer, *part) for part in zip(weights, grids, strict=True)):
             ctx.skip(layer.node, TOO_MANY)
             return
-        outputs = []
+        why, outputs = "the parts add up to the layer", []
         for part, bias in enumerate(self._biases(layer, ctx)):
-            why = f"part {part + 1} of {self.parts}"
-            value = ctx.edit.constant(f"{layer.weight.name}_{part}", weights[part], why=why)
-            outputs.append(_add_branch(layer, value, bias, part, why, ctx))
+            op = ctx.edit.at(layer.node, why=f"part {part + 1} of {self.parts}")
+            value, name = (
+                op.constant(f"{layer.weight.name}_{part}", weights[part]),
+                f"{layer.output.name}_{part}",
+            )
+            outputs.append(op.alike(layer.node, layer.activation, value, bias, name=name))
             ctx.edit.encode(value, grids[part], why=self._cost(length))
-        total = ctx.edit.insert(
-            "Sum",
-            outputs,
-            f"{layer.output.name}_sum",
-            before=layer.node,
-            dtype=layer.output.dtype,
-            shape=layer.output.shape,
-            why="the parts add up to the layer",
-        )
-        ctx.edit.replace(layer.output, total, why="the parts add up to the layer")
+        ctx.edit.replace(layer.output, ctx.edit.at(layer.node, why=why).Sum(*outputs), why=why)
         ctx.edit.remove(layer.node, why="its parts stand in its place")
 
     def _length(self, layer: Layer) -> int:
@@ -208,19 +202,3 @@ def _shaped(encoding: Encoding, weight: NDArray[Any], axis: int, length: int) ->
     if axis == 1:
         scale, zero_point = scale.T, zero_point.T
     return replace(encoding, scale=scale, zero_point=zero_point, axis=1 - axis, block_size=length)
-
-
-def _add_branch(
-    layer: Layer, weight: ir.Value, bias: ir.Value | None, part: int, why: str, ctx: PassContext
-) -> ir.Value:
-    inputs = [layer.activation, weight] if bias is None else [layer.activation, weight, bias]
-    return ctx.edit.insert(
-        layer.node.op_type,
-        inputs,
-        f"{layer.output.name}_{part}",
-        before=layer.node,
-        attributes={name: attr.value for name, attr in layer.node.attributes.items()},
-        dtype=layer.output.dtype,
-        shape=layer.output.shape,
-        why=why,
-    )

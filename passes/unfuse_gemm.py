@@ -64,24 +64,13 @@ def _unfuse(layer: Layer, encoding: Encoding | None, ctx: PassContext) -> None:
 
 
 def _take_apart(layer: Layer, weight: ir.Value, ctx: PassContext) -> None:
-    node = layer.node
-    if layer.bias is None:
-        ctx.edit.rewire_all(node, [layer.activation, weight], why=WHY)
-        ctx.edit.retype(node, "MatMul", why=WHY)
+    node, bias = layer.node, layer.bias
+    if bias is None:
+        ctx.edit.retype(node, "MatMul", inputs=[layer.activation, weight], why=WHY)
         return
-    product = ctx.edit.insert(
-        "MatMul",
-        [layer.activation, weight],
-        f"{layer.output.name}_product",
-        before=node,
-        dtype=layer.output.dtype,
-        shape=layer.output.shape,
-        why=WHY,
-    )
-    ctx.edit.rewire_all(
-        node, [product, _scaled(layer.bias, attribute(node, "beta", 1.0), False, ctx)], why=WHY
-    )
-    ctx.edit.retype(node, "Sum", why=WHY)
+    name, added = f"{layer.output.name}_product", _scaled(bias, attribute(node, "beta", 1.0), False, ctx)
+    product = ctx.edit.at(node, why=WHY).MatMul(layer.activation, weight, name=name, like=layer.output)
+    ctx.edit.retype(node, "Sum", inputs=[product, added], why=WHY)
 
 
 def _scaled(value: ir.Value, factor: float, transposed: bool, ctx: PassContext) -> ir.Value:

@@ -81,4 +81,4 @@ def _cast_input(value: ir.Value, ctx: PassContext) -> ir.Value:
 
 
 def _cast_output(value: ir.Value, ctx: PassContext) -> None:
-    ctx.edit.reroute_output(value, cast(value, HALF, "f16", ctx, why=WHY), why=WHY)
+    ctx.edit.reroute(value, cast(value, HALF, "f16", ctx, why=WHY), readers=[None], why=WHY)

@@ -6,13 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes.common import NameFixPass
 
 from onnxq.errors import PassError, PreconditionError
-from onnxq.ir.keeping import Keeper
+from onnxq.ir.builder import Builder, builder_at, builder_behind
 from onnxq.ir.knowledge import (
     Decision,
     encoding_for_all,
@@ -22,18 +21,10 @@ from onnxq.ir.knowledge import (
     note_own,
     own_encoding,
 )
-from onnxq.ir.module import GraphModule, name_of
+from onnxq.ir.module import name_of
+from onnxq.ir.writer import Writer, names_in, plain_attributes
 from onnxq.quant.encodings import Encoding
 from onnxq.quant.facts import Facts
-
-
-@dataclass(frozen=True)
-class Edit:
-    """One change: what was done, to what, and why."""
-
-    action: str
-    subject: str
-    why: str
 
 
 @dataclass(frozen=True)
@@ -46,95 +37,56 @@ class Remark:
 
 
 @dataclass
-class Editor:
+class Editor(Writer):
     """Changes the graph of one module, keeps names unique and what is known attached, and records why.
 
     Args:
         module: The module whose main graph is edited.
+        edits: What was done, in order.
+        remarks: What was left alone, and why.
 
     """
 
-    module: GraphModule
-    edits: list[Edit] = field(default_factory=list)
     remarks: list[Remark] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        """Remember every name in use, and up to which number names alike are taken."""
-        self._names = _names_in(self.module.graph)
-        self._taken: dict[str, int] = {}
-        self._replaced: dict[ir.Value, str] = {}
-        self._keeper = Keeper(self.module)
+    def at(self, place: ir.Node | ir.Value, *, why: str) -> Builder:
+        """Build right before a node, or before the one that computes a value.
 
-    def constant(
-        self, name: str, array: NDArray[Any], *, why: str, dtype: ir.DataType | None = None
-    ) -> ir.Value:
-        """Add an initializer called ``name``, or like it if that is taken."""
-        unique = self._unique(name)
-        tensor = ir.Tensor(np.ascontiguousarray(array).reshape(array.shape), dtype=dtype, name=unique)
-        value = ir.Value(
-            name=unique, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor
-        )
-        self.module.graph.register_initializer(value)
-        self._record("add constant", unique, why)
-        return value
-
-    def insert(
-        self,
-        op_type: str,
-        inputs: Sequence[ir.Value | None],
-        output: str,
-        *,
-        why: str,
-        before: ir.Node | None = None,
-        after: ir.Node | None = None,
-        attributes: Mapping[str, Any] | None = None,
-        domain: str = "",
-        dtype: ir.DataType | None = None,
-        shape: ir.Shape | None = None,
-    ) -> ir.Value:
-        """Add a node with one output, called like it, and return that output.
-
-        It goes ``before`` or ``after`` a node, or to the front of the graph.
+        ``with edit.at(node, why="...") as op: y = op.Relu(x)``. Where that node goes, or reads something
+        else, new nodes that read what it did do so encoded.
         """
-        self._check_current(inputs)
-        value = self._new_value(output, dtype, shape)
-        node = ir.Node(domain, op_type, inputs, _attributes(attributes), outputs=[value], name=value.name)
-        self.module.model.opset_imports.setdefault(domain, 1)
-        self._place(node, before, after)
-        self._record(f"add {op_type}", name_of(value), why)
-        return value
+        return builder_at(self, place, why)
 
-    def insert_many(
-        self,
-        op_type: str,
-        inputs: Sequence[ir.Value | None],
-        outputs: Sequence[tuple[str, ir.DataType]],
-        *,
-        why: str,
-        before: ir.Node,
-    ) -> list[ir.Value]:
-        """Add a standard node with several outputs, given by name and type, ``before`` a node."""
-        self._check_current(inputs)
-        values = [self._new_value(name, dtype, None) for name, dtype in outputs]
-        self._place(ir.Node("", op_type, inputs, outputs=values, name=values[0].name), before, None)
-        self._record(f"add {op_type}", name_of(values[0]), why)
-        return values
+    def behind(self, value: ir.Value, *, why: str) -> Builder:
+        """Build right behind what computes ``value``, or at the front of the graph if nothing does."""
+        return builder_behind(self, value, why)
 
     def reroute(
-        self, value: ir.Value, to: ir.Value, *, why: str, readers: Iterable[ir.Node] | None = None
+        self, value: ir.Value, to: ir.Value, *, why: str, readers: Iterable[ir.Node | None] | None = None
     ) -> None:
-        """Let ``readers`` (default: all, the graph's outputs too) read ``to`` instead of ``value``.
+        """Let ``readers`` read ``to`` instead of ``value``, which must stand for the same real values.
 
-        ``to`` must stand for the same real values: it inherits the facts and what is decided for these
-        readers, and the name if ``value`` is an output.
+        ``to`` inherits the facts, and what is decided for these readers.
+
+        Args:
+            value: What they read.
+            to: What they read from now on; the output's name goes over to it.
+            why: The reason.
+            readers: Nodes, and None for the model's output; by default all of both.
+
         """
         self._record("reroute", f"{value.name} -> {to.name}", why)
+        chosen = [*value.consumers(), None] if readers is None else list(readers)
         for_all, alone = encoding_for_all(value), _has_no_other_reader(to, value)
-        moved = self._move_uses(value, to, value.consumers() if readers is None else readers)
+        moved = self._move_uses(value, to, [node for node in chosen if node is not None])
         if facts_on(to) is None:
             note_facts(to, facts_on(value))
         if readers is None:
             self._move_for_all(value, to, alone)
+        if None in chosen and value.is_graph_output():
+            if readers is not None and encoding_for_all(to) is None:
+                note_for_all(to, for_all)
+            self._take_over_output(value, to)
         if for_all is not None and (readers is not None or not alone):
             self._give_own(moved, for_all)
 
@@ -152,15 +104,13 @@ class Editor:
         return moved
 
     def _move_for_all(self, value: ir.Value, to: ir.Value, alone: bool) -> None:
-        """Let ``to`` be the output if ``value`` is one, and what everyone reads encoded.
+        """Let everyone read ``to`` encoded as they read ``value``.
 
         Raises:
             PassError: Others read ``to`` as it is, and so must an output that is to be encoded.
 
         """
         for_all, output = encoding_for_all(value), value.is_graph_output()
-        if output:
-            self._take_over_output(value, to)
         self._keeper.move(value, to, [None])
         note_for_all(value, None)
         if for_all is not None and alone:
@@ -185,6 +135,7 @@ class Editor:
         name = name_of(value)
         self.reroute(value, to, why=why)
         self._replaced[value] = name
+        to.type, to.shape = value.type or to.type, value.shape or to.shape
         if not to.is_graph_output():
             self._take_over_name(value, to)
 
@@ -200,26 +151,6 @@ class Editor:
             note_own(node, index, None)
         node.replace_input_with(index, to)
         self._record("rewire", f"{node.name}[{index}] -> {name_of(to)}", why)
-
-    def rewire_all(self, node: ir.Node, inputs: Sequence[ir.Value | None], *, why: str) -> None:
-        """Give ``node`` these inputs and no others; those that it has read already keep their encodings."""
-        self._check_current(inputs)
-        own = {value: own_encoding(node, index) for index, value in enumerate(node.inputs)}
-        for index in range(len(node.inputs)):
-            node.replace_input_with(index, None)
-            note_own(node, index, None)
-        node.resize_inputs(len(inputs))
-        for index, value in enumerate(inputs):
-            node.replace_input_with(index, value)
-            note_own(node, index, own.get(value))
-        self._record("rewire", f"{node.name} -> {[name_of(value) for value in inputs]}", why)
-
-    def reroute_output(self, value: ir.Value, to: ir.Value, *, why: str) -> None:
-        """Make ``to`` the model's output instead of ``value``, under its name."""
-        if encoding_for_all(to) is None:
-            note_for_all(to, encoding_for_all(value))
-        self._take_over_output(value, to)
-        self._record("reroute", f"output {to.name}", why)
 
     def rescale(
         self,
@@ -268,14 +199,37 @@ class Editor:
         self._record("retype", f"{value.name}: {dtype.name}", why)
 
     def retype(
-        self, node: ir.Node, op_type: str, *, why: str, attributes: Mapping[str, Any] | None = None
+        self,
+        node: ir.Node,
+        op_type: str,
+        *,
+        why: str,
+        inputs: Sequence[ir.Value | None] | None = None,
+        attributes: Mapping[str, Any] | None = None,
     ) -> None:
-        """Make ``node`` another operator with the same inputs and outputs and these attributes."""
+        """Make ``node`` another operator with the same outputs, these attributes, and perhaps other inputs.
+
+        What it reads still, it reads encoded as before.
+        """
         self._record("rewrite", f"{node.name}: {node.op_type} -> {op_type}", why)
         node.domain, node.op_type = "", op_type
         node.attributes.clear()
-        for attr in _attributes(attributes):
+        for attr in plain_attributes(attributes or {}):
             node.attributes[attr.name] = attr
+        if inputs is not None:
+            self._read(node, inputs)
+
+    def _read(self, node: ir.Node, inputs: Sequence[ir.Value | None]) -> None:
+        """Give a node these inputs and no others."""
+        self._check_current(inputs)
+        own = {value: own_encoding(node, index) for index, value in enumerate(node.inputs)}
+        for index in range(len(node.inputs)):
+            node.replace_input_with(index, None)
+            note_own(node, index, None)
+        node.resize_inputs(len(inputs))
+        for index, value in enumerate(inputs):
+            node.replace_input_with(index, value)
+            note_own(node, index, own.get(value))
 
     def remove(self, node: ir.Node, *, why: str) -> None:
         """Remove a node that nobody reads."""
@@ -345,7 +299,7 @@ class Editor:
 
     def add_input(self, name: str, dtype: ir.DataType, shape: ir.Shape, *, why: str) -> ir.Value:
         """Add an input to the model."""
-        value = self._new_value(name, dtype, shape)
+        value = ir.Value(name=self._unique(name), type=ir.TensorType(dtype), shape=shape)
         self.module.graph.inputs.append(value)
         self._record("add input", name_of(value), why)
         return value
@@ -378,7 +332,7 @@ class Editor:
             if facts_on(value) is None:
                 note_facts(value, known.get(name_of(value)))
         self._keeper.follow()
-        self._names, self._taken = _names_in(self.module.graph), {}
+        self._names, self._taken = names_in(self.module.graph), {}
         self._record("rewrite", "model", why)
 
     def _interface(self) -> list[ir.Value]:
@@ -387,46 +341,6 @@ class Editor:
     def skip(self, node: ir.Node, reason: str) -> None:
         """Note that ``node`` was left alone."""
         self.remarks.append(Remark(node.name or "", node.op_type, reason))
-
-    def _check_current(self, values: Iterable[ir.Value | None]) -> None:
-        """Refuse values that this Editor has put others in the place of.
-
-        Raises:
-            PassError: One of ``values`` is such a value.
-
-        """
-        for value in values:
-            if value in self._replaced:
-                raise PassError(
-                    "the pass put another value in its place, and reads it still",
-                    where=f"value {self._replaced[value]!r}",
-                )
-
-    def _new_value(self, name: str, dtype: ir.DataType | None, shape: ir.Shape | None) -> ir.Value:
-        type_ = None if dtype is None else ir.TensorType(dtype)
-        return ir.Value(name=self._unique(name), type=type_, shape=shape)
-
-    def _record(self, action: str, subject: str, why: str) -> None:
-        self.edits.append(Edit(action, subject, why))
-
-    def _unique(self, name: str) -> str:
-        candidate, count = name, self._taken.get(name, 0)
-        while candidate in self._names:
-            count += 1
-            candidate = f"{name}_{count}"
-        self._taken[name] = count
-        self._names.add(candidate)
-        return candidate
-
-    def _place(self, node: ir.Node, before: ir.Node | None, after: ir.Node | None) -> None:
-        self._keeper.made.append(node)
-        if before is not None:
-            self.module.graph.insert_before(before, node)
-        elif after is not None:
-            self.module.graph.insert_after(after, node)
-        else:
-            first = next(iter(self.module.graph), None)
-            self.module.graph.insert_before(first, node) if first else self.module.graph.append(node)
 
     def _take_over_output(self, value: ir.Value, to: ir.Value) -> None:
         """Put ``to`` in the place of an output, under the output's name."""
@@ -462,20 +376,3 @@ def _places(node: ir.Node, value: ir.Value) -> list[int]:
     if not places:
         raise PassError(f"node {node.name!r} does not read it", where=f"value {name_of(value)!r}")
     return places
-
-
-def _attributes(plain: Mapping[str, Any] | None) -> Sequence[ir.Attr]:
-    return ir.convenience.convert_attributes(dict(plain or {}))
-
-
-def _names_in(graph: ir.Graph) -> set[str]:
-    """Return the names of all values and nodes, those of subgraphs included."""
-    names = {name_of(value) for value in (*graph.inputs, *graph.initializers.values())}
-    for node in graph.all_nodes():
-        names.add(node.name or "")
-        names.update(name_of(value) for value in node.outputs)
-        for attr in node.attributes.values():
-            if attr.type == ir.AttributeType.GRAPH:
-                names.update(name_of(value) for value in attr.as_graph().inputs)
-                names.update(attr.as_graph().initializers)
-    return names

@@ -167,22 +167,14 @@ class _Folder:
         for use in [use for use in value.uses() if use.node in readers]:
             self.edit.rewire(use.node, use.idx, restored, why=self.why)
         if None in readers:
-            self.edit.reroute_output(value, restored, why=self.why)
+            self.edit.reroute(value, restored, readers=[None], why=self.why)
 
     def _elementwise(
         self, op_type: str, value: ir.Value, place: Place, array: Doubles, name: str
     ) -> ir.Value:
         constant = place.channels.spread(array).astype(np.float32)
         operand = self.edit.constant(f"{name}_by", constant, why=self.why)
-        return self.edit.insert(
-            op_type,
-            [value, operand],
-            name,
-            after=value.producer(),
-            dtype=value.dtype,
-            shape=value.shape,
-            why=self.why,
-        )
+        return self.edit.behind(value, why=self.why)(op_type, value, operand, name=name, like=value)
 
     def _rewrite(self, operand: Operand, array: NDArray[Any]) -> None:
         rewrite(operand, array, self.edit, why=self.why)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
+import onnx
 import onnx_ir as ir
+from numpy.typing import NDArray
 from onnx_ir.passes.common import ShapeInferencePass
 
-from onnxq.ir.module import is_standard, name_of
+from onnxq.ir.module import constant_of, is_standard, name_of
 
 SEQUENCES = (
     "SequenceConstruct",
@@ -21,6 +24,9 @@ ANY_TYPE = ("Identity", "If", "Loop", "Optional", "OptionalGetElement", "Scan")
 """What they pass on may be a sequence."""
 LONGEST_VECTOR = 1 << 20
 """onnx follows the elements of vectors, for the sake of shapes; longer ones than this are no shapes."""
+
+LONGEST_SHAPE = 64
+"""The inference of one node looks at the elements of constants as short as this."""
 
 
 def infer_types(model: ir.Model) -> ir.Model:
@@ -51,6 +57,12 @@ def infer_shapes(model: ir.Model, *, strict: bool = False) -> ir.Model:
     """
     follow = _longest_vector(model.graph) <= LONGEST_VECTOR
     return ShapeInferencePass(check_type=strict, strict_mode=strict, data_prop=follow)(model).model
+
+
+def _short_vector(value: ir.Value) -> NDArray[Any] | None:
+    """Return the elements of a constant that may be a shape, or axes."""
+    array = constant_of(value)
+    return array if array is not None and array.dtype.kind == "i" and array.size <= LONGEST_SHAPE else None
 
 
 def _longest_vector(graph: ir.Graph) -> int:
@@ -85,3 +97,32 @@ def _name_apart(model: ir.Model) -> None:
 def _made_in(graph: ir.Graph) -> list[ir.Value]:
     inner = [value for node in graph for value in node.outputs]
     return list(dict.fromkeys((*graph.inputs, *graph.initializers.values(), *inner)))
+
+
+def infer_outputs(node: ir.Node, model: ir.Model) -> None:
+    """Give the outputs of one node the types and shapes that onnx infers from its inputs; else leave them."""
+    opset, read = (
+        model.opset_imports.get(node.domain, 0),
+        [value for value in node.inputs if value is not None],
+    )
+    known = onnx.defs.has(node.op_type, max_inclusive_version=opset, domain=node.domain)
+    if not known or any(value.type is None for value in read):
+        return
+    types = {name_of(value): ir.to_proto(value).type for value in read}
+    short = {name_of(value): array for value in read if (array := _short_vector(value)) is not None}
+    imports = [onnx.helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]
+    try:
+        found = onnx.shape_inference.infer_node_outputs(
+            onnx.defs.get_schema(node.op_type, opset, node.domain),
+            ir.to_proto(node),
+            types,
+            {name: onnx.numpy_helper.from_array(array, name) for name, array in short.items()},
+            opset_imports=imports,
+            ir_version=model.ir_version,
+        )
+    except (onnx.shape_inference.InferenceError, RuntimeError):
+        return
+    for value in node.outputs:
+        if (proto := found.get(name_of(value))) is not None:
+            value.type = ir.serde.deserialize_type_proto_for_type(proto)
+            value.shape = ir.serde.deserialize_type_proto_for_shape(proto)

@@ -64,12 +64,12 @@ def insert_switches(module: GraphModule, originals: Originals | None = None) -> 
     edit = Editor(module)
     places = [(decision, reader) for decision in _encoded(module, edit) for reader in _readers(decision)]
     switches = edit.add_input(SWITCHES, ir.DataType.BOOL, ir.Shape([len(places)]), why=WHY)
-    inserted = _Switches(module, edit, originals or {})
+    inserted, op = _Switches(module, edit, originals or {}), edit.behind(switches, why=WHY)
     edges: list[Edge] = []
     for number, (decision, reader) in enumerate(places):
         value = decision.value
-        place = edit.constant(f"{name_of(value)}_place", np.array(number, np.int64), why=WHY)
-        switch = edit.insert("Gather", [switches, place], f"{name_of(value)}_switch", why=WHY)
+        place = op.constant(f"{name_of(value)}_place", np.array(number, np.int64))
+        switch = op.Gather(switches, place, name=f"{name_of(value)}_switch")
         constant, dtype = constant_of(value) is not None, decision.encoding.dtype
         edges.append(Edge(name_of(value), None if reader is None else reader.name, constant, dtype))
         if constant and reader is not None and input_of(reader, 1) is value:
@@ -121,10 +121,7 @@ class _Switches:
         if decision not in self.grids:
             self.grids[decision] = _grid(value, encoding, self.edit)
         chosen = _quantized_if(switch, value, self.grids[decision], encoding.axis, self.edit)
-        if reader is None:
-            self.edit.reroute_output(value, chosen, why=WHY)
-        else:
-            self.edit.reroute(value, chosen, readers=[reader], why=WHY)
+        self.edit.reroute(value, chosen, readers=[reader], why=WHY)
 
     def _switch_original(self, node: ir.Node, number: int, value: ir.Value) -> None:
         switch, original = self._switch_for(node), self._original(node, number, value)
@@ -167,15 +164,8 @@ class _Switches:
         return next((self.weights[one] for one in (node, *before) if one in self.weights), None)
 
     def _chosen(self, switch: ir.Value, on: ir.Value, off: ir.Value, reader: ir.Node) -> ir.Value:
-        return self.edit.insert(
-            "Where",
-            [switch, on, off],
-            f"{off.name}_chosen",
-            before=reader,
-            dtype=off.dtype,
-            shape=off.shape,
-            why=WHY,
-        )
+        place = self.edit.at(reader, why=WHY)
+        return place.Where(switch, on, off, name=f"{off.name}_chosen", like=off)
 
 
 def _encoded(module: GraphModule, edit: Editor) -> Iterator[Decision]:
@@ -223,18 +213,12 @@ def _quantized_if(switch: ir.Value, value: ir.Value, grid: Grid, axis: int | Non
         ),
     ]
     off = [ir.Node("", "Identity", [value], outputs=[same], name=same.name)]
-    return edit.insert(
-        "If",
-        [switch],
-        f"{value.name}_chosen",
-        after=value.producer() or switch.producer(),
-        attributes={
-            "then_branch": ir.Graph([], [restored], nodes=on, name=f"{name}_on"),
-            "else_branch": ir.Graph([], [same], nodes=off, name=f"{name}_off"),
-        },
-        dtype=value.dtype,
-        shape=value.shape,
-        why=WHY,
+    return edit.behind(value if value.producer() else switch, why=WHY).If(
+        switch,
+        then_branch=ir.Graph([], [restored], nodes=on, name=f"{name}_on"),
+        else_branch=ir.Graph([], [same], nodes=off, name=f"{name}_off"),
+        name=f"{value.name}_chosen",
+        like=value,
     )
 
 
@@ -243,22 +227,14 @@ def _choose(
 ) -> None:
     """Let ``reader`` read one of two constants by its switch; rows of a table are chosen once gathered."""
     if reader is not None and is_standard(reader, "Gather") and reader.graph is value.graph:
-        rows, axis = reader.outputs[0], {"axis": attribute(reader, "axis", 0)}
-        other = edit.insert(
-            "Gather", [on, reader.inputs[1]], f"{rows.name}_dq", after=reader, attributes=axis, why=WHY
-        )
+        rows, axis = reader.outputs[0], attribute(reader, "axis", 0)
+        op = edit.behind(rows, why=WHY)
+        other = op.Gather(on, reader.inputs[1], axis=axis, name=f"{rows.name}_dq")
         edit.reroute(rows, _where(switch, other, rows, edit), why=WHY)
     elif reader is not None:
         edit.reroute(value, _where(switch, on, off, edit), readers=[reader], why=WHY)
 
 
 def _where(switch: ir.Value, on: ir.Value, off: ir.Value, edit: Editor) -> ir.Value:
-    return edit.insert(
-        "Where",
-        [switch, on, off],
-        f"{off.name}_chosen",
-        after=on.producer() or switch.producer(),
-        dtype=off.dtype,
-        shape=off.shape,
-        why=WHY,
-    )
+    op = edit.behind(on if on.producer() else switch, why=WHY)
+    return op.Where(switch, on, off, name=f"{off.name}_chosen", like=off)

@@ -12,10 +12,11 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxq.ir.edit import Edit, Editor, Remark
+from onnxq.ir.edit import Editor, Remark
 from onnxq.ir.layers import Layer
 from onnxq.ir.module import GraphModule
 from onnxq.ir.products import sums_fit
+from onnxq.ir.writer import Edit
 from onnxq.kernels import KernelList
 from onnxq.passmanager.memo import Memo
 from onnxq.passmanager.values import value_text

@@ -10,16 +10,7 @@ from onnxq.passmanager.base import PassContext
 
 def cast(value: ir.Value, dtype: ir.DataType, suffix: str, ctx: PassContext, *, why: str) -> ir.Value:
     """Return ``value`` as ``dtype``, cast right after it is computed, or at the front for an input."""
-    return ctx.edit.insert(
-        "Cast",
-        [value],
-        f"{name_of(value)}_{suffix}",
-        after=value.producer(),
-        attributes={"to": int(dtype)},
-        dtype=dtype,
-        shape=value.shape,
-        why=why,
-    )
+    return ctx.edit.behind(value, why=why).Cast(value, to=int(dtype), name=f"{name_of(value)}_{suffix}")
 
 
 def drop_empty_cast(node: ir.Node, dtype: ir.DataType, ctx: PassContext, *, why: str) -> None:

@@ -98,15 +98,9 @@ def _patches(node: ir.Node, layer: Layer, edit: Editor) -> ir.Value:
     why = "its input is measured as it is multiplied"
     ones = edit.constant(f"{layer.output.name}_window", _windows(channels, kernel), why=why)
     geometry = {name: node.attributes[name].value for name in GEOMETRY if name in node.attributes}
-    return edit.insert(
-        "Conv",
-        [node.inputs[0], ones],
-        f"{layer.output.name}_patches",
-        before=node,
-        attributes={**geometry, "group": channels, "strides": _strides(layer)},
-        dtype=layer.output.dtype,
-        why=why,
-    )
+    op = edit.at(node, why=why)
+    name, strides = f"{layer.output.name}_patches", _strides(layer)
+    return op.Conv(node.inputs[0], ones, **geometry, group=channels, strides=strides, name=name)
 
 
 def _windows(channels: int, kernel: Sequence[int]) -> NDArray[np.float32]:

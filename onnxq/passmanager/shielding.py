@@ -75,15 +75,7 @@ def shield_cast(wide: ir.Value, ctx: PassContext) -> None:
 def _read_through_sum(
     value: ir.Value, readers: list[ir.Node], suffix: str, why: str, ctx: PassContext
 ) -> None:
-    plain = ctx.edit.insert(
-        "Sum",
-        [value],
-        f"{value.name}_{suffix}",
-        after=value.producer(),
-        dtype=value.dtype,
-        shape=value.shape,
-        why=why,
-    )
+    plain = ctx.edit.behind(value, why=why).Sum(value, name=f"{value.name}_{suffix}")
     ctx.edit.reroute(value, plain, readers=readers, why=why)
 
 

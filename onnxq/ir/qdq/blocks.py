@@ -46,19 +46,19 @@ def _gather_blocks(table: ir.Value, gathers: list[ir.Node], encoding: Encoding, 
     scale = edit.constant(f"{table.name}_scale", encoding.scale, why=WHY)
     zero_points = pack(encoding.zero_point.astype(np.uint8), bits)
     zero_point = edit.constant(f"{table.name}_zero_point", zero_points, why=WHY)
-    width = {"bits": bits, "block_size": encoding.block_size}
     for gather in gathers:
         rows = gather.outputs[0]
-        restored = edit.insert(
-            "GatherBlockQuantized",
-            [stored, gather.inputs[1], scale, zero_point],
-            f"{rows.name}_dq",
-            before=gather,
+        restored = edit.at(gather, why=WHY).GatherBlockQuantized(
+            stored,
+            gather.inputs[1],
+            scale,
+            zero_point,
+            bits=bits,
+            block_size=encoding.block_size,
+            gather_axis=0,
+            quantize_axis=1,
             domain=CONTRIB,
-            attributes={**width, "gather_axis": 0, "quantize_axis": 1},
-            dtype=rows.dtype,
-            shape=rows.shape,
-            why=WHY,
+            name=f"{rows.name}_dq",
         )
         edit.replace(rows, restored, why=WHY)
         edit.remove(gather, why=WHY)

@@ -27,27 +27,10 @@ class Pairs(Form):
 
     def activation(self, value: ir.Value, encoding: Encoding, edit: Editor) -> ir.Value:
         """Insert the pair."""
-        grid, why = grid_of(value.name, encoding, edit), f"encoded as {encoding.dtype}"
-        quantized = edit.insert(
-            "QuantizeLinear",
-            [value, *grid],
-            f"{value.name}_q",
-            after=value.producer(),
-            attributes=axes_of(encoding),
-            dtype=grid[1].dtype,
-            shape=value.shape,
-            why=why,
-        )
-        return edit.insert(
-            "DequantizeLinear",
-            [quantized, *grid],
-            f"{value.name}_dq",
-            after=quantized.producer(),
-            attributes=axes_of(encoding),
-            dtype=value.dtype,
-            shape=value.shape,
-            why=why,
-        )
+        grid, axes = grid_of(value.name, encoding, edit), axes_of(encoding)
+        op = edit.behind(value, why=f"encoded as {encoding.dtype}")
+        quantized = op.QuantizeLinear(value, *grid, **axes, name=f"{value.name}_q")
+        return op.DequantizeLinear(quantized, *grid, **axes, name=f"{value.name}_dq", like=value)
 
     def constant(self, value: ir.Value, encoding: Encoding, readers: Sequence[ir.Node], edit: Editor) -> None:
         """Store it once; each layer has a DequantizeLinear of its own."""
@@ -75,26 +58,17 @@ def grid_of(name: str | None, encoding: Encoding, edit: Editor) -> Grid:
     return scale, edit.constant(f"{name}_zero_point", encoding.stored_zero, why=why)
 
 
-def axes_of(encoding: Encoding) -> dict[str, int]:
+def axes_of(encoding: Encoding) -> dict[str, int | None]:
     """Return the attributes of both operators that say which values share a scale."""
-    given = {"axis": encoding.axis, "block_size": encoding.block_size}
-    return {name: value for name, value in given.items() if value is not None}
+    return {"axis": encoding.axis, "block_size": encoding.block_size}
 
 
 def restore(
     value: ir.Value, reader: ir.Node, stored: ir.Value, grid: Grid, encoding: Encoding, edit: Editor
 ) -> None:
     """Give ``reader`` a DequantizeLinear of its own: one that two layers share is not fused into either."""
-    restored = edit.insert(
-        "DequantizeLinear",
-        [stored, *grid],
-        f"{value.name}_dq",
-        before=reader,
-        attributes=axes_of(encoding),
-        dtype=value.dtype,
-        shape=value.shape,
-        why="weight of its own reader",
-    )
+    op, name = edit.at(reader, why="weight of its own reader"), f"{value.name}_dq"
+    restored = op.DequantizeLinear(stored, *grid, **axes_of(encoding), name=name, like=value)
     edit.reroute(value, restored, readers=[reader], why="reads the integers")
 
 
@@ -106,23 +80,12 @@ def _restore_rows(gather: ir.Node, stored: ir.Value, encoding: Encoding, edit: E
     table, rows, why = gather.inputs[0], gather.outputs[0], "only the gathered rows become float"
     name = None if table is None else table.name
     largest = encoding_of(encoding.scale.max(), encoding.zero_point.max(), encoding.dtype)
-
-    def add(op_type: str, inputs: list[ir.Value | None], part: str, dtype: ir.DataType | None) -> ir.Value:
-        name = f"{rows.name}_{part}"
-        return edit.insert(op_type, inputs, name, before=gather, dtype=dtype, shape=rows.shape, why=why)
-
-    chosen = add("Gather", [stored, gather.inputs[1]], "q", stored.dtype)
-    restored = add("DequantizeLinear", [chosen, *grid_of(name, largest, edit)], "dq", rows.dtype)
+    op, places = edit.at(gather, why=why), gather.inputs[1]
+    chosen = op.Gather(stored, places, name=f"{rows.name}_q")
+    restored = op.DequantizeLinear(chosen, *grid_of(name, largest, edit), name=f"{rows.name}_dq")
     if encoding.axis is not None:
-        factors = edit.constant(f"{name}_factors", (encoding.scale / largest.scale)[:, None], why=why)
-        picked = edit.insert(
-            "Gather",
-            [factors, gather.inputs[1]],
-            f"{rows.name}_factors",
-            before=gather,
-            dtype=rows.dtype,
-            why=why,
-        )
-        restored = add("Mul", [restored, picked], "scaled", rows.dtype)
+        factors = op.constant(f"{name}_factors", (encoding.scale / largest.scale)[:, None])
+        picked = op.Gather(factors, places, name=f"{rows.name}_factors")
+        restored = op.Mul(restored, picked, name=f"{rows.name}_scaled")
     edit.replace(rows, restored, why=why)
     edit.remove(gather, why=why)

@@ -82,10 +82,8 @@ def test_another_operator_of_the_same_inputs_keeps_them(module: GraphModule, edi
 def test_nodes_that_stand_in_the_place_of_one_read_as_it_did(module: GraphModule, edit: Editor) -> None:
     """One node in the place of another, or two that read the same value; who read it before is as it was."""
     product = node(module, "product")
-    parts = [
-        edit.insert("MatMul", list(product.inputs), name, before=product, why="test") for name in ("p", "q")
-    ]
-    total = edit.insert("Add", parts, "t", before=product, why="test")
+    with edit.at(product, why="test") as op:
+        total = op.Add(*(op.MatMul(*product.inputs, name=name) for name in ("p", "q")))
     edit.replace(product.outputs[0], total, why="test")
     edit.remove(product, why="test")
     edit.settle()
@@ -98,16 +96,15 @@ def test_a_node_in_front_of_another_takes_over_what_that_reads_no_more(
     module: GraphModule, edit: Editor
 ) -> None:
     product = node(module, "product")
-    inner = edit.insert("MatMul", list(product.inputs), "inner", before=product, why="test")
-    edit.rewire_all(product, [inner, value(module, "b")], why="test")
-    edit.retype(product, "Add", why="test")
+    inner = edit.at(product, why="test").MatMul(*product.inputs, name="inner")
+    edit.retype(product, "Add", inputs=[inner, value(module, "b")], why="test")
     edit.settle()
     assert decided(module) == {"w": ["inner"], "x": ["inner"]}
 
 
 def test_inputs_in_another_order_keep_their_encodings(module: GraphModule, edit: Editor) -> None:
     product = node(module, "product")
-    edit.rewire_all(product, [value(module, "w"), value(module, "x")], why="test")
+    edit.retype(product, "MatMul", inputs=[value(module, "w"), value(module, "x")], why="test")
     edit.settle()
     assert decided(module) == BEFORE
     found = module.encoding_at(product, 1)
@@ -153,7 +150,7 @@ def test_what_was_given_up_before_is_no_error(
 
 def test_readers_of_the_same_numbers_elsewhere_keep_what_they_have(module: GraphModule, edit: Editor) -> None:
     x, product, other = value(module, "x"), node(module, "product"), node(module, "other")
-    same = edit.insert("Identity", [x], "same", before=product, why="test")
+    same = edit.at(product, why="test").Identity(x, name="same")
     edit.reroute(x, same, readers=[product, other], why="test")
     edit.settle()
     assert decided(module) == {"same": ["product"], "w": ["product"]}
@@ -163,13 +160,14 @@ def test_readers_of_the_same_numbers_elsewhere_keep_what_they_have(module: Graph
 def test_what_everyone_reads_encoded_goes_to_what_stands_in_its_place(
     module: GraphModule, edit: Editor
 ) -> None:
-    h, product = value(module, "h"), node(module, "product")
+    h = value(module, "h")
     edit.encode(h, symmetric_encoding(1.0), why="test")
     edit.settle()
-    edit.replace(h, edit.insert("Neg", [h], "n", after=product, why="test"), why="test")
+    negated = edit.behind(h, why="test").Neg(h)
+    edit.replace(h, negated, why="test")
     edit.settle()
     assert decided(module) == {**BEFORE, "h": None}
-    assert module.encoding_of(node(module, "n").outputs[0]) is not None
+    assert module.encoding_of(negated) is not None
 
 
 def test_what_one_group_reads_encoded_is_not_pushed_on_another(module: GraphModule, edit: Editor) -> None:

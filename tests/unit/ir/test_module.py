@@ -112,7 +112,7 @@ def test_names_alike_are_numbered_from_the_first_that_is_free() -> None:
     )
     edit, node = Editor(module), next(iter(module.graph))
     made = [edit.constant("c", np.ones(2, np.float32), why="test").name for _ in range(3)]
-    fused = edit.insert("Abs", [module.graph.inputs[0]], "c", before=node, why="test")
+    fused = edit.at(node, why="test").Abs(module.graph.inputs[0], name="c")
     assert [*made, fused.name] == ["c", "c_1", "c_2", "c_3"]
     edit.replace(node.outputs[0], fused, why="test")
     assert edit.constant("c", np.ones(2, np.float32), why="test").name == "c_3"
@@ -139,9 +139,9 @@ main (float[N] x) => (float[N] z)
 }""")
     edit, (first, second) = Editor(module), list(module.graph)
     stale = first.outputs[0]
-    edit.replace(stale, edit.insert("Neg", [first.inputs[0]], "y", before=first, why="a test"), why="a test")
+    edit.replace(stale, edit.at(first, why="a test").Neg(first.inputs[0], name="y"), why="a test")
     for change in (
-        lambda: edit.insert("Neg", [stale], "u", before=second, why="a test"),
+        lambda: edit.at(second, why="a test").Neg(stale),
         lambda: edit.rewire(second, 0, stale, why="a test"),
         lambda: edit.encode(stale, affine_encoding(0.0, 1.0), why="a test"),
     ):

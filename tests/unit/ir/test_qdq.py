@@ -120,8 +120,7 @@ class TwinForm(Form):
         fine, coarse = encoding.parts
 
         def join(op_type: str, one: ir.Value, other: ir.Value, part: str) -> ir.Value:
-            name, after = f"{value.name}_{part}", other.producer()
-            return edit.insert(op_type, [one, other], name, after=after, dtype=value.dtype, why="twin grids")
+            return edit.behind(other, why="twin grids")(op_type, one, other, name=f"{value.name}_{part}")
 
         kept = Pairs().activation(value, fine, edit)
         rest = join("Sub", value, kept, "rest")

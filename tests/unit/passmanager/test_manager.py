@@ -95,7 +95,7 @@ def test_what_is_known_is_not_measured_again() -> None:
 def test_a_value_that_appears_later_is_measured_when_it_is_there() -> None:
     def add_value(module: GraphModule, ctx: PassContext) -> None:
         first = next(iter(module.graph))
-        new = ctx.edit.insert("Abs", [first.outputs[0]], "new", why="test", after=first)
+        new = ctx.edit.behind(first.outputs[0], why="test").Abs(first.outputs[0], name="new")
         ctx.edit.reroute(first.outputs[0], new, why="test")
 
     wanted = (need("x", Range), need("new", Range))
