@@ -1,79 +1,73 @@
 """CUDA: what onnxq emits for NVIDIA GPUs, compiled, compared and timed by one command.
 
-With a GPU each model's artifacts are timed beside fp32, all interleaved in one process, inputs and outputs on
-the device. With --dry-run, which needs none, every artifact is built, its numbers are compared on the CPU
-with the rounding of float16 spelled out, and every node is looked up in the list of the CUDA provider's
-kernels. The last table holds what is wanted; exits with 1 if something is missed.
+First every artifact is made, compared on the CPU with the rounding of float16 spelled out, and its nodes are
+looked up in the list of the CUDA provider's kernels; --prepare DIR stops there, and needs no GPU. Then each
+is timed beside fp32, interleaved in one process, inputs and outputs on the device; --prepared DIR starts
+there. Each row is printed and kept as soon as it is known, and not measured again by the next command. The
+last table holds what is wanted; exits with 1 if something is missed.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
-import onnx_ir as ir
-from cuda_cases import FP16, INT8, WEIGHTS_4, WEIGHTS_8, WEIGHTS_FP8, Artifact, Case, Feeds, Source
-from measuring import environment, parser, real_tasks, show_tables
-from rich.console import Console
-from torch_cases import NAMES, missing, torch_rows
+import torch_cases
+from cuda_cases import FP16, GRAPH_BATCHES, cases, runs, title
+from cuda_prepared import Prepared, Record, append_line, prepare, read_lines
+from cuda_timing import GRAPH, PLACES, PLAIN, Timer
+from cuda_verdicts import Verdicts, lacking_text
+from measuring import parser, real_tasks, show_tables
 
-from onnxq.calibration.data import input_specs, open_feeds
-from onnxq.comparison import CompileOptions
-from onnxq.compile import CompileResult, compile_model
-from onnxq.errors import OnnxqError
-from onnxq.ir.rounding import spell_out_rounding
-from onnxq.ir.store import load_model
 from onnxq.kernels import load_kernels
-from onnxq.recipe import load_recipe
-from onnxq.runtime.bench import LatencyReport, bench
 from onnxq.runtime.gpu import gpu
-from onnxq.runtime.session import Session, open_session, usable_provider
+from onnxq.runtime.session import usable_provider
 
-NOT_TIMED = "Nothing was timed: this is a dry run."
-OWN_ROUNDS = "PyTorch, with random weights, was timed in rounds of its own, after the others."
-LEAST_COSINE = {FP16: 0.9999, WEIGHTS_8: 0.999}
-"""What sentence embeddings must keep."""
-ROUNDS, SECONDS = 30, 20.0
+NOT_TIMED = "Nothing was timed: there was no GPU, or it was not asked for."
+OWN_WEIGHTS = "Timed with random weights, which speed does not depend on; cosines are of the models' own."
+OWN_ROUNDS = "PyTorch, in float16 and with random weights, was timed in rounds of its own."
+KEY = ("model", "run", "artifact", "form")
+"""What tells one row from another."""
 Row = dict[str, Any]
 
 
 def main() -> int:
     args = _arguments()
-    if not args.dry_run and usable_provider("cuda") is None:
-        print("there is no GPU with a driver and onnxruntime-gpu; --dry-run needs neither", file=sys.stderr)
+    timed = args.prepare is None
+    if timed and usable_provider("cuda") is None:
+        print(
+            "there is no GPU with a driver and onnxruntime-gpu; --prepare DIR needs neither", file=sys.stderr
+        )
         return 2
-    tables: dict[str, list[Row]] = {}
-    wanted: list[Row] = []
     with TemporaryDirectory() as folder:
-        source = Source(real_tasks(args.assets), Path(folder), args.minilm, args.quick)
-        for name, make in source.cases():
-            if args.only is None or args.only in name:
-                one = _Run(make(), Path(folder), args)
-                wanted += one.verdicts()
-                tables |= one.tables
-    tables["Wanted"] = wanted
-    notes = [NOT_TIMED] if args.dry_run else [_devices(), missing("cuda") or OWN_ROUNDS]
-    show_tables("CUDA", tables, [*notes, load_kernels("cuda").source], as_json=args.json)
-    if args.output:
-        content = {"environment": environment(), "tables": tables, "notes": notes}
-        args.output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        prepared = Prepared(args.prepare or args.prepared or Path(folder))
+        check = _Check(args, prepared, args.rows or prepared.folder / "rows.jsonl")
+        if args.prepared is None:
+            check.prepare()
+        if timed:
+            check.time(Path(folder))
+        wanted = check.wanted()
+        notes = [_devices(), OWN_WEIGHTS, torch_cases.missing("cuda") or OWN_ROUNDS] if timed else [NOT_TIMED]
+        notes += check.unfinished
+        tables = check.tables() | {"Wanted": wanted}
+        show_tables("CUDA", tables, [*notes, load_kernels("cuda").source], as_json=args.json)
     return int(any(row["verdict"] == "missed" for row in wanted))
 
 
 def _arguments() -> argparse.Namespace:
     options = parser(__doc__)
-    options.add_argument("--dry-run", action="store_true", help="compile and check, without a GPU")
+    options.add_argument("--prepare", type=Path, metavar="DIR", help="make all artifacts in DIR, and stop")
+    options.add_argument("--prepared", type=Path, metavar="DIR", help="time those that --prepare made in DIR")
+    options.add_argument("--rows", type=Path, metavar="FILE", help="where measured rows are kept")
+    options.add_argument("--minutes", type=float, default=60.0, help="start no row after so many")
     options.add_argument("--quick", action="store_true", help="one layer of each architecture")
-    options.add_argument("--only", help="models whose name holds this")
-    options.add_argument("-o", "--output", type=Path, help="write everything as JSON, too")
+    options.add_argument("--only", default="", help="models whose name holds this")
     return options.parse_args()
 
 
@@ -81,170 +75,138 @@ def _devices() -> str:
     return "; ".join(f"{one.name}, driver {one.driver}" for one in gpu().devices)
 
 
-@dataclass(frozen=True)
-class _Built:
-    """One artifact: its file, what its nodes lack on CUDA, and the options that it asks for."""
-
-    path: Path
-    lacking: Counter[str]
-    nodes: int
-    session_options: Mapping[str, str]
-
-
 @dataclass
-class _Run:
-    """Builds, compares and times all artifacts of one model."""
+class _Check:
+    """One run of the command: what is there already, and how much time is left."""
 
-    case: Case
-    folder: Path
     args: argparse.Namespace
-    tables: dict[str, list[Row]] = field(default_factory=dict)
+    prepared: Prepared
+    rows: Path
+    unfinished: list[str] = field(default_factory=list)
+    start: float = field(default_factory=time.monotonic)
 
-    def verdicts(self) -> list[Row]:
-        """Return what is wanted of this model, and whether it was reached."""
-        with TemporaryDirectory(dir=self.folder) as folder:
-            built = {name: self._build(name, one, Path(folder)) for name, one in self.case.artifacts.items()}
-            cosines = self._cosines(built)
-            self.tables[self.case.name] = [
-                _row(name, one, cosines[name], self.case.model.stat().st_size) for name, one in built.items()
-            ]
-            rows = list(self._checked(built, cosines))
-            return rows if self.args.dry_run else [*rows, *self._timed(built)]
+    def prepare(self) -> None:
+        """Make every artifact that is not there yet."""
+        for case in cases(self.args.minilm, real_tasks(self.args.assets), quick=self.args.quick):
+            if self.args.only in case.name and self._in_time("preparing"):
+                for record in prepare(case, self.prepared, quick=self.args.quick):
+                    self._say(record)
 
-    def _build(self, name: str, artifact: Artifact, folder: Path) -> _Built:
-        self._say(f"build {name}")
-        path = folder / f"{name.replace(' ', '-')}.onnx"
-        recipe = load_recipe(artifact.recipe).with_options(artifact.options)
-        feeds = self.case.sentences or next(iter(self.case.runs.values()))
-        data = open_feeds("feeds", lambda: feeds, input_specs(load_model(self.case.model).model))
-        result: CompileResult = compile_model(
-            self.case.model,
-            path,
-            recipe=recipe,
-            data=data if recipe.needs_data else None,
-            options=CompileOptions(validate=False, bench=False, choose=False, tune=False),
+    def time(self, folder: Path) -> None:
+        """Measure every row that is not there yet: times, PyTorch's, and last where nodes ran."""
+        models = self._records().items()
+        for name, records in models:
+            self._keep(self._timer(name, records, folder).times())
+        for name, records in models:
+            if name in torch_cases.NAMES and torch_cases.missing("cuda") is None:
+                self._keep(self._torch_rows(name, quick=records[0]["quick"]))
+        for name, records in models:
+            self._keep(self._timer(name, records, folder).places())
+
+    def _timer(self, name: str, records: Sequence[Record], folder: Path) -> Timer:
+        return Timer(name, records, self.prepared, folder, self._is_wanted)
+
+    def _torch_rows(self, name: str, *, quick: bool) -> Iterator[Record]:
+        titles = runs(name, quick=quick)
+        for run in (title(name, size) for size in GRAPH_BATCHES):
+            for form in torch_cases.FORMS:
+                row = {"model": name, "run": run, "artifact": f"torch, {form}", "form": PLAIN}
+                if self._is_wanted(row):
+                    yield row | _torch_row(name, titles[run], form, quick=quick)
+
+    def _keep(self, rows: Iterator[Record]) -> None:
+        for row in rows:
+            append_line(self.rows, row)
+            self._say(row)
+
+    def _is_wanted(self, row: Record) -> bool:
+        """Tell whether there is time for a row that is not there yet."""
+        there = (row.items() <= one.items() for one in read_lines(self.rows))
+        return not any(there) and self._in_time("timing")
+
+    def _in_time(self, doing: str) -> bool:
+        in_time = time.monotonic() - self.start < 60 * self.args.minutes
+        if not in_time and not self.unfinished:
+            self.unfinished.append(
+                f"The minutes were over while {doing}; the same command goes on from there."
+            )
+        return in_time
+
+    def _say(self, row: Record) -> None:
+        """Print one row at once."""
+        names = (row["model"], row["run"], row["artifact"], row["form"])
+        told = ", ".join(f"{key} {row[key]}" for key in row.keys() - {"model", "run", "artifact", "form"})
+        print(
+            f"{time.monotonic() - self.start:6.1f} s  {' | '.join(filter(None, names))}: {told}", flush=True
         )
-        module = load_model(path)
-        missing = load_kernels("cuda").missing(module)
-        lacking = Counter(f"{node.op_type}: {reason}" for node, reason in missing)
-        return _Built(path, lacking, len(module.graph), result.manifest.session_options)
 
-    def _cosines(self, built: Mapping[str, _Built]) -> dict[str, float]:
-        """Return for each artifact the smallest cosine of its results to fp32's, on the CPU."""
-        self._say("compare")
-        feeds = self.case.sentences or next(iter(self.case.runs.values()))
-        reference = open_session(self.case.model, threads=2)
-        expected = [self._results(reference, one) for one in feeds]
-        return {name: self._cosine(one.path, feeds, expected) for name, one in built.items()}
+    def _records(self) -> dict[str, list[Record]]:
+        found: dict[str, list[Record]] = {}
+        for record in self.prepared.records():
+            if self.args.only in record["model"]:
+                found.setdefault(record["model"], []).append(record)
+        return found
 
-    def _cosine(self, path: Path, feeds: Sequence[Feeds], expected: Sequence[Any]) -> float:
-        session = open_session(ir.to_proto(spell_out_rounding(load_model(path).model)), threads=2)
-        pairs = zip((self._results(session, one) for one in feeds), expected, strict=True)
-        return min(float(_row_cosines(found, wanted).min()) for found, wanted in pairs)
+    def _rows_of(self, name: str) -> list[Record]:
+        return [row for row in read_lines(self.rows) if row["model"] == name]
 
-    def _results(self, session: Session, feeds: Feeds) -> Any:
-        """Return the first output as rows: sentences pooled by their mask, others as they are."""
-        values = next(iter(session.run(feeds).values())).astype(np.float64)
-        if not self.case.sentences:
-            return values.reshape(len(values), -1)
-        mask = feeds["attention_mask"][..., None]
-        return (values * mask).sum(axis=1) / mask.sum(axis=1)
+    def wanted(self) -> list[Row]:
+        """Return what is wanted, and whether it was reached."""
+        models = self._records().items()
+        return [row for name, records in models for row in Verdicts(name, records, self._rows_of(name)).all()]
 
-    def _checked(self, built: Mapping[str, _Built], cosines: Mapping[str, float]) -> Iterator[Row]:
-        for name, one in built.items():
-            if self.case.artifacts[name].for_cuda:
-                found = ", ".join(f"{count} x {what}" for what, count in one.lacking.items()) or "0"
-                yield self._verdict(f"{name}: nodes without a kernel", "0", found, not one.lacking)
-        for name, least in LEAST_COSINE.items() if self.case.sentences else ():
-            found = f"{cosines[name]:.6f}"
-            yield self._verdict(f"{name}: smallest cosine", f">= {least}", found, cosines[name] >= least)
-
-    def _timed(self, built: Mapping[str, _Built]) -> Iterator[Row]:
-        models = {"fp32": self.case.model, **{name: one.path for name, one in built.items()}}
-        configs = {name: one.session_options for name, one in built.items()}
-        allowed = sorted({what.partition(":")[0] for what in built[INT8].lacking})
-        for title, feeds in self.case.runs.items():
-            self._say(f"time {title}")
-            try:
-                report = bench(
-                    models,
-                    feeds,
-                    "cuda",
-                    rounds=ROUNDS,
-                    seconds_budget=SECONDS,
-                    allow_fallback=allowed,
-                    configs=configs,
-                )
-            except OnnxqError as error:
-                yield self._verdict(f"{title}: runs", "yes", str(error), False)
-                continue
-            rows = [_timed_row(report, name) for name in models]
-            self.tables[f"{self.case.name}: {title}"] = [*rows, *self._torch(feeds[0], rows[0])]
-            yield from self._speed_verdicts(title, report)
-
-    def _torch(self, feeds: Feeds, fp32: Row) -> Iterator[Row]:
-        """Yield PyTorch's rows, where it is there and knows the architecture; ratios are of medians."""
-        if self.case.name not in NAMES or missing("cuda") is not None:
-            return
-        for row in torch_rows(self.case.name, feeds, device="cuda", quick=self.args.quick):
-            ratio = None if row["ms"] is None else f"{fp32['ms'] / row['ms']:.2f}"
-            yield {**dict.fromkeys(fp32), **row, "over fp32": ratio}
-
-    def _speed_verdicts(self, title: str, report: LatencyReport) -> Iterator[Row]:
-        least = 1.5 if "batch 32" in title else 1.0
-        yield self._at_least(f"{title}: fp16 over fp32", least, _ratio(report, FP16, "fp32"))
-        decoding = self.case.name == "decoder step" and title.startswith("batch 1,")
-        for name in (WEIGHTS_8, WEIGHTS_4, WEIGHTS_FP8):
-            least = 1.5 if decoding and name == WEIGHTS_4 else 1.0
-            if self.case.name == "decoder step":
-                yield self._at_least(f"{title}: {name} over fp16", least, _ratio(report, name, FP16))
-
-    def _at_least(self, what: str, least: float, found: float) -> Row:
-        return self._verdict(what, f">= {least}", f"{found:.2f}", round(found, 2) >= least)
-
-    def _verdict(self, what: str, wanted: str, found: str, reached: bool) -> Row:
-        told = {"what": what, "wanted": wanted, "found": found}
-        return {"model": self.case.name, **told, "verdict": "ok" if reached else "missed"}
-
-    def _say(self, what: str) -> None:
-        Console(stderr=True, highlight=False).print(f"{self.case.name}: {what}")
+    def tables(self) -> dict[str, list[Row]]:
+        """Return everything that is known, by model and run."""
+        found: dict[str, list[Row]] = {}
+        for name, records in self._records().items():
+            rows = self._rows_of(name)
+            places = {row["artifact"]: row for row in rows if row["form"] == PLACES}
+            found[name] = [_known(record, places.get(record["artifact"])) for record in records]
+            for run in dict.fromkeys(row["run"] for row in rows):
+                found[f"{name}: {run}"] = list(_timed([row for row in rows if row["run"] == run]))
+        return found
 
 
-def _row_cosines(found: Any, wanted: Any) -> Any:
-    products = (found * wanted).sum(axis=1)
-    return products / np.linalg.norm(found, axis=1) / np.linalg.norm(wanted, axis=1)
+def _torch_row(name: str, feeds: Callable[[], Any], form: str, *, quick: bool) -> Record:
+    try:
+        spread = torch_cases.torch_times(name, feeds(), device="cuda", form=form, quick=quick)
+    except RuntimeError as error:  # no compiler, or too little memory
+        return {"failed": str(error).partition("\n")[0]}
+    return {"ms": round(spread.median, 4), "p10": round(spread.p10, 4), "p90": round(spread.p90, 4)}
 
 
-def _row(name: str, one: _Built, cosine: float, source_size: int) -> Row:
-    size = one.path.stat().st_size
-    return {
-        "artifact": name,
-        "MB": round(size / 1e6, 1),
-        "of fp32": f"{size / source_size:.2f}",
-        "cosine": f"{cosine:.6f}",
-        "nodes": one.nodes,
-        "without a CUDA kernel": ", ".join(f"{count} x {what}" for what, count in one.lacking.items()) or "0",
-    }
+def _known(record: Record, place: Record | None) -> Row:
+    """Return what is known of one artifact but its speed."""
+    row = {"artifact": record["artifact"], "MB": record["MB"], "cosine": record.get("cosine")}
+    row |= {"nodes": record.get("nodes"), "without a CUDA kernel": lacking_text(record.get("lacking", {}))}
+    if place is not None:
+        row["ran elsewhere"] = place.get("failed") or lacking_text(place["elsewhere"])
+    return row
 
 
-def _timed_row(report: LatencyReport, name: str) -> Row:
-    timed = next(one for one in report.models if one.name == name)
-    taken, spread = timed.footprint, timed.latency_ms
-    return {
-        "artifact": name,
-        "ms": round(spread.median, 3),
-        "p10 .. p90": f"{spread.p10:.3f} .. {spread.p90:.3f}",
-        "over fp32": f"{timed.paired_speedup.median:.2f}",
-        "over fp16": f"{_ratio(report, name, FP16):.2f}",
-        "device MB": None if taken is None or taken.device_bytes is None else taken.device_bytes // 10**6,
-        "copies": len(timed.kernels.copies),
-    }
+def _timed(rows: Sequence[Record]) -> Iterator[Row]:
+    """Yield a row for each artifact, with what the CUDA graph took beside it."""
+    times = {(row["artifact"], row["form"]): row for row in rows}
+    fp16 = times.get((FP16, PLAIN), {}).get("over fp32")
+    for name in dict.fromkeys(name for name, _ in times):
+        plain, graph = times.get((name, PLAIN), {}), times.get((name, GRAPH), {})
+        yield {
+            "artifact": name,
+            "ms": plain.get("ms"),
+            "p10 .. p90": plain.get("failed") or _range(plain),
+            "over fp32": plain.get("over fp32"),
+            "over fp16": _ratio(plain.get("over fp32"), fp16),
+            "graph, ms": graph.get("ms"),
+            "graph over fp16": graph.get("failed") or _ratio(graph.get("over fp32"), fp16),
+        }
 
 
-def _ratio(report: LatencyReport, name: str, base: str) -> float:
-    """Return how many times faster one artifact is than another: the median over the rounds."""
-    rounds = {one.name: np.array(one.rounds_ms) for one in report.models}
-    return float(np.median(rounds[base] / rounds[name]))
+def _range(row: Mapping[str, Any]) -> str | None:
+    return f"{row['p10']:.3f} .. {row['p90']:.3f}" if "p10" in row else None
+
+
+def _ratio(own: float | None, base: float | None) -> str | None:
+    return None if own is None or base is None else f"{own / base:.2f}"
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""The models that check_cuda.py compiles and times, and the artifacts that it makes of each."""
+"""The models that check_cuda.py compiles and times, what it makes of each, and what it feeds them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
@@ -14,11 +15,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 Feeds = dict[str, NDArray[Any]]
+Runs = Mapping[str, Callable[[], Feeds]]
+"""What is timed, by its title, each made when it is wanted."""
 LOWER = "lower-precision.io=lower"
 """A decoder's cache goes in and out with every step, and would be cast each time."""
-FP16, WEIGHTS_4, WEIGHTS_8 = "fp16", "weights 4 bit", "weights 8 bit"
+FP32, FP16, WEIGHTS_4, WEIGHTS_8 = "fp32", "fp16", "weights 4 bit", "weights 8 bit"
 WEIGHTS_FP8, INT8 = "weights float8", "int8 QDQ"
-SENTENCES, PAST = 64, 512
+MINILM, BERT, VIT, RESNET, DECODER = "MiniLM", "BERT-base", "ViT-base", "resnet50", "decoder step"
+BATCHES = (1, 8, 32)
+GRAPH_BATCHES = (1, 8)
+"""Those that are recorded and replayed as CUDA graphs too: larger ones do not wait for launches."""
+SENTENCES, TOKENS, PAST = 64, 128, 512
 
 
 @dataclass(frozen=True)
@@ -43,18 +50,32 @@ class Case:
 
     Args:
         name: What the tables call it.
-        model: Its file.
-        runs: What is timed, by its title; the first feeds of the first run are compared too.
+        write: Writes the model to a file.
         artifacts: What is made of it.
-        sentences: Real feeds to compare on, for a sentence encoder.
+        sentences: Returns real feeds to compare on, for a sentence encoder; else the first run is taken.
 
     """
 
     name: str
-    model: Path
-    runs: Mapping[str, Sequence[Feeds]]
+    write: Callable[[Path], object]
     artifacts: Mapping[str, Artifact]
-    sentences: Sequence[Feeds] = field(default=())
+    sentences: Callable[[], Sequence[Feeds]] | None = None
+
+
+def cases(minilm: Path | None, tasks: ModuleType | None, *, quick: bool) -> list[Case]:
+    """Return the models; with ``quick`` they have a layer or two, and MiniLM only comes as a file."""
+    found = []
+    if minilm is not None and tasks is not None:
+        copy = partial(shutil.copyfile, minilm)
+        found.append(Case(MINILM, copy, artifacts(), partial(_sentences, tasks)))
+    layers, blocks = (1, 1) if quick else (nets.LAYERS, None)
+    found += [
+        Case(BERT, partial(nets.bert_base, layers=layers), artifacts()),
+        Case(VIT, partial(nets.vit_base, layers=layers), artifacts()),
+        Case(RESNET, partial(nets.resnet50, blocks=blocks), artifacts()),
+        Case(DECODER, partial(nets.decoder_step, layers=_steps(quick)), artifacts(LOWER)),
+    ]
+    return found
 
 
 def artifacts(*options: str) -> dict[str, Artifact]:
@@ -68,71 +89,45 @@ def artifacts(*options: str) -> dict[str, Artifact]:
     }
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where cases come from; with ``quick`` they have a layer or two."""
+def runs(name: str, *, quick: bool) -> Runs:
+    """Return what the model of this name is timed on, the smallest batch first."""
+    if name in (MINILM, BERT):
+        return {title(name, size): partial(_tokens, size) for size in BATCHES}
+    if name == DECODER:
+        return {title(name, size): partial(_step, size, _steps(quick)) for size in BATCHES}
+    entry = "images" if name == RESNET else "pixel_values"
+    return {title(name, size): partial(_images, size, entry) for size in BATCHES}
 
-    tasks: ModuleType | None
-    folder: Path
-    minilm: Path | None
-    quick: bool
 
-    def cases(self) -> Iterator[tuple[str, Callable[[], Case]]]:
-        """Yield each case's name and what makes it; a large model is only made when asked for."""
-        if self.minilm is not None and self.tasks is not None:
-            yield "MiniLM", partial(self._minilm, self.minilm, self.tasks)
-        yield "BERT-base", self._bert
-        yield "ViT-base", partial(self._images, "ViT-base", nets.vit_base, "pixel_values", nets.LAYERS)
-        yield "resnet50", partial(self._images, "resnet50", nets.resnet50, "images", None)
-        yield "decoder step", self._decoder
+def title(name: str, size: int) -> str:
+    """Return what a batch of ``size`` for the model of this name is called."""
+    more = {MINILM: f", {TOKENS} tokens", BERT: f", {TOKENS} tokens", DECODER: f", {PAST} tokens before"}
+    return f"batch {size}{more.get(name, '')}"
 
-    def _minilm(self, path: Path, tasks: ModuleType) -> Case:
-        text = (tasks.SHARED / "data" / "text" / "stsb" / "sts-dev.csv").read_text(encoding="utf-8")
-        lines = [line.split("\t")[5] for line in text.splitlines()[:SENTENCES]]
-        sentences = [tasks.minilm_feeds(lines[start : start + 8]) for start in range(0, len(lines), 8)]
-        runs = {
-            f"batch {size}, 128 tokens": [tasks.minilm_feeds(lines[:size], pad_to=128)] for size in (1, 32)
-        }
-        return Case("MiniLM", path, runs, artifacts(), sentences)
 
-    def _bert(self) -> Case:
-        path = self.folder / "bert_base.onnx"
-        nets.bert_base(path, layers=self._layers(nets.LAYERS))
-        rng = np.random.default_rng(1)
-        runs: dict[str, list[Feeds]] = {}
-        for size in (1, 32):
-            ids = rng.integers(0, nets.TOKENS, (size, 128))
-            feeds = {
-                "input_ids": ids,
-                "attention_mask": np.ones_like(ids),
-                "token_type_ids": np.zeros_like(ids),
-            }
-            runs[f"batch {size}, 128 tokens"] = [feeds]
-        return Case("BERT-base", path, runs, artifacts())
+def _steps(quick: bool) -> int:
+    return 1 if quick else nets.STEP_LAYERS
 
-    def _images(self, name: str, write: Callable[..., None], entry: str, layers: int | None) -> Case:
-        path = self.folder / f"{name}.onnx"
-        write(path, 1 if self.quick else layers)
-        shape = (3, nets.PIXELS, nets.PIXELS)
-        rng = np.random.default_rng(1)
-        runs = {
-            f"batch {size}": [{entry: rng.normal(size=(size, *shape)).astype(np.float32)}] for size in (1, 32)
-        }
-        return Case(name, path, runs, artifacts())
 
-    def _decoder(self) -> Case:
-        path, layers = self.folder / "decoder.onnx", self._layers(nets.STEP_LAYERS)
-        nets.decoder_step(path, layers=layers)
-        rng = np.random.default_rng(1)
-        cache = (nets.STEP_HEADS, PAST, nets.STEP_WIDTH // nets.STEP_HEADS)
-        runs: dict[str, list[Feeds]] = {}
-        for size in (1, 32):
-            feeds: Feeds = {"input_ids": rng.integers(0, nets.STEP_TOKENS, (size, 1))}
-            for layer in range(layers):
-                for part in ("key", "value"):
-                    feeds[f"past_{part}_{layer}"] = rng.normal(size=(size, *cache)).astype(np.float32)
-            runs[f"batch {size}, {PAST} tokens before"] = [feeds]
-        return Case("decoder step", path, runs, artifacts(LOWER))
+def _sentences(tasks: ModuleType) -> list[Feeds]:
+    text = (tasks.SHARED / "data" / "text" / "stsb" / "sts-dev.csv").read_text(encoding="utf-8")
+    lines = [line.split("\t")[5] for line in text.splitlines()[:SENTENCES]]
+    return [tasks.minilm_feeds(lines[start : start + 8]) for start in range(0, len(lines), 8)]
 
-    def _layers(self, all_of_them: int) -> int:
-        return 1 if self.quick else all_of_them
+
+def _tokens(size: int) -> Feeds:
+    ids = np.random.default_rng(1).integers(0, nets.TOKENS, (size, TOKENS))
+    return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+
+
+def _images(size: int, entry: str) -> Feeds:
+    shape = (size, 3, nets.PIXELS, nets.PIXELS)
+    return {entry: np.random.default_rng(1).standard_normal(shape, np.float32)}
+
+
+def _step(size: int, layers: int) -> Feeds:
+    rng = np.random.default_rng(1)
+    cache = (size, nets.STEP_HEADS, PAST, nets.STEP_WIDTH // nets.STEP_HEADS)
+    feeds: Feeds = {"input_ids": rng.integers(0, nets.STEP_TOKENS, (size, 1))}
+    names = [f"past_{part}_{layer}" for layer in range(layers) for part in ("key", "value")]
+    return feeds | {name: rng.standard_normal(cache, np.float32) for name in names}

@@ -23,6 +23,7 @@ Feeds = Mapping[str, NDArray[Any]]
 Row = dict[str, Any]
 NAMES = ("MiniLM", "BERT-base", "ViT-base", "resnet50")
 """What can be built; a decoder step with a cache is not among them."""
+EAGER, COMPILED = FORMS = ("eager", "compiled")
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
 WARMUP = 3
 
@@ -60,28 +61,36 @@ def module_of(name: str, *, quick: bool = False) -> Any:
 def torch_rows(
     name: str, feeds: Feeds, *, device: str, quick: bool = False, rounds: int = 30, compiled: bool = True
 ) -> Iterator[Row]:
-    """Yield a row for the model as it is and one compiled: float16 on CUDA, float32 elsewhere.
+    """Yield a row for the model as it is, and one compiled."""
+    for form in FORMS[: 1 + compiled]:
+        settings = {"device": device, "form": form, "quick": quick, "rounds": rounds}
+        try:
+            spread = torch_times(name, feeds, **settings)
+        except RuntimeError as error:  # no compiler, or too little memory
+            reason = str(error).partition("\n")[0]
+            yield {"form": form, "ms": None, "p10 .. p90": f"failed: {reason[:60]}"}
+            continue
+        yield {"form": form, "ms": spread.median, "p10 .. p90": f"{spread.p10:.3f} .. {spread.p90:.3f}"}
+
+
+def torch_times(
+    name: str, feeds: Feeds, *, device: str, form: str, quick: bool = False, rounds: int = 30
+) -> Spread:
+    """Return the milliseconds of one run: in float16 on CUDA, in float32 elsewhere.
 
     Inputs lie on the device. The rounds are PyTorch's own; each run ends when the device has ended it.
+
+    Raises:
+        RuntimeError: PyTorch cannot compile it, or has too little memory.
+
     """
     import torch
 
     torch.manual_seed(0)
     dtype = torch.float16 if device == "cuda" else torch.float32
     module = module_of(name, quick=quick).to(device, dtype)
-    inputs = _inputs(feeds, device, dtype)
-    short = str(dtype).removeprefix("torch.")
-    forms = {"eager": lambda: module, **({"compiled": lambda: torch.compile(module)} if compiled else {})}
-    for form, make in forms.items():
-        artifact = f"torch {short}, {form}"
-        try:
-            spread = _timed(make(), inputs, device, rounds)
-        except RuntimeError as error:  # no compiler, or too little memory
-            reason = str(error).partition("\n")[0]
-            yield {"artifact": artifact, "ms": None, "p10 .. p90": f"failed: {reason[:60]}"}
-            continue
-        told = f"{spread.p10:.3f} .. {spread.p90:.3f}"
-        yield {"artifact": artifact, "ms": round(spread.median, 3), "p10 .. p90": told}
+    made = torch.compile(module) if form == COMPILED else module
+    return _timed(made, _inputs(feeds, device, dtype), device, rounds)
 
 
 def _inputs(feeds: Feeds, device: str, dtype: Any) -> dict[str, Any]:

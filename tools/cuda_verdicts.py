@@ -1,0 +1,80 @@
+"""What check_cuda.py wants of the artifacts, and whether it was reached; unmeasured is not judged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cuda_cases import DECODER, FP16, MINILM, WEIGHTS_4, WEIGHTS_8, WEIGHTS_FP8
+from cuda_prepared import Record
+from cuda_timing import PLAIN
+
+LEAST_COSINE = {FP16: 0.9999, WEIGHTS_8: 0.999}
+"""What sentence embeddings must keep."""
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Judges the artifacts of one model.
+
+    Args:
+        model: Its name.
+        records: What is known of each without a GPU.
+        rows: What was timed.
+
+    """
+
+    model: str
+    records: Sequence[Record]
+    rows: Sequence[Record]
+
+    def all(self) -> list[Row]:
+        """Return a row for each thing that is wanted and was measured."""
+        return [*self._prepared(), *self._failures(), *self._speeds()]
+
+    def _prepared(self) -> Iterator[Row]:
+        for record in self.records:
+            name = record["artifact"]
+            if record.get("for_cuda"):
+                told = lacking_text(record["lacking"])
+                yield self._row(f"{name}: nodes without a kernel", "0", told, not record["lacking"])
+            if self.model == MINILM and name in LEAST_COSINE:
+                found, least = record["cosine"], LEAST_COSINE[name]
+                yield self._row(f"{name}: smallest cosine", f">= {least}", f"{found:.6f}", found >= least)
+
+    def _failures(self) -> Iterator[Row]:
+        meant = {record["artifact"] for record in self.records if record.get("for_cuda", True)}
+        for row in self.rows:
+            if "failed" in row and row["artifact"] in meant:
+                what = ": ".join(filter(None, (row["run"], row["artifact"], row["form"])))
+                yield self._row(what, "runs", row["failed"], False)
+
+    def _speeds(self) -> Iterator[Row]:
+        times = {
+            (row["run"], row["artifact"]): row for row in self.rows if row["form"] == PLAIN and "ms" in row
+        }
+        for run in dict.fromkeys(run for run, _ in times):
+            least = 1.5 if run.startswith("batch 32") else 1.0
+            yield from self._at_least(run, FP16, "fp32", times, least)
+            for name in (WEIGHTS_8, WEIGHTS_4, WEIGHTS_FP8) if self.model == DECODER else ():
+                least = 1.5 if name == WEIGHTS_4 and run.startswith("batch 1,") else 1.0
+                yield from self._at_least(run, name, FP16, times, least)
+
+    def _at_least(
+        self, run: str, name: str, base: str, times: Mapping[tuple[str, str], Record], least: float
+    ) -> Iterator[Row]:
+        own, other = times.get((run, name)), times.get((run, base))
+        if own and other:
+            found = round(own["over fp32"] / other["over fp32"], 2)
+            yield self._row(f"{run}: {name} over {base}", f">= {least}", f"{found:.2f}", found >= least)
+
+    def _row(self, what: str, wanted: str, found: str, reached: bool) -> Row:
+        told = {"what": what, "wanted": wanted, "found": found}
+        return {"model": self.model, **told, "verdict": "ok" if reached else "missed"}
+
+
+def lacking_text(lacking: Mapping[str, int]) -> str:
+    """Return how many nodes lack what, or 0."""
+    return ", ".join(f"{count} x {what}" for what, count in lacking.items()) or "0"
