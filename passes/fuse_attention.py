@@ -206,7 +206,14 @@ def _for_each_query(mask: ir.Value, query: ir.Value, before: ir.Node, ctx: PassC
     tokens = op.Shape(query, start=1, end=2, name=f"{name}_tokens")
     leading, last = op.constant(f"{name}_leading", ones[2:]), op.constant(f"{name}_last", ones[:1])
     shape = op.Concat(leading, tokens, last, axis=0, name=f"{name}_shape")
-    return op.Expand(mask, shape, name=f"{name}_rows")
+    rows = op.Expand(mask, shape, name=f"{name}_rows")
+    rows.shape = _with_rows(mask.shape, query.shape)
+    return rows
+
+
+def _with_rows(mask: ir.Shape | None, query: ir.Shape | None) -> ir.Shape | None:
+    """Return the shape of a mask with one row for each query."""
+    return None if mask is None or query is None else ir.Shape([*mask[:-2], query[1], mask[-1]])
 
 
 def _without_mask(value: ir.Value | None) -> tuple[ir.Value | None, ir.Value | None]:

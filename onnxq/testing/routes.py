@@ -43,6 +43,7 @@ PIPELINES = {
     "split blocks": f"{TIDY},convert-opset{{minimum=21}},"
     "split-linear{mode=branches, scope=block, block=32},insert-qdq,remove-dead",
     "half": f"{TIDY},lower-precision,remove-dead",
+    "half, packed": f"{TIDY},fuse-attention,lower-precision,infer-shapes,pack-attention,remove-dead",
     "half with blocks": f"{TIDY},convert-opset{{minimum=21}},unfuse-gemm,"
     "encode-weight-blocks{symmetric=true},"
     "encode-embeddings{block=32, minimum=1},insert-qdq,fuse-block-matmul,infer-shapes,lower-precision,"
@@ -71,6 +72,7 @@ BEFORE = {
     "encode-weight-blocks{float8=true, bits=8, block=32, symmetric=true},insert-qdq,infer-shapes,"
     "lower-precision",
     "encode-weight-blocks": "convert-opset{minimum=21}",
+    "pack-attention": "fuse-attention,infer-shapes",
 }
 """What a pass finds before it in every recipe, besides the tidy passes."""
 REALISE = "insert-qdq,remove-dead"

@@ -49,6 +49,8 @@ def test_a_compilation_is_compared_but_not_timed(
     module = load_model(result.output)
     assert [(node.op_type, why) for node, why in load_kernels("cuda").missing(module)] == []
     assert module.graph.outputs[0].dtype == module.graph.inputs[0].dtype == ir.DataType.FLOAT
+    packed = [node.op_type == "Attention" for node in module.graph if node.domain == "com.microsoft"]
+    assert any(packed) == ("weights" not in name)
 
 
 @needs_no_gpu
