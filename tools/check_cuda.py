@@ -54,7 +54,7 @@ def main() -> int:
             check.time(Path(folder))
         wanted = check.wanted()
         notes = [_devices(), OWN_WEIGHTS, torch_cases.missing("cuda") or OWN_ROUNDS] if timed else [NOT_TIMED]
-        notes += check.unfinished
+        notes += [*check.failures(), *check.unfinished]
         tables = check.tables() | {"Wanted": wanted}
         show_tables("CUDA", tables, [*notes, load_kernels("cuda").source], as_json=args.json)
     return int(any(row["verdict"] == "missed" for row in wanted))
@@ -93,15 +93,15 @@ class _Check:
                     self._say(record)
 
     def time(self, folder: Path) -> None:
-        """Measure every row that is not there yet: times, PyTorch's, and last where nodes ran."""
+        """Measure every row that is not there yet: times, where nodes ran, and PyTorch's times."""
         models = self._records().items()
         for name, records in models:
             self._keep(self._timer(name, records, folder).times())
         for name, records in models:
+            self._keep(self._timer(name, records, folder).places())
+        for name, records in models:
             if name in torch_cases.NAMES and torch_cases.missing("cuda") is None:
                 self._keep(self._torch_rows(name, quick=records[0]["quick"]))
-        for name, records in models:
-            self._keep(self._timer(name, records, folder).places())
 
     def _timer(self, name: str, records: Sequence[Record], folder: Path) -> Timer:
         return Timer(name, records, self.prepared, folder, self._is_wanted)
@@ -155,6 +155,12 @@ class _Check:
         models = self._records().items()
         return [row for name, records in models for row in Verdicts(name, records, self._rows_of(name)).all()]
 
+    def failures(self) -> list[str]:
+        """Return why what failed did, once for each artifact."""
+        failed = (row for name in self._records() for row in self._rows_of(name) if "failed" in row)
+        lines = (f"{row['model']}, {row['artifact']}, {row['form']}: {row['failed']}" for row in failed)
+        return list(dict.fromkeys(lines))
+
     def tables(self) -> dict[str, list[Row]]:
         """Return everything that is known, by model and run."""
         found: dict[str, list[Row]] = {}
@@ -180,7 +186,7 @@ def _known(record: Record, place: Record | None) -> Row:
     row = {"artifact": record["artifact"], "MB": record["MB"], "cosine": record.get("cosine")}
     row |= {"nodes": record.get("nodes"), "without a CUDA kernel": lacking_text(record.get("lacking", {}))}
     if place is not None:
-        row["ran elsewhere"] = place.get("failed") or lacking_text(place["elsewhere"])
+        row["ran elsewhere"] = "failed" if "failed" in place else lacking_text(place["elsewhere"])
     return row
 
 
@@ -193,16 +199,16 @@ def _timed(rows: Sequence[Record]) -> Iterator[Row]:
         yield {
             "artifact": name,
             "ms": plain.get("ms"),
-            "p10 .. p90": plain.get("failed") or _range(plain),
+            "p10 .. p90": _range(plain),
             "over fp32": plain.get("over fp32"),
             "over fp16": _ratio(plain.get("over fp32"), fp16),
-            "graph, ms": graph.get("ms"),
-            "graph over fp16": graph.get("failed") or _ratio(graph.get("over fp32"), fp16),
+            "graph, ms": "failed" if "failed" in graph else graph.get("ms"),
+            "graph over fp16": _ratio(graph.get("over fp32"), fp16),
         }
 
 
 def _range(row: Mapping[str, Any]) -> str | None:
-    return f"{row['p10']:.3f} .. {row['p90']:.3f}" if "p10" in row else None
+    return f"{row['p10']:.3f} .. {row['p90']:.3f}" if "p10" in row else row.get("failed") and "failed"
 
 
 def _ratio(own: float | None, base: float | None) -> str | None:

@@ -19,7 +19,8 @@ Runs = Mapping[str, Callable[[], Feeds]]
 """What is timed, by its title, each made when it is wanted."""
 LOWER = "lower-precision.io=lower"
 """A decoder's cache goes in and out with every step, and would be cast each time."""
-FP32, FP16, WEIGHTS_4, WEIGHTS_8 = "fp32", "fp16", "weights 4 bit", "weights 8 bit"
+FP32, FP16, UNPACKED = "fp32", "fp16", "fp16 not packed"
+WEIGHTS_4, WEIGHTS_8 = "weights 4 bit", "weights 8 bit"
 WEIGHTS_FP8, INT8 = "weights float8", "int8 QDQ"
 MINILM, BERT, VIT, RESNET, DECODER = "MiniLM", "BERT-base", "ViT-base", "resnet50", "decoder step"
 BATCHES = (1, 8, 32)
@@ -35,13 +36,19 @@ class Artifact:
     Args:
         recipe: A shipped recipe.
         options: Options of its passes, as ``pass.option=value``.
+        without: Passes of the recipe that are left out.
         for_cuda: Whether it is meant for CUDA, and no node may lack a kernel there.
 
     """
 
     recipe: str
     options: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
     for_cuda: bool = True
+
+
+UNPACKED_TOO = {UNPACKED: Artifact("cuda", without=("pack-attention",))}
+"""For models that attend, to show what packing is worth."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +74,11 @@ def cases(minilm: Path | None, tasks: ModuleType | None, *, quick: bool) -> list
     found = []
     if minilm is not None and tasks is not None:
         copy = partial(shutil.copyfile, minilm)
-        found.append(Case(MINILM, copy, artifacts(), partial(_sentences, tasks)))
+        found.append(Case(MINILM, copy, UNPACKED_TOO | artifacts(), partial(_sentences, tasks)))
     layers, blocks = (1, 1) if quick else (nets.LAYERS, None)
     found += [
-        Case(BERT, partial(nets.bert_base, layers=layers), artifacts()),
-        Case(VIT, partial(nets.vit_base, layers=layers), artifacts()),
+        Case(BERT, partial(nets.bert_base, layers=layers), UNPACKED_TOO | artifacts()),
+        Case(VIT, partial(nets.vit_base, layers=layers), UNPACKED_TOO | artifacts()),
         Case(RESNET, partial(nets.resnet50, blocks=blocks), artifacts()),
         Case(DECODER, partial(nets.decoder_step, layers=_steps(quick)), artifacts(LOWER)),
     ]

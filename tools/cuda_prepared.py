@@ -25,7 +25,8 @@ from onnxq.ir.rounding import spell_out_rounding
 from onnxq.ir.store import load_model
 from onnxq.ir.text import parse, render
 from onnxq.kernels import load_kernels
-from onnxq.recipe import load_recipe
+from onnxq.passmanager.pipeline import format_pipeline, parse_pipeline
+from onnxq.recipe import Recipe, load_recipe
 from onnxq.runtime.session import Session, open_session
 
 LIST = "prepared.jsonl"
@@ -99,7 +100,7 @@ def _megabytes(model: Path) -> float:
 
 def _compiled(source: Path, output: Path, artifact: Artifact, feeds: Sequence[Feeds]) -> Record:
     """Compile ``source`` to ``output``; return what can be told of it without running it."""
-    recipe = load_recipe(artifact.recipe).with_options(artifact.options)
+    recipe = _recipe(artifact)
     data = open_feeds("feeds", lambda: feeds, input_specs(load_model(source).model))
     result = compile_model(
         source,
@@ -118,6 +119,12 @@ def _compiled(source: Path, output: Path, artifact: Artifact, feeds: Sequence[Fe
         "for_cuda": artifact.for_cuda,
         "session_options": dict(result.manifest.session_options),
     }
+
+
+def _recipe(artifact: Artifact) -> Recipe:
+    recipe = load_recipe(artifact.recipe).with_options(artifact.options)
+    passes = [one for one in parse_pipeline(recipe.pipeline) if one.name not in artifact.without]
+    return recipe.model_copy(update={"pipeline": format_pipeline(passes)})
 
 
 def _smallest_cosine(model: Path, case: Case, feeds: Sequence[Feeds], wanted: Sequence[Any]) -> float:

@@ -111,7 +111,7 @@ def _attempt(measure: Callable[[], Record]) -> Record:
     try:
         return measure()
     except OnnxqError as error:
-        return {"failed": str(error)}
+        return {"failed": error.message}
 
 
 def interleaved(base: Once, own: Once) -> Record:

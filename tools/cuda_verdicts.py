@@ -6,12 +6,26 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cuda_cases import DECODER, FP16, MINILM, WEIGHTS_4, WEIGHTS_8, WEIGHTS_FP8
+from cuda_cases import (
+    BERT,
+    DECODER,
+    FP16,
+    GRAPH_BATCHES,
+    MINILM,
+    UNPACKED,
+    VIT,
+    WEIGHTS_4,
+    WEIGHTS_8,
+    WEIGHTS_FP8,
+    title,
+)
 from cuda_prepared import Record
 from cuda_timing import PLAIN
 
 LEAST_COSINE = {FP16: 0.9999, WEIGHTS_8: 0.999}
 """What sentence embeddings must keep."""
+LEAST_PACKED = {BERT: 1.25, VIT: 1.15}
+"""What packed attention has to gain in small batches."""
 Row = dict[str, Any]
 
 
@@ -32,7 +46,7 @@ class Verdicts:
 
     def all(self) -> list[Row]:
         """Return a row for each thing that is wanted and was measured."""
-        return [*self._prepared(), *self._failures(), *self._speeds()]
+        return [*self._prepared(), *self._failures(), *self._speeds(), *self._beside_torch()]
 
     def _prepared(self) -> Iterator[Row]:
         for record in self.records:
@@ -45,7 +59,7 @@ class Verdicts:
                 yield self._row(f"{name}: smallest cosine", f">= {least}", f"{found:.6f}", found >= least)
 
     def _failures(self) -> Iterator[Row]:
-        meant = {record["artifact"] for record in self.records if record.get("for_cuda", True)}
+        meant = {record["artifact"] for record in self.records if record.get("for_cuda")}
         for row in self.rows:
             if "failed" in row and row["artifact"] in meant:
                 what = ": ".join(filter(None, (row["run"], row["artifact"], row["form"])))
@@ -61,6 +75,22 @@ class Verdicts:
             for name in (WEIGHTS_8, WEIGHTS_4, WEIGHTS_FP8) if self.model == DECODER else ():
                 least = 1.5 if name == WEIGHTS_4 and run.startswith("batch 1,") else 1.0
                 yield from self._at_least(run, name, FP16, times, least)
+            if self.model in LEAST_PACKED and run in self._small_batches:
+                yield from self._at_least(run, FP16, UNPACKED, times, LEAST_PACKED[self.model])
+
+    def _beside_torch(self) -> Iterator[Row]:
+        """Compare the fastest form of float16 with PyTorch's fastest."""
+        for run in self._small_batches:
+            rows = [row for row in self.rows if row["run"] == run and "ms" in row]
+            own = [row["ms"] for row in rows if row["artifact"] == FP16]
+            other = [row["ms"] for row in rows if row["artifact"].startswith("torch")]
+            if own and other:
+                faster = round(min(other) / min(own), 2)
+                yield self._row(f"{run}: {FP16} over torch", ">= 1.0", f"{faster:.2f}", faster >= 1)
+
+    @property
+    def _small_batches(self) -> list[str]:
+        return [title(self.model, size) for size in GRAPH_BATCHES]
 
     def _at_least(
         self, run: str, name: str, base: str, times: Mapping[tuple[str, str], Record], least: float
