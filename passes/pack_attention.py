@@ -48,6 +48,7 @@ class PackAttention(Pass):
 
     name: ClassVar[str] = "pack-attention"
     effect: ClassVar[Effect] = Effect.EXACT
+    optional: ClassVar[bool] = True
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave an Attention alone that reads anything else, or whose mask may be of another shape."""
