@@ -1,4 +1,4 @@
-"""The kernels of the CUDA provider, read from the wheel onnxruntime-gpu, on a machine without a GPU.
+"""The kernels of the CUDA and CPU providers, read from the wheel onnxruntime-gpu, on a machine without a GPU.
 
 The wheel's Python module lists all kernels that its providers register, but loads them only with CUDA's
 libraries in place. Libraries of the same names stand in for them here, in which every function returns 0:
@@ -20,8 +20,10 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from zipfile import ZipFile
 
-OUTPUT = Path(__file__).resolve().parent.parent / "onnxq" / "assets" / "cuda_kernels.json"
-PROVIDER = "CUDAExecutionProvider"
+from onnxq.runtime.session import PROVIDERS as PROVIDER_NAMES
+
+OUTPUT = Path(__file__).resolve().parent.parent / "onnxq" / "assets"
+PROVIDERS = ("cuda", "cpu")
 DOMAINS = ("", "com.microsoft")
 OLDEST = 13
 """Recipes raise a model to this operator set at least; kernels that end before it are left out."""
@@ -35,8 +37,8 @@ QUERY = """
 import json, onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 kernels = [
-    [k.domain, k.op_name, *k.version_range, {name: list(types) for name, types in k.type_constraints.items()}]
-    for k in state.get_all_opkernel_def() if k.provider == PROVIDER
+    [k.provider, k.domain, k.op_name, *k.version_range, {n: list(t) for n, t in k.type_constraints.items()}]
+    for k in state.get_all_opkernel_def()
 ]
 print(json.dumps([onnxruntime.__version__, kernels]))
 """
@@ -46,21 +48,33 @@ Kernel = tuple[str, str, int, int | None, dict[str, frozenset[str]]]
 def main() -> int:
     options = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     options.add_argument("wheel", type=Path, help="onnxruntime_gpu-*.whl for this Python")
-    options.add_argument("-o", "--output", type=Path, default=OUTPUT)
+    options.add_argument("-o", "--output", type=Path, default=OUTPUT, help="folder for the lists")
     args = options.parse_args()
     with TemporaryDirectory() as folder:
         unpacked, stubs = Path(folder, "wheel"), Path(folder, "stubs")
         ZipFile(args.wheel).extractall(unpacked)
         build_stubs(sorted(unpacked.glob("onnxruntime/capi/libonnxruntime_providers_[ct]*.so")), stubs)
         version, found = query(unpacked, stubs)
-    kernels = sorted(merged(list(plain(found))), key=lambda one: (one[:3], one[3] or NEWEST, str(one[4])))
     source = (
         f"onnxruntime-gpu {version}, {args.wheel.name}: registered kernels, by tools/list_cuda_kernels.py"
     )
-    args.output.write_text(text_of(source, kernels), encoding="utf-8")
-    operators = {one[:2] for one in kernels}
-    print(f"{args.output}: {len(operators)} operators in {len(kernels)} lines, from {len(found)} kernels")
+    for name in PROVIDERS:
+        write(args.output / f"{name}_kernels.json", source, PROVIDER_NAMES[name], found)
     return 0
+
+
+def write(path: Path, source: str, provider: str, found: Sequence[Any]) -> None:
+    """Write the kernels of one provider."""
+    own = list(plain([rest for owner, *rest in found if owner == provider]))
+    kernels = sorted(merged(own), key=_order)
+    path.write_text(text_of(source, provider, kernels), encoding="utf-8")
+    operators = {one[:2] for one in kernels}
+    print(f"{path}: {len(operators)} operators in {len(kernels)} lines, from {len(own)} kernels")
+
+
+def _order(kernel: Kernel) -> tuple[Any, ...]:
+    types = sorted((name, sorted(allowed)) for name, allowed in kernel[4].items())
+    return kernel[:3], kernel[3] or NEWEST, types
 
 
 def build_stubs(libraries: Sequence[Path], folder: Path) -> None:
@@ -92,10 +106,9 @@ def _output(*command: str | Path) -> str:
 
 
 def query(unpacked: Path, stubs: Path) -> tuple[str, list[Any]]:
-    """Return the version and the registered kernels of the CUDA provider."""
+    """Return the version and the registered kernels of all providers."""
     places = {"LD_LIBRARY_PATH": str(stubs), "PYTHONPATH": str(unpacked)}
-    code = f"PROVIDER = {PROVIDER!r}\n{QUERY}"
-    run = [sys.executable, "-c", code]
+    run = [sys.executable, "-c", QUERY]
     done = subprocess.run(run, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, **places})
     version, kernels = json.loads(done.stdout)
     return version, kernels
@@ -141,7 +154,7 @@ def _joined(
     return {key: one[key] | other[key] for key in one} if len(differing) <= 1 else None
 
 
-def text_of(source: str, kernels: Sequence[Kernel]) -> str:
+def text_of(source: str, provider: str, kernels: Sequence[Kernel]) -> str:
     """Return JSON with a line for each kernel."""
     lines = [
         json.dumps(
@@ -150,7 +163,7 @@ def text_of(source: str, kernels: Sequence[Kernel]) -> str:
         for domain, op_type, since, until, types in kernels
     ]
     body = ",\n".join(lines)
-    return f'{{"provider": "{PROVIDER}",\n"source": {json.dumps(source)},\n"kernels": [\n{body}\n]}}\n'
+    return f'{{"provider": "{provider}",\n"source": {json.dumps(source)},\n"kernels": [\n{body}\n]}}\n'
 
 
 if __name__ == "__main__":

@@ -96,6 +96,7 @@ def available_tables(content: Mapping[str, Any]) -> list[Table]:
         ("highest opset, IR version", f"{content['opset']}, {content['ir_version']}"),
         ("DequantizeLinear reads", ", ".join(_types(content["kernels"], "DequantizeLinear", "T1"))),
         ("products of 8-bit integers", content["products"]),
+        ("kernels as listed by", content["source"].partition(",")[0]),
     ]
     rows = [row for name, operands in _OPERANDS.items() for row in _available_rows(content, name, operands)]
     rows += [

@@ -10,12 +10,13 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from onnxq.errors import ModelError
-from onnxq.kernels import Kernel, KernelList
+from onnxq.kernels import Kernel, KernelList, load_kernels
 from onnxq.processor import cpu_flags, here, processor_of
 from onnxq.runtime.batch import Array
 from onnxq.runtime.environment import import_onnxruntime
@@ -68,6 +69,7 @@ class Available:
         opset: The highest opset of the standard operators that a session accepts.
         ir_version: The highest IR version.
         kernels: The quantized operators' kernels, and those of the standard ``Attention``.
+        source: Where they were read.
         bits: The weight widths that each block-wise operator ran with.
         cpu_flags: The processor's features that matter.
         processor: The kind of processor that is compiled for; see ``onnxq.processor``.
@@ -78,6 +80,7 @@ class Available:
     opset: int
     ir_version: int
     kernels: tuple[RegisteredKernel, ...]
+    source: str
     bits: Mapping[str, tuple[int, ...]]
     cpu_flags: tuple[str, ...]
     processor: str
@@ -96,11 +99,12 @@ def available() -> Available:
 
     """
     import_onnxruntime()
-    processor = here()
+    processor, lists = here(), _kernel_lists()
     return Available(
         opset=_highest(lambda number: _identity(opset=number)),
         ir_version=_highest(lambda number: _identity(ir_version=number)),
-        kernels=tuple(_registered()),
+        kernels=tuple(chain.from_iterable(map(_registered, lists))),
+        source=lists[0].source,
         bits={"MatMulNBits": _working(_product), "GatherBlockQuantized": _working(_table)},
         cpu_flags=cpu_flags(),
         processor=processor.name,
@@ -113,37 +117,45 @@ def saturates(flags: Sequence[str]) -> bool:
     return processor_of(tuple(flags)).saturates
 
 
-@cache
 def cpu_kernels() -> KernelList:
-    """Return the kernels of the CPU provider of the installed build; none where they cannot be listed.
+    """Return the kernels of the CPU provider of the installed build.
 
     Raises:
         TargetError: ONNX Runtime is not installed.
 
     """
-    version = import_onnxruntime().__version__
-    kernels: dict[tuple[str, str], list[Kernel]] = {}
-    for op_type, domain, provider, (since, until), types in _definitions():
-        if provider == PROVIDERS["cpu"]:
-            taken = {name: frozenset(_short(allowed)) for name, allowed in types.items()}
-            kernel = Kernel(since, _finite(until), taken)
-            kernels.setdefault((domain, op_type), []).append(kernel)
-    frozen = {key: tuple(several) for key, several in kernels.items()}
-    return KernelList(PROVIDERS["cpu"], f"onnxruntime {version}, as it lists them itself", frozen)
+    return next(one for one in _kernel_lists() if one.provider == PROVIDERS["cpu"])
 
 
-def _registered() -> Iterator[RegisteredKernel]:
+@cache
+def _kernel_lists() -> tuple[KernelList, ...]:
+    """Return the kernels of each provider, the CPU's among them: as the build lists them, or as we do.
+
+    Raises:
+        TargetError: ONNX Runtime is not installed.
+
+    """
+    source = f"onnxruntime {import_onnxruntime().__version__}, as it lists them itself"
+    found: dict[str, dict[tuple[str, str], list[Kernel]]] = {}
     for op_type, domain, provider, (since, until), types in _definitions():
+        taken = {name: frozenset(_short(allowed)) for name, allowed in types.items()}
+        kernels = found.setdefault(provider, {}).setdefault((domain, op_type), [])
+        kernels.append(Kernel(since, _finite(until), taken))
+    if not found:
+        return load_kernels("cuda"), load_kernels("cpu")
+    return tuple(
+        KernelList(provider, source, {key: tuple(several) for key, several in kernels.items()})
+        for provider, kernels in found.items()
+    )
+
+
+def _registered(listed: KernelList) -> Iterator[RegisteredKernel]:
+    for (domain, op_type), kernels in listed.kernels.items():
         attention = op_type == "Attention" and not domain
         if attention or kind_of(op_type) in _INTEGER_KINDS:
-            yield RegisteredKernel(
-                op_type=op_type,
-                domain=domain,
-                provider=provider,
-                since=since,
-                until=_finite(until),
-                types={name: _short(allowed) for name, allowed in types.items()},
-            )
+            for kernel in kernels:
+                types = {name: tuple(sorted(allowed)) for name, allowed in kernel.types.items()}
+                yield RegisteredKernel(op_type, domain, listed.provider, kernel.since, kernel.until, types)
 
 
 def _definitions() -> list[Any]:

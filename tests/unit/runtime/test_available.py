@@ -4,8 +4,11 @@ import json
 
 import pytest
 
+from onnxq.kernels import load_kernels
 from onnxq.processor import PRETENDED, PROCESSORS
-from onnxq.runtime.available import Available, available, saturates
+from onnxq.report.tables_of_model import available_tables
+from onnxq.runtime import available as module
+from onnxq.runtime.available import Available, available, cpu_kernels, saturates
 from onnxq.runtime.profile import Kind, kind_of
 
 
@@ -22,9 +25,9 @@ def types(found: Available, op_type: str, *operands: str) -> set[tuple[str, ...]
 
 def test_the_kernels_that_onnxq_builds_on_are_there(found: Available) -> None:
     for op_type in ("MatMulIntegerToFloat", "QLinearConv", "QLinearMatMul"):
-        assert ("uint8", "uint8 int8") in types(found, op_type, "T1", "T2")
-    assert ("uint8", "uint8 int8") in types(found, "QGemm", "TA", "TB")
-    assert ("float", "uint8 int8") in types(found, "DynamicQuantizeMatMul", "T1", "T2")
+        assert ("uint8", "int8 uint8") in types(found, op_type, "T1", "T2")
+    assert ("uint8", "int8 uint8") in types(found, "QGemm", "TA", "TB")
+    assert ("float", "int8 uint8") in types(found, "DynamicQuantizeMatMul", "T1", "T2")
 
 
 def test_only_quantized_operators_and_attention_are_listed(found: Available) -> None:
@@ -58,3 +61,21 @@ def test_features_tell_whether_products_saturate() -> None:
     assert saturates(["avx2", "fma"])
     assert not saturates(["avx2", "avx512_vnni"])
     assert not saturates(["asimd", "asimddp"])
+
+
+def test_a_build_that_cannot_list_its_kernels_is_told_of_from_our_list(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # onnxruntime-gpu ends the process that asks, where TensorRT is missing.
+    monkeypatch.setattr(module, "_LIST", "raise SystemExit(1)")
+    module._kernel_lists.cache_clear()
+    try:
+        found = available()
+        assert cpu_kernels() is load_kernels("cpu")
+    finally:
+        module._kernel_lists.cache_clear()
+    assert {"CPUExecutionProvider", "CUDAExecutionProvider"} == {one.provider for one in found.kernels}
+    can_run, kernels = available_tables(found.to_dict())
+    assert all(value for _, value in can_run.rows)
+    assert {"QGemm", "QLinearConv", "MatMulIntegerToFloat", "Attention"} <= {row[0] for row in kernels.rows}
+    assert dict(can_run.rows)["kernels as listed by"].startswith("onnxruntime-gpu ")
