@@ -19,6 +19,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxq.ir.builder import Builder
 from onnxq.ir.module import (
     GraphModule,
     attribute,
@@ -151,24 +152,21 @@ def _asks_for_leading_lengths(node: ir.Node) -> bool:
 
 
 def _pack(node: ir.Node, packing: Packing, ctx: PassContext) -> None:
-    output, scale = node.outputs[0], attribute(node, "scale", None)
-    weight = np.concatenate([one.weight for one in packing.projections], axis=1)
-    bias = np.concatenate([one.bias for one in packing.projections])
-    packed = ctx.edit.insert(
+    op, output, scale = ctx.edit.at(node, why=WHY), node.outputs[0], attribute(node, "scale", None)
+    name = name_of(output)
+    packed = op(
         "Attention",
-        [
-            packing.value,
-            ctx.edit.constant(f"{name_of(output)}_weight", weight, why=WHY),
-            ctx.edit.constant(f"{name_of(output)}_bias", bias, why=WHY),
-            *([] if packing.mask is None else [None, None, _of_four_axes(packing.mask, node, ctx)]),
-        ],
-        f"{name_of(output)}_packed",
-        before=node,
+        packing.value,
+        op.constant(f"{name}_weight", np.concatenate([one.weight for one in packing.projections], axis=1)),
+        op.constant(f"{name}_bias", np.concatenate([one.bias for one in packing.projections])),
+        None,
+        None,
+        None if packing.mask is None else _of_four_axes(packing.mask, op),
         domain=CONTRIB,
-        attributes={"num_heads": packing.heads} | ({} if scale is None else {"scale": scale}),
-        dtype=output.dtype,
-        shape=output.shape,
-        why=WHY,
+        num_heads=packing.heads,
+        **({} if scale is None else {"scale": scale}),
+        name=f"{name}_packed",
+        like=output,
     )
     for value in node.inputs[:3]:
         for reader in list(value.consumers() if value is not None else ()):
@@ -178,19 +176,9 @@ def _pack(node: ir.Node, packing: Packing, ctx: PassContext) -> None:
     ctx.edit.remove(node, why=WHY)
 
 
-def _of_four_axes(mask: ir.Value, before: ir.Node, ctx: PassContext) -> ir.Value:
+def _of_four_axes(mask: ir.Value, op: Builder) -> ir.Value:
     missing = 4 - (rank_of(mask) or 0)
     if not missing:
         return mask
-    axes = ctx.edit.constant(f"{name_of(mask)}_axes", np.arange(missing, dtype=np.int64), why=WHY)
-    shape = None if mask.shape is None else ir.Shape([*[1] * missing, *mask.shape])
-    why = "the operator wants a mask of four axes"
-    return ctx.edit.insert(
-        "Unsqueeze",
-        [mask, axes],
-        f"{name_of(mask)}_4d",
-        before=before,
-        dtype=mask.dtype,
-        shape=shape,
-        why=why,
-    )
+    axes = op.constant(f"{name_of(mask)}_axes", np.arange(missing, dtype=np.int64))
+    return op.Unsqueeze(mask, axes, name=f"{name_of(mask)}_4d")
