@@ -7,7 +7,7 @@ Before, the projections being MatMul and Add with constants::
 After: ``y = com.microsoft.Attention<num_heads=h>(x, [wq wk wv], [bq bk bv], attention_bias=mask)``. One
 product takes the place of three and no head is moved: on CUDA 1.3 times faster for BERT-base at batch 1 and
 8, 1.16 times at batch 32 (NVIDIA H200, float16, 128 tokens, onnxruntime-gpu 1.31.1). The additive mask goes
-in as it is, so nothing need be known of it but its shape; lengths in its place were slower.
+in as it is, so nothing need be known of it but its shape.
 """
 
 from __future__ import annotations
