@@ -297,6 +297,16 @@ def warn_of_accuracy(outputs: Sequence[OutputAccuracy]) -> tuple[str, ...]:
     )
 
 
+def warn_of_decisions(module: GraphModule) -> tuple[str, ...]:
+    """Return a warning if values were to be encoded and are not: no file holds what was only decided."""
+    count = len({decision.value for decision in module.decisions()})
+    if not count:
+        return ()
+    return (
+        f"insert-qdq is not in the recipe: all stays in float that was to be encoded ({count} in number)",
+    )
+
+
 def warn_of_floats(module: GraphModule, records: Sequence[PassRecord]) -> tuple[str, ...]:
     """Return a warning if less than half of the weights are quantized: what stayed in float, and why."""
     found = weight_share(module)

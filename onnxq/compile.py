@@ -16,6 +16,7 @@ from onnxq.comparison import (
     Progress,
     choose_samples,
     compare,
+    warn_of_decisions,
     warn_of_floats,
     warn_of_saturation,
     warn_of_size,
@@ -366,7 +367,8 @@ class _Compilation:
         if told or not encodes:
             return ()
         sizes = model_size(self.source.path), model_size(output)
-        return warn_of_floats(built.module, built.records) + warn_of_size(*sizes)
+        decided = warn_of_decisions(built.module)
+        return (decided or warn_of_floats(built.module, built.records)) + warn_of_size(*sizes)
 
     def _warnings_of_target(self, module: GraphModule) -> tuple[str, ...]:
         """Say where the result was not run, or where it does not run right."""

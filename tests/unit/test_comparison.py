@@ -2,7 +2,7 @@
 
 import pytest
 
-from onnxq.comparison import warn_of_accuracy, warn_of_floats, warn_of_size, warn_of_speed
+from onnxq.comparison import warn_of_accuracy, warn_of_decisions, warn_of_floats, warn_of_size, warn_of_speed
 from onnxq.ir.edit import Remark
 from onnxq.ir.text import parse
 from onnxq.passmanager.base import PassRecord
@@ -66,6 +66,16 @@ def test_what_stayed_in_float_is_named_with_its_reason() -> None:
     assert (
         warn_of_floats(parse(text.replace("float[4] b = {1, 2, 3, 4}", "int8[4] b = {1, 2, 3, 4}")), []) == ()
     )
+
+
+def test_what_was_only_decided_is_told_of() -> None:
+    text = """# encode x: scale=0.5 zero_point=0 readers=act
+# encode y: scale=0.5 zero_point=0
+<ir_version: 10, opset_import: ["" : 21]> main (float[2] x) => (float[2] y) { [act] y = Relu(x) }"""
+    assert warn_of_decisions(parse(text)) == (
+        "insert-qdq is not in the recipe: all stays in float that was to be encoded (2 in number)",
+    )
+    assert warn_of_decisions(parse(text.split("0\n")[-1])) == ()
 
 
 def test_a_file_that_did_not_shrink_is_told_of() -> None:
