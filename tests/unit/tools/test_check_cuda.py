@@ -1,0 +1,82 @@
+"""What check_cuda.py keeps between its two halves, and what it makes of the rows."""
+
+import importlib
+import sys
+from argparse import Namespace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from onnxq.digits import DIGITS_MODEL
+from onnxq.ir.store import load_model
+
+pytest.importorskip("onnxruntime", reason="the tool opens models")
+TOOLS = Path(__file__).resolve().parents[3] / "tools"
+
+
+@pytest.fixture(scope="module")
+def tools() -> SimpleNamespace:
+    names = ("check_cuda", "cuda_prepared", "cuda_verdicts")
+    sys.path.insert(0, str(TOOLS))
+    try:
+        return SimpleNamespace(**{name: importlib.import_module(name) for name in names})
+    finally:
+        sys.path.remove(str(TOOLS))
+
+
+def test_a_prepared_artifact_is_small_and_has_the_same_shapes(tools: SimpleNamespace, tmp_path: Path) -> None:
+    prepared = tools.cuda_prepared.Prepared(tmp_path / "prepared")
+    record = {"model": "digits", "artifact": "fp32", "file": "digits.fp32.onnxtxt"}
+    prepared.write(record, DIGITS_MODEL)
+    assert prepared.records() == [record]
+    assert (prepared.folder / record["file"]).stat().st_size < DIGITS_MODEL.stat().st_size / 10
+    prepared.save(record, tmp_path / "again.onnx")
+    before, after = (load_model(path).model.graph for path in (DIGITS_MODEL, tmp_path / "again.onnx"))
+    shapes = [
+        {name: (value.dtype, list(value.shape or ())) for name, value in one.initializers.items()}
+        for one in (before, after)
+    ]
+    assert shapes[0] == shapes[1]
+    assert [node.op_type for node in before] == [node.op_type for node in after]
+
+
+def test_what_is_there_is_not_measured_again_and_nothing_begins_after_the_minutes(
+    tools: SimpleNamespace, tmp_path: Path
+) -> None:
+    rows, row = tmp_path / "rows.jsonl", {"model": "m", "run": "batch 1", "artifact": "fp16", "form": ""}
+    tools.cuda_prepared.append_line(rows, row | {"ms": 1.0})
+    prepared = tools.cuda_prepared.Prepared(tmp_path)
+    patient = tools.check_cuda._Check(Namespace(minutes=1, only=""), prepared, rows)
+    assert not patient._is_wanted(row)
+    assert patient._is_wanted(row | {"form": "CUDA graph"})
+    hasty = tools.check_cuda._Check(Namespace(minutes=0, only=""), prepared, rows)
+    assert not hasty._is_wanted(row | {"form": "CUDA graph"})
+    assert hasty.unfinished == ["The minutes were over while timing; the same command goes on from there."]
+
+
+@pytest.mark.parametrize(("fp16", "verdict"), [(2.0, "ok"), (0.9, "missed")])
+def test_speeds_are_judged_by_their_ratios_to_fp32(tools: SimpleNamespace, fp16: float, verdict: str) -> None:
+    timed = {"model": "resnet50", "run": "batch 1", "form": ""}
+    rows = [
+        timed | {"artifact": "fp32", "ms": 9.0, "over fp32": 1.0},  # its own times do not count
+        timed | {"artifact": "fp16", "ms": 1.0, "over fp32": fp16},
+    ]
+    found = tools.cuda_verdicts.Verdicts("resnet50", [], rows).all()
+    assert [(row["found"], row["verdict"]) for row in found] == [(f"{fp16:.2f}", verdict)]
+
+
+def test_a_failure_counts_where_the_artifact_is_meant_for_cuda(tools: SimpleNamespace) -> None:
+    row = {"model": "resnet50", "run": "batch 1", "form": "", "failed": "no kernel"}
+    records = [{"artifact": "fp16", "for_cuda": True, "lacking": {}}, {"artifact": "int8 QDQ"}]
+    rows = [row | {"artifact": record["artifact"]} for record in records]
+    found = tools.cuda_verdicts.Verdicts("resnet50", records, rows).all()
+    assert [one["what"] for one in found if one["verdict"] == "missed"] == ["batch 1: fp16"]
+
+
+def test_a_time_is_that_of_the_second_model(tools: SimpleNamespace) -> None:
+    timing, long, short = sys.modules["cuda_timing"], np.ones(400_000), np.ones(400)
+    row = timing.interleaved(lambda: np.sort(long), lambda: np.sort(short))
+    assert row["p10"] <= row["ms"] <= row["p90"]
+    assert row["over fp32"] > 2  # a thousand numbers against one
