@@ -302,9 +302,7 @@ def warn_of_decisions(module: GraphModule) -> tuple[str, ...]:
     count = len({decision.value for decision in module.decisions()})
     if not count:
         return ()
-    return (
-        f"insert-qdq is not in the recipe: all stays in float that was to be encoded ({count} in number)",
-    )
+    return (f"insert-qdq is not in the recipe: {count} of its encodings are nowhere in the result",)
 
 
 def warn_of_floats(module: GraphModule, records: Sequence[PassRecord]) -> tuple[str, ...]:
