@@ -20,6 +20,7 @@ import onnx_ir as ir
 
 from onnxq.ir.layers import LINEAR, SELECTING, Layer, layer_of
 from onnxq.ir.module import GraphModule, constant_of, input_of, is_standard, sole_reader
+from onnxq.ir.qdq.read import dequantized
 from onnxq.passmanager.base import PassContext
 from onnxq.quant.accumulator import accumulator_steps, holds_bias
 
@@ -135,11 +136,8 @@ def _handed_on(node: ir.Node) -> ir.Value | None:
 
 
 def _is_packed_wrongly(weight: ir.Value) -> bool:
-    dequantize = weight.producer()
-    if dequantize is None or not is_standard(dequantize, "DequantizeLinear"):
-        return False
-    stored = dequantize.inputs[0]
-    integers = constant_of(stored)
-    if stored is None or integers is None or stored.dtype not in TWO_BITS:
+    found = dequantized(weight)
+    integers = None if found is None else constant_of(found.stored)
+    if found is None or integers is None or found.stored.dtype not in TWO_BITS:
         return False
     return integers.ndim == 2 and integers.shape[1] % IN_A_BYTE != 0
