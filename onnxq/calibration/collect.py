@@ -161,7 +161,7 @@ def _update(observer: ValueObserver, values: NDArray[Any], rank: int, place: str
     if values.size == 0:
         return
     blocks = observer.blocks(values.astype(np.float32, copy=False), rank)
-    if np.isnan(next(iter(blocks.values())).low).any():
+    if np.isnan(next(iter(blocks.values())).lowest).any():
         raise CalibrationError(
             f"it is NaN in {place}",
             where=f"value {observer.name!r}",

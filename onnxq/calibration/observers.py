@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from onnxq.errors import PreconditionError
 from onnxq.quant.facts import Facts, Kind, Need
-from onnxq.quant.statistics import Range
+from onnxq.quant.statistics import ChannelRange, Range
 from onnxq.quant.statistics.base import Block, Float32, Observer
 
 
@@ -49,6 +49,7 @@ class ValueObserver:
             PreconditionError: Channels are wanted, and their axis is no axis behind the samples.
 
         """
+        ranged = any(ChannelRange in observers for observers in self._along.values())
         if rank < 2:
             return dict.fromkeys(self._along or [-1], Block(values[..., np.newaxis], -1))
         for axis in self._along:
@@ -56,7 +57,7 @@ class ValueObserver:
                 raise PreconditionError(
                     f"axis {axis} of {rank} axes cannot hold its channels", where=f"value {self.name!r}"
                 )
-        return {axis: Block(values, axis) for axis in self._along or [-1]}
+        return {axis: Block(values, axis, ranged) for axis in self._along or [-1]}
 
     def update(self, blocks: Mapping[int, Block]) -> None:
         """Take in the next samples.

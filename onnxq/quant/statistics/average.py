@@ -70,7 +70,7 @@ class AverageObserver:
 
     def update(self, block: Block) -> None:
         """Move the average by one step for each sample."""
-        lows, highs = block.low.min(axis=1).tolist(), block.high.max(axis=1).tolist()
+        lows, highs = block.lowest.tolist(), block.highest.tolist()
         if not self.samples:
             self.first = self.average = (lows[0], highs[0])
         low, high = self.average

@@ -73,7 +73,7 @@ class RangeObserver:
 
     def update(self, block: Block) -> None:
         """Widen the range."""
-        self._widen(float(block.low.min()), float(block.high.max()))
+        self._widen(float(block.lowest.min()), float(block.highest.max()))
 
     def merge(self, later: RangeObserver) -> None:
         """Widen the range by the other's."""
