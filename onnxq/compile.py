@@ -277,7 +277,7 @@ class _Compilation:
             self.tuning = tune(
                 self.source.path,
                 self.recipe,
-                lambda tried, begins: self.build.trial(tried, begins=begins),
+                self.build,
                 [batch.feeds for batch in samples.timed(self.options.bench_batch_size)],
                 self.options.threads,
                 self._stage("tuning"),

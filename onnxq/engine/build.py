@@ -35,12 +35,14 @@ class Answers:
     Args:
         table: What was measured before; None for nothing.
         measurements: Where else facts come from; None if there is no data.
+        likely: What may be said of values of these names, where the table says nothing.
         given: What passes were told so far, by name.
 
     """
 
     table: CalibrationTable | None
     measurements: Measurements | None
+    likely: Mapping[str, Facts] = field(default_factory=dict)
     given: dict[str, Facts] = field(default_factory=dict)
 
     def of(self, module: GraphModule, needs: Sequence[Need]) -> Mapping[str, Facts]:
@@ -50,7 +52,7 @@ class Answers:
             CalibrationError: The table lacks something, and there is no data, or it is other data.
 
         """
-        known = {} if self.table is None else self.table.facts
+        known = joined(self.likely, {} if self.table is None else self.table.facts)
         missing = [need for need in needs if not meets(known, need)]
         if missing:
             known = joined(known, self._measured(module, missing))
@@ -110,6 +112,7 @@ class Build:
     measurements: Measurements | None = None
     varied: frozenset[str] = frozenset()
     _states: OrderedDict[Beginning, GraphModule] = field(default_factory=OrderedDict, init=False)
+    _told: dict[str, Facts] = field(default_factory=dict, init=False)
     _memo: Memo = field(default_factory=Memo, init=False)
 
     def of(self, recipe: Recipe, instruments: Sequence[Instrument] = ()) -> Built:
@@ -126,19 +129,34 @@ class Build:
             records = manager.run(module)
         return Built(module, tuple(records), answers.given)
 
-    def trial(self, recipe: Recipe, foreseen: Sequence[Pass] = (), *, begins: bool = True) -> GraphModule:
+    def trial(self, recipe: Recipe, foreseen: Sequence[Pass] = ()) -> GraphModule:
         """Return the same graph, built from what earlier trials had in common with it, and not verified.
 
         Args:
             recipe: What to build.
             foreseen: Passes of trials to come: what they want of a graph is measured along with the rest.
-            begins: Whether trials to come begin like this one, so that its graphs are kept.
 
         """
-        keeping = _Keeping(self, recipe)
-        start, module = self._begun(keeping.texts)
-        watching = (keeping,) if begins else ()
-        manager = self._manager(recipe, watching, Answers(self.table, self.measurements))
+        keeping, answers = _Keeping(self, recipe), Answers(self.table, self.measurements)
+        module = self._tried(recipe, keeping.texts, answers, (keeping,), foreseen)
+        self._told = joined(self._told, answers.given)
+        return module
+
+    def sketch(self, recipe: Recipe) -> GraphModule:
+        """Return a graph that takes the time of the recipe's: what trials measured counts for it by name."""
+        answers = Answers(self.table, self.measurements, self._told)
+        return self._tried(recipe, _Keeping(self, recipe).texts, answers)
+
+    def _tried(
+        self,
+        recipe: Recipe,
+        texts: Beginning,
+        answers: Answers,
+        instruments: Sequence[Instrument] = (),
+        foreseen: Sequence[Pass] = (),
+    ) -> GraphModule:
+        start, module = self._begun(texts)
+        manager = self._manager(recipe, instruments, answers)
         manager.foreseen = foreseen
         with only_valid(self.source.path):
             manager.run(module, start)

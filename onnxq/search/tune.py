@@ -11,12 +11,13 @@ from __future__ import annotations
 import glob
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from onnxq.engine.build import Build
 from onnxq.engine.cache import cache_folder
 from onnxq.errors import InputError
 from onnxq.files import write_whole
@@ -36,9 +37,6 @@ from onnxq.runtime.race import Progress, Standing, race
 FAR_FASTER = 0.75
 """A layer whose integer kernels take no more of its float kernels' time is not tried in float: a profile's
 times are good to some tenths."""
-
-Build = Callable[[Recipe, bool], GraphModule]
-"""Builds a recipe on the ranges that were measured already; True: others will begin like it."""
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ def tune(
     Args:
         source: The original model.
         recipe: What to tune.
-        build: How to build a recipe.
+        build: Builds recipes.
         feeds: What to time with.
         threads: Threads within an operator.
         on_progress: Called with (rounds done, rounds at most) of each race.
@@ -110,8 +108,8 @@ def tune(
     """
     with TemporaryDirectory(prefix="onnxq-tune-") as folder:
         timing = _Timing(source, build, Path(folder), feeds, threads, on_progress)
-        timing.make(recipe, "all", begins=True)
-        groups = _groups(build(_decided(recipe), False))
+        timing.write(build.trial(_timed_alone(recipe)), "all")
+        groups = _groups(build.sketch(_decided(recipe)))
         forms = list(_forms(recipe, groups))
         memory = _Memory.of(recipe, feeds, threads)
         verdicts = memory.recall(forms) or _tried(recipe, forms, groups, timing)
@@ -135,9 +133,11 @@ class _Timing:
     def path(self, name: str) -> Path:
         return self.folder / f"{name}.onnx"
 
-    def make(self, recipe: Recipe, name: str, *, begins: bool = False) -> Path:
+    def make(self, recipe: Recipe, name: str) -> Path:
         """Build a form that takes the time of ``recipe``'s result; its numbers may be others."""
-        module = self.build(_with_passes(recipe, _timed(recipe)), begins)
+        return self.write(self.build.sketch(_timed_alone(recipe)), name)
+
+    def write(self, module: GraphModule, name: str) -> Path:
         write_model(module, output_files(module, self.path(name)))
         return self.path(name)
 
@@ -153,6 +153,10 @@ class _Timing:
 
 def _with_passes(recipe: Recipe, passes: Sequence[Pass]) -> Recipe:
     return recipe.model_copy(update={"pipeline": format_pipeline(passes)})
+
+
+def _timed_alone(recipe: Recipe) -> Recipe:
+    return _with_passes(recipe, _timed(recipe))
 
 
 def _timed(recipe: Recipe) -> list[Pass]:
