@@ -88,9 +88,12 @@ class _Check:
     def prepare(self) -> None:
         """Make every artifact that is not there yet."""
         for case in cases(self.args.minilm, real_tasks(self.args.assets), quick=self.args.quick):
-            if self.args.only in case.name and self._in_time("preparing"):
-                for record in prepare(case, self.prepared, quick=self.args.quick):
-                    self._say(record)
+            if self.args.only not in case.name or not self._in_time("preparing"):
+                continue
+            for record in prepare(case, self.prepared, quick=self.args.quick):
+                self._say(record)
+                if not self._in_time("preparing"):
+                    break
 
     def time(self, folder: Path) -> None:
         """Measure every row that is not there yet: times, where nodes ran, and PyTorch's times."""
@@ -134,11 +137,9 @@ class _Check:
 
     def _say(self, row: Record) -> None:
         """Print one row at once."""
-        names = (row["model"], row["run"], row["artifact"], row["form"])
-        told = ", ".join(f"{key} {row[key]}" for key in row.keys() - {"model", "run", "artifact", "form"})
-        print(
-            f"{time.monotonic() - self.start:6.1f} s  {' | '.join(filter(None, names))}: {told}", flush=True
-        )
+        names = " | ".join(row[key] for key in KEY if row.get(key))
+        told = ", ".join(f"{key} {value}" for key, value in row.items() if key not in KEY)
+        print(f"{time.monotonic() - self.start:6.1f} s  {names}: {told}", flush=True)
 
     def _records(self) -> dict[str, list[Record]]:
         found: dict[str, list[Record]] = {}

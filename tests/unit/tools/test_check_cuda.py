@@ -42,6 +42,17 @@ def test_a_prepared_artifact_is_small_and_has_the_same_shapes(tools: SimpleNames
     assert [node.op_type for node in before] == [node.op_type for node in after]
 
 
+def test_a_row_is_told_on_one_line(
+    tools: SimpleNamespace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepared = tools.cuda_prepared.Prepared(tmp_path)
+    check = tools.check_cuda._Check(Namespace(minutes=1, only=""), prepared, tmp_path / "rows.jsonl")
+    check._keep(iter([{"model": "m", "run": "batch 1", "artifact": "fp16", "form": "", "ms": 1.5}]))
+    check._say({"model": "m", "artifact": "fp16", "cosine": 0.99})
+    told = [line.partition(" s  ")[2] for line in capsys.readouterr().out.splitlines()]
+    assert told == ["m | batch 1 | fp16: ms 1.5", "m | fp16: cosine 0.99"]
+
+
 def test_what_is_there_is_not_measured_again_and_nothing_begins_after_the_minutes(
     tools: SimpleNamespace, tmp_path: Path
 ) -> None:
