@@ -13,9 +13,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxq.errors import PassError
 from onnxq.ir.edit import Editor
 from onnxq.ir.knowledge import Decision
 from onnxq.ir.module import GraphModule, array_of, attribute, constant_of, input_of, is_standard, name_of
+from onnxq.ir.qdq.forms import form_of
+from onnxq.ir.qdq.pairs import Pairs
 from onnxq.quant.encodings import Encoding
 
 SWITCHES = "onnxq_switches"
@@ -191,6 +194,15 @@ def _restored(value: ir.Value, encoding: Encoding, edit: Editor) -> ir.Value:
 
 
 def _grid(value: ir.Value, encoding: Encoding, edit: Editor) -> Grid:
+    """Return scale and zero point for the pair that stands behind a switch.
+
+    Raises:
+        PassError: The encoding is written in another form than a pair, which has no switch yet.
+
+    """
+    if not isinstance(form_of(encoding), Pairs):
+        name = type(encoding).__name__
+        raise PassError(f"encodings of type {name} have no switch", where=f"value {name_of(value)!r}")
     return (
         edit.constant(f"{value.name}_scale", encoding.scale, why=WHY),
         edit.constant(f"{value.name}_zero_point", encoding.stored_zero, why=WHY),

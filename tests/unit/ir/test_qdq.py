@@ -13,6 +13,7 @@ from onnxq.ir.qdq import forms
 from onnxq.ir.qdq.base import Form
 from onnxq.ir.qdq.pairs import Pairs
 from onnxq.ir.qdq.read import dequantized, read_dequantize, read_quantize
+from onnxq.ir.switches import insert_switches
 from onnxq.ir.text import parse
 from onnxq.passmanager.base import PassContext
 from onnxq.passmanager.pipeline import parse_pipeline
@@ -148,6 +149,17 @@ def test_a_family_of_its_own_form_is_written_by_the_same_pass(monkeypatch: pytes
     np.testing.assert_array_equal(run_model(module, feeds)["y"], encoding.restored(exact))
     plain = Affine(np.array(1 / 255), np.array(0), "uint8").restored(exact)
     assert np.square(encoding.restored(exact) - exact).sum() < np.square(plain - exact).sum() / 2
+
+
+def test_switches_refuse_what_is_no_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forms, "FORMS", [TwinForm(), *forms.FORMS])
+    module = parse(f"{HEAD}\nmain (float[8,32] x) => (float[8,32] y)\n{{\nh = Softmax(x)\n y = Relu(h)\n}}\n")
+    encoding = Twin(np.array(1 / 16 / 255), np.array(0), "uint8")
+    Editor(module).encode(
+        next(value for value in module.values() if value.name == "h"), encoding, why="a test"
+    )
+    with pytest.raises(PassError, match="value 'h': encodings of type Twin have no switch"):
+        insert_switches(module)
 
 
 def test_a_family_without_a_form_is_our_fault(monkeypatch: pytest.MonkeyPatch) -> None:
