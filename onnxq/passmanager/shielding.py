@@ -4,10 +4,12 @@ A Sum of one value changes no number, and stops what looks for a DequantizeLinea
 Identity does not, since it is removed (optimised graphs of onnxruntime 1.32.0).
 
 - A Conv, ConvTranspose or Gemm between DequantizeLinear and QuantizeLinear is for it one that shall run in
-  integers (WeightBiasQuantization). A float weight it quantizes: per tensor, to 8 bits, which saturate
-  without VNNI. A float bias it rounds to int32 in steps of input scale times weight scale, whether int32
-  holds it or not: what is too large becomes -2**31, and what is small is lost in steps that are larger than
-  those of the output, as beside weights that are all zero. Such layers read their input through a Sum.
+  integers (WeightBiasQuantization). A constant float weight it quantizes, also that of a Gemm which reads its
+  input transposed: per tensor, to 8 bits, which saturate without VNNI. A constant float bias it rounds to
+  int32 in steps of input scale times weight scale, whether int32 holds it or not: what is too large becomes
+  -2**31, and what is small is lost in steps that are larger than those of the output, as beside weights that
+  are all zero. Such layers read their input through a Sum. So do those whose bias is a constant only once
+  ONNX Runtime has computed it: how large it is, is not known here.
 - A weight of 2 bits that MatMul or Gemm reads becomes one of MatMulNBits, and is packed wrongly where the
   number of columns is not a multiple of the four that fill a byte. Such weights are read through a Sum.
 - A layer normalization written out right behind a Cast from float16 becomes one that reads float16 and
@@ -18,8 +20,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxq.ir.layers import LINEAR, SELECTING, Layer, layer_of
-from onnxq.ir.module import GraphModule, constant_of, input_of, is_standard, sole_reader
+from onnxq.ir.layers import LINEAR, SELECTING
+from onnxq.ir.module import GraphModule, constant_of, input_of, is_float, is_standard, sole_reader
 from onnxq.ir.qdq.read import dequantized
 from onnxq.passmanager.base import PassContext
 from onnxq.quant.accumulator import accumulator_steps, holds_bias
@@ -87,17 +89,33 @@ def _spoilt(node: ir.Node) -> str | None:
     if activation is None or quantize is None:
         return None
     if weight is None:
-        is_layer = isinstance(layer_of(node), Layer)
-        return "stays in float, where ONNX Runtime would quantize it between Q and DQ" if is_layer else None
-    bias = constant_of(_bias_of(node))
-    if bias is None or bias.dtype.kind != "f":
+        why = "stays in float, where ONNX Runtime would quantize it between Q and DQ"
+        read = node.inputs[1]
+        return why if read is not None and is_float(read) and _is_fixed(read) else None
+    added = _bias_of(node)
+    if added is None or _dequantizer(added) is not None or not _is_fixed(added):
         return None
+    bias = constant_of(added)
     one, other, step = (constant_of(input_of(end, 1)) for end in (activation, weight, quantize))
-    if one is not None and other is not None and step is not None:
+    if bias is not None and one is not None and other is not None and step is not None:
         steps = accumulator_steps(one, other)
         if holds_bias(bias, steps) and steps.max() <= step.min():
             return None
     return "its bias stays in float, where ONNX Runtime would round it to an int32 that does not hold it"
+
+
+def _is_fixed(value: ir.Value) -> bool:
+    """Tell whether constants alone decide ``value``, which ONNX Runtime computes beforehand."""
+    reached, waiting = {value}, [value]
+    while waiting:
+        one = waiting.pop()
+        producer = one.producer()
+        if producer is None and constant_of(one) is None:
+            return False
+        sources = {source for source in producer.inputs if source is not None} if producer else set()
+        waiting += sources - reached
+        reached |= sources
+    return True
 
 
 def _bias_of(node: ir.Node) -> ir.Value | None:
