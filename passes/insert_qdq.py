@@ -18,7 +18,7 @@ from onnxq.ir.knowledge import Decision
 from onnxq.ir.module import GraphModule, constant_of
 from onnxq.ir.qdq.forms import form_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
-from onnxq.passmanager.shielding import shield_layers, shield_narrow_weights
+from onnxq.passmanager.shielding import shield_channels, shield_layers, shield_narrow_weights
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class InsertQdq(Pass):
         for value in list(module.values()):
             _realise(value, ctx)
         shield_layers(module, ctx)
+        shield_channels(module, ctx)
         shield_narrow_weights(module, ctx)
 
 

@@ -10,6 +10,9 @@ Identity does not, since it is removed (optimised graphs of onnxruntime 1.32.0).
   -2**31, and what is small is lost in steps that are larger than those of the output, as beside weights that
   are all zero. Such layers read their input through a Sum. So do those whose bias is a constant only once
   ONNX Runtime has computed it: how large it is, is not known here.
+- An AveragePool, LeakyRelu, Sigmoid, Softmax or Where, say, between the two becomes one that knows one scale,
+  also where there is one for each channel: it does not load, and a Softmax is wrong. All that they read is
+  read through a Sum.
 - A weight of 2 bits that MatMul or Gemm reads becomes one of MatMulNBits, and is packed wrongly where the
   number of columns is not a multiple of the four that fill a byte. Such weights are read through a Sum.
 - A layer normalization written out right behind a Cast from float16 becomes one that reads float16 and
@@ -39,6 +42,8 @@ TRANSPARENT = SELECTING | {
     "Sub",
 }
 """What ONNX Runtime may fuse with a layer, or move Q and DQ across, where the other inputs are constants."""
+OF_ONE_SCALE = ("AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid", "Softmax", "Where")
+"""What becomes an operator on integers of one scale, however many there are."""
 TWO_BITS = (ir.DataType.INT2, ir.DataType.UINT2)
 IN_A_BYTE = 4
 """So many integers of two bits."""
@@ -53,6 +58,16 @@ def shield_layers(module: GraphModule, ctx: PassContext) -> None:
         why = _spoilt(node) if is_standard(node, *LINEAR) else None
         if why is not None and node.inputs[0] is not None:
             _read_through_sum(node.inputs[0], [node], "float", why, ctx)
+
+
+def shield_channels(module: GraphModule, ctx: PassContext) -> None:
+    """Put a Sum before what ONNX Runtime runs with one scale, where there is one for each channel."""
+    for node in list(module.graph):
+        if is_standard(node, *OF_ONE_SCALE) and _has_many_scales(node):
+            why = "its numbers have several scales, and ONNX Runtime's integer form of it takes one"
+            for value in dict.fromkeys(node.inputs):
+                if value is not None and _dequantizer(value) is not None:
+                    _read_through_sum(value, [node], "float", why, ctx)
 
 
 def shield_narrow_weights(module: GraphModule, ctx: PassContext) -> None:
@@ -102,6 +117,13 @@ def _spoilt(node: ir.Node) -> str | None:
         if holds_bias(bias, steps) and steps.max() <= step.min():
             return None
     return "its bias stays in float, where ONNX Runtime would round it to an int32 that does not hold it"
+
+
+def _has_many_scales(node: ir.Node) -> bool:
+    """Tell whether a pair that the node stands between has a scale for each channel."""
+    ends = [*(_dequantizer(value) for value in node.inputs), _quantizer(node.outputs[0])]
+    scales = [constant_of(input_of(end, 1)) for end in ends if end is not None]
+    return any(scale is not None and scale.size > 1 for scale in scales)
 
 
 def _is_fixed(value: ir.Value) -> bool:
