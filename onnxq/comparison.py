@@ -11,10 +11,10 @@ from typing import Any
 
 import onnx_ir as ir
 
+from onnxq.analysis.products import saturating_products
 from onnxq.calibration.data import Batch, DataOptions, Dataset, InputSpec, open_data
 from onnxq.errors import InputError, ModelError, PassError
 from onnxq.ir.module import GraphModule
-from onnxq.ir.products import saturating_products
 from onnxq.ir.rounding import spell_out_rounding
 from onnxq.ir.store import load_model
 from onnxq.ir.weights import weight_share

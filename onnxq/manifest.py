@@ -17,7 +17,7 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
 from onnxq.errors import ModelError
-from onnxq.ir.writer import Edit
+from onnxq.ir.records import Edit
 from onnxq.passmanager.base import PassRecord
 from onnxq.processor import find_processor
 from onnxq.reading import parse_json

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from onnxq.analysis.layers import Layer, is_depthwise
 from onnxq.errors import RecipeError, did_you_mean
-from onnxq.ir.layers import Layer, is_depthwise
 from onnxq.ir.module import GraphModule, array_of
 from onnxq.kernels import KernelList, load_kernels
 from onnxq.processor import EXACT_LIMIT, PROCESSORS, Processor, find_processor, here

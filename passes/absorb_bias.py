@@ -18,11 +18,11 @@ from typing import ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.ir.channels import Operand
-from onnxq.ir.endpoints import bias_place
-from onnxq.ir.layers import Layer
+from onnxq.analysis.channels import Operand
+from onnxq.analysis.endpoints import bias_place
+from onnxq.analysis.layers import Layer
+from onnxq.analysis.sites import Site, find_sites
 from onnxq.ir.module import GraphModule, array_of, attribute, is_standard, name_of
-from onnxq.ir.sites import Site, find_sites
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.quant.bias_correction import mean_output
 from onnxq.quant.facts import Need

@@ -8,9 +8,9 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from onnxq.ir.module import GraphModule
-from onnxq.ir.opset import OpsetError
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.passmanager.raising import move_to_opset
+from onnxq.rewrite.opset import OpsetError
 
 PER_CHANNEL = 13
 """The first operator set whose scales may be one for each channel."""

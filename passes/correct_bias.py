@@ -24,18 +24,18 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxq.analysis.channels import Operand
+from onnxq.analysis.endpoints import bias_place
+from onnxq.analysis.layers import Layer, linear_layers
 from onnxq.errors import CalibrationError
-from onnxq.ir.channels import Operand
 from onnxq.ir.digest import graph_digest
-from onnxq.ir.edit import Editor
-from onnxq.ir.endpoints import bias_place
-from onnxq.ir.layers import Layer, linear_layers
 from onnxq.ir.module import GraphModule, array_of, attribute, name_of, rank_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.quant.bias_correction import mean_output, rounding_error
 from onnxq.quant.facts import Facts, Need
 from onnxq.quant.statistics import Mean
+from onnxq.rewrite.edit import Editor
 
 MEAN = frozenset({Mean})
 REALISE, CUT = "fit-biases, encode-biases, insert-qdq", "remove-dead"

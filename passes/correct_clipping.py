@@ -18,7 +18,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxq.ir.layers import Layer, linear_layers
+from onnxq.analysis.layers import Layer, linear_layers
 from onnxq.ir.module import (
     GraphModule,
     array_of,

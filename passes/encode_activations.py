@@ -15,36 +15,19 @@ from typing import ClassVar, Literal
 import numpy as np
 import onnx_ir as ir
 
+from onnxq.analysis.scopes import activations, divides, gemm_io, residual_values
 from onnxq.errors import RecipeError
-from onnxq.ir.layers import LINEAR, SELECTING, Layer, clamped, keeps_grid, layer_of, linear_layers
-from onnxq.ir.module import GraphModule, is_float, is_standard, name_of
+from onnxq.ir.module import GraphModule, is_standard, name_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.passmanager.memo import Memo, Same
 from onnxq.quant.encodings import Encoding, covering, family_of
 from onnxq.quant.facts import Facts, Need
 from onnxq.quant.ranges import range_method
 
-MASKING = ("Add", "Where")
-"""What puts an attention mask on the scores; on a grid, masked scores would come back within reach."""
-
-PARAMETERS = {
-    "Dropout": (1,),
-    "DequantizeLinear": (1,),
-    "QuantizeLinear": (1,),
-    "Resize": (1, 2),
-    "Upsample": (1,),
-}
-"""Inputs that are no activations but say what the operator does: ratios, scales, regions."""
-
 KNOWN_RANGES = {"Softmax": (0.0, 1.0)}
 """Ranges that follow from the operator. Where a value lies above the range of a Softmax's output, the integer
 kernel of onnxruntime 1.31.1 gives 0 instead of the largest value: a measured range would not do."""
 
-ZERO_FROM_ZERO = SELECTING | {"Abs", "Dropout", "Expand", "Identity", "Neg", "Sqrt", "Tile"}
-"""What computes 0 from 0."""
-
-Readers = dict[ir.Value, list[ir.Node] | None]
-"""Values in scope with those that read them quantized; None stands for all readers."""
 
 LARGEST = 1e38
 """Larger magnitudes, infinity among them, are what masks are made of; their grid could hold nothing else."""
@@ -145,69 +128,11 @@ class EncodeActivations(Pass):
     def _sites(self, module: GraphModule) -> Iterator[tuple[ir.Value, list[ir.Node] | None]]:
         """Yield each value in scope with its readers; None stands for all readers."""
         if self.scope == "all-tensors":
-            yield from ((value, None) for value in _activations(module))
+            yield from ((value, None) for value in activations(module))
         else:
-            readers = _gemm_io(module, self.outputs)
-            sums = _residual_values(module, readers) if self.residuals else ()
+            readers = gemm_io(module, self.outputs)
+            sums = residual_values(module, readers) if self.residuals else ()
             yield from (readers | dict.fromkeys(sums)).items()
-
-
-def _gemm_io(module: GraphModule, outputs: tuple[str, ...]) -> Readers:
-    """Join the wishes of all encoded layers, value by value."""
-    readers: Readers = {}
-    for layer in linear_layers(module):
-        if not module.reads_encoded(layer.node, layer.weight):
-            continue
-        wish = readers.setdefault(layer.activation, [])
-        if wish is not None:
-            wish.append(layer.node)
-        if layer.node.op_type in outputs:
-            readers[layer.clamped_output] = None
-    return readers
-
-
-def _residual_values(module: GraphModule, readers: Readers) -> Iterator[ir.Value]:
-    """Yield what has to be encoded for the residual sums to run in integers.
-
-    Such a sum adds the quantized output of a layer and another value that is quantized anyway, or that is
-    moved from one that is. In float, it would cost two DequantizeLinear and a QuantizeLinear more.
-    """
-    encoded, outputs = set(readers), {value for value, nodes in readers.items() if nodes is None}
-    for node in module.graph:
-        if not is_standard(node, "Add"):
-            continue
-        total = clamped(node.outputs[0])
-        paths = [_path_from(value, encoded) for value in node.inputs]
-        if total.is_graph_output() or not all(paths) or outputs.isdisjoint(node.inputs):
-            continue
-        encoded.add(total)
-        outputs.add(total)
-        yield from (total, *paths[0], *paths[1])
-
-
-def _path_from(value: ir.Value | None, encoded: set[ir.Value]) -> list[ir.Value]:
-    """Return ``value`` and what it was moved from, back to an encoded value; empty if there is none."""
-    path: list[ir.Value] = []
-    while value is not None:
-        path.append(value)
-        if value in encoded:
-            return path
-        producer = value.producer()
-        value = producer.inputs[0] if producer is not None and keeps_grid(producer) else None
-    return []
-
-
-def _activations(module: GraphModule) -> Iterator[ir.Value]:
-    """Yield every float32 value that is fed in or computed, and that somebody reads."""
-    computed = (value for node in module.graph for value in node.outputs)
-    for value in (*module.graph.inputs, *computed):
-        read = value.uses() or value.is_graph_output()
-        if (
-            is_float(value)
-            and read
-            and not (_is_masked_score(value) or _is_fused(value) or _is_parameter(value))
-        ):
-            yield value
 
 
 def _known_range(value: ir.Value) -> tuple[float, float] | None:
@@ -220,47 +145,12 @@ def _known_range(value: ir.Value) -> tuple[float, float] | None:
 def _pole(value: ir.Value, facts: Facts, encoding: Encoding) -> str | None:
     """Return why ``encoding`` makes infinity of ``value``: it divides, and some of it would become 0."""
     smallest = np.array(max(facts.low, -facts.high, 0.0), np.float32)
-    if encoding.dequantize(encoding.quantize(smallest)) != 0 or not _divides(value):
+    if encoding.dequantize(encoding.quantize(smallest)) != 0 or not divides(value):
         return None
     return "it divides or is under a logarithm, and its smallest magnitudes would become 0"
-
-
-def _divides(value: ir.Value) -> bool:
-    """Tell whether a zero in ``value`` would become an infinity."""
-    for use in value.uses():
-        if is_standard(use.node, "Log", "Reciprocal") or (is_standard(use.node, "Div") and use.idx == 1):
-            return True
-        if is_standard(use.node, *ZERO_FROM_ZERO) and use.idx == 0 and _divides(use.node.outputs[0]):
-            return True
-    return False
 
 
 def _around(value: ir.Value) -> list[ir.Node]:
     """Return the node that computes ``value``, or those that read it."""
     producer = value.producer()
     return list(value.consumers()) if producer is None else [producer]
-
-
-def _is_parameter(value: ir.Value) -> bool:
-    """Tell whether an operator is steered by ``value``."""
-    return any(
-        is_standard(use.node, *PARAMETERS) and use.idx in PARAMETERS[use.node.op_type] for use in value.uses()
-    )
-
-
-def _is_masked_score(value: ir.Value) -> bool:
-    """Tell whether ``value`` is what Softmax reads after a mask was added.
-
-    A mask is a huge negative number; on a grid that fits the scores it would saturate, and let masked
-    positions in.
-    """
-    producer = value.producer()
-    feeds_softmax = any(is_standard(reader, "Softmax") for reader in value.consumers())
-    return feeds_softmax and producer is not None and is_standard(producer, *MASKING)
-
-
-def _is_fused(value: ir.Value) -> bool:
-    """Tell whether a Relu or Clip that follows will be quantized in the place of ``value``."""
-    producer = value.producer()
-    layer = layer_of(producer) if producer is not None and is_standard(producer, *LINEAR) else None
-    return isinstance(layer, Layer) and layer.clamped_output is not value

@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxq.ir.layers import has_numbers
+from onnxq.analysis.layers import has_numbers
 from onnxq.ir.module import (
     GraphModule,
     array_of,

@@ -15,8 +15,8 @@ from typing import Any, ClassVar, Literal
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxq.analysis.layers import Layer, layer_of
 from onnxq.errors import PreconditionError
-from onnxq.ir.layers import Layer, layer_of
 from onnxq.ir.module import GraphModule, array_of, is_standard
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.quant.encodings import Encoding, covering

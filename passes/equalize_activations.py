@@ -23,11 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.ir.module import GraphModule, name_of
-from onnxq.ir.numbering import Numbering
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.quant.equalization import evening_scale
 from onnxq.quant.facts import Need
 from onnxq.quant.statistics import ChannelRange
+from onnxq.rewrite.numbering import Numbering
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.ir.channels import Operand
-from onnxq.ir.fold import fold
-from onnxq.ir.layers import LINEAR, linear_layers
-from onnxq.ir.module import GraphModule, array_of, is_standard, sole_reader
-from onnxq.ir.sites import Site, find_sites
+from onnxq.analysis.channels import Operand
+from onnxq.analysis.layers import linear_layers
+from onnxq.analysis.sites import Site, find_sites
+from onnxq.ir.module import LINEAR, GraphModule, array_of, is_standard, sole_reader
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.quant.equalization import equalizing_scale, largest_by_channel
+from onnxq.rewrite.fold import fold
 
 Doubles = NDArray[np.float64]
 

@@ -16,8 +16,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxq.ir.layers import LINEAR, Layer, layer_of
-from onnxq.ir.module import GraphModule, array_of, attribute, constant_of, is_standard, sole_reader
+from onnxq.analysis.layers import Layer, layer_of
+from onnxq.ir.module import LINEAR, GraphModule, array_of, attribute, constant_of, is_standard, sole_reader
 from onnxq.passmanager.base import Effect, Pass, PassContext
 
 Floats = NDArray[np.float32]

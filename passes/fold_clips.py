@@ -13,8 +13,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxq.analysis.quantized import Quantized, read_quantize
 from onnxq.ir.module import GraphModule, array_of, attribute, constant_of, input_of, is_standard, sole_reader
-from onnxq.ir.qdq.read import Quantized, read_quantize
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.quant.encodings import Encoding
 

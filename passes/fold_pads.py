@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxq.ir.layers import clips_below_at_zero, keeps_grid
+from onnxq.analysis.layers import clips_below_at_zero, keeps_grid
 from onnxq.ir.module import GraphModule, attribute, constant_of, input_of, is_standard, rank_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 

@@ -15,8 +15,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxq.analysis.quantized import dequantized
 from onnxq.ir.module import GraphModule, array_of, constant_of, is_standard, name_of
-from onnxq.ir.qdq.read import dequantized
 from onnxq.ir.schema import CONTRIB
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.quant.packing import pack, pack_columns, unsigned

@@ -14,8 +14,8 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from onnxq.analysis.quantized import Quantized, dequantized
 from onnxq.ir.module import GraphModule, array_of, constant_of, is_standard, name_of
-from onnxq.ir.qdq.read import Quantized, dequantized
 from onnxq.ir.schema import CONTRIB, FLOAT8_PRODUCT
 from onnxq.passmanager.base import Effect, Pass, PassContext
 

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from onnxq.analysis.quantized import Quantized, dequantized
 from onnxq.ir.module import (
     GraphModule,
     constant_of,
@@ -20,7 +21,6 @@ from onnxq.ir.module import (
     rank_of,
     sole_reader,
 )
-from onnxq.ir.qdq.read import Quantized, dequantized
 from onnxq.passmanager.base import Effect, Pass, PassContext
 
 WHY = "the integer kernel adds the bias itself"

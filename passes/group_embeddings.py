@@ -28,7 +28,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.ir.endpoints import NORMS, Consumer
+from onnxq.analysis.endpoints import NORMS, Consumer
 from onnxq.ir.module import GraphModule, array_of, constant_of, is_float, is_standard, name_of, rank_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.passmanager.sites import FoldKind, fold_best, needs_of, sites_of

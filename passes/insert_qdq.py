@@ -4,7 +4,7 @@ Activation, before: ``y = MatMul(x, w)``, ``encode x``. After: ``x_q = QuantizeL
 DequantizeLinear(x_q); y = MatMul(x_dq, w)``. Weight: the initializer becomes integers behind a
 DequantizeLinear. Embedding table: the integers are gathered, then dequantized, so that only the rows in use
 become float; a table in blocks through onnxruntime's GatherBlockQuantized. What ONNX Runtime would get wrong
-between such pairs is read through a Sum: see ``onnxq.passmanager.shielding``.
+between such pairs is read through a Sum: see ``onnxq.rewrite.shielding``.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import onnx_ir as ir
 
 from onnxq.ir.knowledge import Decision
 from onnxq.ir.module import GraphModule, constant_of
-from onnxq.ir.qdq.forms import form_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
-from onnxq.passmanager.shielding import shield_channels, shield_layers, shield_narrow_weights
+from onnxq.rewrite.qdq.forms import form_of
+from onnxq.rewrite.shielding import shield_channels, shield_layers, shield_narrow_weights
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class InsertQdq(Pass):
             _realise(value, ctx)
         for value in list(module.values()):
             _realise(value, ctx)
-        shield_layers(module, ctx)
-        shield_channels(module, ctx)
-        shield_narrow_weights(module, ctx)
+        shield_layers(module, ctx.edit)
+        shield_channels(module, ctx.edit)
+        shield_narrow_weights(module, ctx.edit)
 
 
 def _realise(value: ir.Value, ctx: PassContext) -> None:

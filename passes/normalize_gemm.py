@@ -11,7 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from onnxq.ir.layers import Layer, linear_layers
+from onnxq.analysis.layers import Layer, linear_layers
 from onnxq.ir.module import GraphModule, array_of, attribute, constant_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 

@@ -19,7 +19,6 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxq.ir.builder import Builder
 from onnxq.ir.module import (
     GraphModule,
     attribute,
@@ -32,6 +31,7 @@ from onnxq.ir.module import (
 )
 from onnxq.ir.schema import CONTRIB
 from onnxq.passmanager.base import Effect, Pass, PassContext
+from onnxq.rewrite.builder import Builder
 
 WHY = "one product for queries, keys and values"
 PLAIN = {"is_causal": 0, "softcap": 0.0, "qk_matmul_output_mode": 0}

@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from onnxq.ir.layers import Layer, linear_layers
+from onnxq.analysis.layers import Layer, linear_layers
 from onnxq.ir.module import GraphModule
 from onnxq.passmanager.base import Effect, Pass, PassContext
 

@@ -19,7 +19,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.ir.layers import Layer, linear_layers
+from onnxq.analysis.layers import Layer, linear_layers
 from onnxq.ir.module import GraphModule, array_of, attribute, is_standard, name_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.passmanager.memo import Same

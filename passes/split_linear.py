@@ -19,9 +19,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxq.ir.layers import LINEAR, Layer, layer_of
-from onnxq.ir.module import GraphModule, array_of, constant_of, is_standard
-from onnxq.ir.products import TOO_MANY
+from onnxq.analysis.layers import Layer, layer_of
+from onnxq.analysis.products import TOO_MANY
+from onnxq.ir.module import LINEAR, GraphModule, array_of, constant_of, is_standard
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.quant.encodings import Encoding, symmetric_encoding
 from onnxq.quant.split import (

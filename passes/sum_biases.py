@@ -11,7 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from onnxq.ir.layers import Layer, linear_layers
+from onnxq.analysis.layers import Layer, linear_layers
 from onnxq.ir.module import GraphModule, is_standard, rank_of, sole_reader
 from onnxq.passmanager.base import Effect, Pass, PassContext
 

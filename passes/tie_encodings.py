@@ -14,7 +14,7 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
-from onnxq.ir.layers import keeps_grid
+from onnxq.analysis.layers import keeps_grid
 from onnxq.ir.module import GraphModule, is_standard, name_of, sole_reader
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.quant.encodings import Encoding

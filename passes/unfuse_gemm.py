@@ -12,7 +12,7 @@ from typing import ClassVar
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.ir.layers import Layer, linear_layers
+from onnxq.analysis.layers import Layer, linear_layers
 from onnxq.ir.module import GraphModule, attribute, constant_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.quant.encodings import Encoding

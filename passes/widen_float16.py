@@ -14,8 +14,8 @@ import onnx_ir as ir
 
 from onnxq.ir.module import GraphModule
 from onnxq.passmanager.base import Effect, Pass, PassContext
-from onnxq.passmanager.casting import cast, drop_empty_cast, has_subgraph
-from onnxq.passmanager.shielding import shield_cast
+from onnxq.rewrite.casting import cast, drop_empty_cast, has_subgraph
+from onnxq.rewrite.shielding import shield_cast
 
 HALF, FLOAT = ir.DataType.FLOAT16, ir.DataType.FLOAT
 WHY = "the CPU computes in float32"
@@ -47,9 +47,9 @@ class WidenFloat16(Pass):
         for value in computed:
             _cast_output(value, ctx)
         for node in list(module.graph):
-            drop_empty_cast(node, FLOAT, ctx, why=WHY)
+            drop_empty_cast(node, FLOAT, ctx.edit, why=WHY)
         for wide in given:
-            shield_cast(wide, ctx)
+            shield_cast(wide, ctx.edit)
 
 
 def _widen_node(node: ir.Node, ctx: PassContext) -> None:
@@ -75,10 +75,10 @@ def _widen_constant(value: ir.Value, ctx: PassContext) -> None:
 
 def _cast_input(value: ir.Value, ctx: PassContext) -> ir.Value:
     readers = list(value.consumers())
-    wide = cast(value, FLOAT, "f32", ctx, why=WHY)
+    wide = cast(value, FLOAT, "f32", ctx.edit, why=WHY)
     ctx.edit.reroute(value, wide, readers=readers, why=WHY)
     return wide
 
 
 def _cast_output(value: ir.Value, ctx: PassContext) -> None:
-    ctx.edit.reroute(value, cast(value, HALF, "f16", ctx, why=WHY), readers=[None], why=WHY)
+    ctx.edit.reroute(value, cast(value, HALF, "f16", ctx.edit, why=WHY), readers=[None], why=WHY)

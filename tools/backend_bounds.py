@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 from onnxq.ir.knowledge import NamedDecision
-from onnxq.ir.layers import LINEAR
+from onnxq.ir.module import LINEAR
 from onnxq.quant.encodings import Encoding
 
 Floats = NDArray[np.floating[Any]]

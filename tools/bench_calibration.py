@@ -26,8 +26,8 @@ import numpy as np
 from measuring import parser, real_tasks, show
 from numpy.typing import NDArray
 
+from onnxq.analysis.layers import linear_layers
 from onnxq.calibration.collect import collect
-from onnxq.ir.layers import linear_layers
 from onnxq.ir.module import name_of
 from onnxq.ir.store import load_model
 from onnxq.passmanager.manager import PassManager

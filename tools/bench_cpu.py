@@ -29,11 +29,11 @@ from measuring import parser, real_tasks, show_tables
 from numpy.typing import NDArray
 from rich.console import Console
 
+from onnxq.analysis.layers import linear_layers
 from onnxq.calibration.data import Dataset, input_specs, open_feeds
 from onnxq.comparison import CompileOptions
 from onnxq.compile import CompileResult, compile_model
-from onnxq.ir.layers import LINEAR, linear_layers
-from onnxq.ir.module import constant_of
+from onnxq.ir.module import LINEAR, constant_of
 from onnxq.ir.store import load_model
 from onnxq.recipe import load_recipe
 from onnxq.runtime.batch import batch_size

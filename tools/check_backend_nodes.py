@@ -61,8 +61,7 @@ from rich.progress import track
 from onnxq.calibration.collect import collect
 from onnxq.errors import CalibrationError, InputError, OnnxqError
 from onnxq.ir.knowledge import NamedDecision
-from onnxq.ir.layers import LINEAR
-from onnxq.ir.module import GraphModule
+from onnxq.ir.module import LINEAR, GraphModule
 from onnxq.ir.store import load_model, save_model
 from onnxq.passmanager.base import Pass
 from onnxq.passmanager.instruments import Instrument, VerifyEach

@@ -27,7 +27,7 @@ from measuring import parser, show
 from onnx import helper
 
 from onnxq.errors import OnnxqError
-from onnxq.ir.layers import LINEAR
+from onnxq.ir.module import LINEAR
 from onnxq.testing.routes import Route, recipe_routes
 from onnxq.testing.trials import UnusableError, source_values, try_route
 

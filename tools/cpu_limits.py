@@ -12,7 +12,7 @@ from cpu_cases import Case, Feeds
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxq.ir.layers import linear_layers
+from onnxq.analysis.layers import linear_layers
 from onnxq.ir.module import constant_of
 from onnxq.ir.store import load_model
 from onnxq.runtime.bench import LatencyReport

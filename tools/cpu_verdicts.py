@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from cpu_cases import Case
 
-from onnxq.ir.layers import LINEAR
+from onnxq.ir.module import LINEAR
 from onnxq.runtime.bench import LatencyReport, ModelLatency
 from onnxq.runtime.invariance import InvarianceReport
 from onnxq.runtime.kernels import LayerState

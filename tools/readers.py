@@ -18,6 +18,7 @@ from measuring import REPOSITORY
 from mutations import Form
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxq.analysis.overview import overview
 from onnxq.calibration.data import DataOptions, InputSpec, input_specs, open_data
 from onnxq.calibration.table import CalibrationTable
 from onnxq.comparison import CompileOptions
@@ -25,7 +26,6 @@ from onnxq.compile import calibrate_model, compile_model
 from onnxq.diff.flat import Flat
 from onnxq.diff.picture import picture_of_model
 from onnxq.diff.weights import bits_per_weight, stored_weights
-from onnxq.ir.overview import overview
 from onnxq.ir.store import load_model, model_digest, model_size, save_model
 from onnxq.ir.text import parse, render
 from onnxq.manifest import session_options_beside

@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 from rich.console import Console
 from split_cases import Case, cases
 
+from onnxq.analysis.layers import linear_layers
 from onnxq.calibration.data import input_specs, open_feeds
 from onnxq.comparison import CompileOptions
 from onnxq.compile import compile_model
-from onnxq.ir.layers import linear_layers
 from onnxq.ir.module import GraphModule, array_of
 from onnxq.ir.store import load_model
 from onnxq.passmanager.manager import PassManager

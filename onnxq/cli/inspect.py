@@ -96,9 +96,9 @@ def run(
 
 
 def _content(model: Path, module: GraphModule, *, passes: bool, sites: bool) -> dict[str, Any]:
+    from onnxq.analysis.overview import overview
     from onnxq.diff.flat import Flat
     from onnxq.diff.weights import bits_per_weight, stored_weights
-    from onnxq.ir.overview import overview
     from onnxq.ir.store import model_size
     from onnxq.search.prospects import fold_sites, prospects
 

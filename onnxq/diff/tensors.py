@@ -11,12 +11,12 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxq.analysis.quantized import read_quantize
 from onnxq.diff.align import Alignment
 from onnxq.diff.flat import QUANTIZERS, Flat
 from onnxq.diff.numbering import constant_number
 from onnxq.diff.weights import Stored
 from onnxq.ir.module import name_of
-from onnxq.ir.qdq.read import read_quantize
 
 
 @dataclass(frozen=True)

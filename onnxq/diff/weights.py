@@ -13,9 +13,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxq.analysis.quantized import Quantized, read_dequantize
 from onnxq.diff.flat import CONVERTERS, Flat, family_of, is_product
 from onnxq.ir.module import attribute, input_of
-from onnxq.ir.qdq.read import Quantized, read_dequantize
 from onnxq.quant.likeness import ALIKE, by_channel, sample_of
 from onnxq.quant.packing import unpack
 

@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from onnxq.errors import ModelError
 from onnxq.ir.calls import check_calls
-from onnxq.ir.layers import LINEAR
-from onnxq.ir.module import attribute, is_standard
+from onnxq.ir.module import LINEAR, attribute, is_standard
 
 EXPORT_AGAIN = "export the model again"
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})

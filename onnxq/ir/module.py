@@ -25,6 +25,9 @@ from onnxq.ir.knowledge import (
 from onnxq.quant.encodings import Encoding
 from onnxq.quant.facts import Facts
 
+LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+"""The operators that multiply what they read by a weight."""
+
 
 @dataclass
 class GraphModule:
@@ -148,7 +151,7 @@ class GraphModule:
         return activation, weight
 
     def _repr_html_(self) -> str:
-        """Show the operators in a notebook; ``onnxq.ir.overview`` tells more."""
+        """Show the operators in a notebook; ``onnxq.analysis.overview`` tells more."""
         from onnxq.report.html import table_html
         from onnxq.report.tables import Table
 

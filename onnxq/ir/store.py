@@ -17,7 +17,6 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnxq.errors import InputError, ModelError, OnnxqError, did_you_mean
 from onnxq.files import replacing, require_utf8
 from onnxq.ir.check import EXPORT_AGAIN, check, root_cause
-from onnxq.ir.edit import Remark
 from onnxq.ir.external import (
     attach_external,
     believe_tensors,
@@ -28,6 +27,7 @@ from onnxq.ir.external import (
     tensors,
 )
 from onnxq.ir.module import GraphModule, name_of
+from onnxq.ir.records import Remark
 
 FIRST_IR_VERSION = 4
 """Before it, weights had to be inputs; ONNX Runtime opens no model with others. It may list them still."""

@@ -12,16 +12,16 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxq.ir.edit import Editor, Remark
-from onnxq.ir.layers import Layer
+from onnxq.analysis.layers import Layer
+from onnxq.analysis.products import sums_fit
 from onnxq.ir.module import GraphModule
-from onnxq.ir.products import sums_fit
-from onnxq.ir.writer import Edit
+from onnxq.ir.records import Edit, Remark
 from onnxq.kernels import KernelList
 from onnxq.passmanager.memo import Memo
 from onnxq.passmanager.values import value_text
 from onnxq.quant.encodings import Encoding
 from onnxq.quant.facts import Facts, Need
+from onnxq.rewrite.edit import Editor
 from onnxq.target import Target
 
 Measure = Callable[[GraphModule, Sequence[Need]], Mapping[str, Facts]]

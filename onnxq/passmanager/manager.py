@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from onnxq.errors import CalibrationError, OnnxqError, PassError
-from onnxq.ir.edit import Editor
 from onnxq.ir.module import GraphModule, name_of
 from onnxq.passmanager.base import Kernels, Measure, Pass, PassContext, PassRecord
 from onnxq.passmanager.instruments import Instrument
 from onnxq.passmanager.memo import Memo
 from onnxq.quant.facts import Need, meets
+from onnxq.rewrite.edit import Editor
 from onnxq.target import Target
 
 

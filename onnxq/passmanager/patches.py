@@ -14,14 +14,14 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxq.analysis.layers import Layer
 from onnxq.errors import CalibrationError
-from onnxq.ir.edit import Editor
-from onnxq.ir.layers import Layer
 from onnxq.ir.module import GraphModule, attribute, name_of
 from onnxq.passmanager.base import PassContext
 from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.quant.facts import Need
 from onnxq.quant.statistics import Gram
+from onnxq.rewrite.edit import Editor
 
 PLACES = 8
 """Along each axis, so many places of the output are looked at where it has more, and fewer than twice as

@@ -6,10 +6,10 @@ import onnx_ir as ir
 
 from onnxq.ir.inference import infer_types
 from onnxq.ir.module import GraphModule, is_standard
-from onnxq.ir.opset import OpsetError, convert_opset
 from onnxq.ir.schema import body_of
 from onnxq.kernels import KernelList
 from onnxq.passmanager.base import PassContext
+from onnxq.rewrite.opset import OpsetError, convert_opset
 
 
 def move_to_opset(module: GraphModule, version: int, ctx: PassContext, *, why: str) -> None:

@@ -8,14 +8,14 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.ir.endpoints import Consumer
-from onnxq.ir.fold import fold
+from onnxq.analysis.endpoints import Consumer
+from onnxq.analysis.sites import Site, find_sites
 from onnxq.ir.module import GraphModule, array_of, is_standard, name_of, rank_of
-from onnxq.ir.sites import Site, find_sites
 from onnxq.passmanager.base import PassContext
 from onnxq.quant.facts import Kind, Need
 from onnxq.quant.migration import Candidate, Sample, best_of
 from onnxq.quant.statistics import ChannelRange, Rows
+from onnxq.rewrite.fold import fold
 
 FoldKind = Literal["norm", "linear", "relu", "value", "activation"]
 FOLD_KINDS: tuple[FoldKind, ...] = get_args(FoldKind)
@@ -32,7 +32,7 @@ def sites_of(module: GraphModule, kinds: Collection[str], *, paid: bool) -> Iter
 
     Args:
         module: The graph.
-        kinds: Keys of ``onnxq.ir.sites.KINDS``.
+        kinds: Keys of ``onnxq.analysis.sites.KINDS``.
         paid: Whether a site may cost a node.
 
     """
@@ -67,7 +67,7 @@ def fold_best(
     Args:
         module: The graph.
         ctx: Where edits and remarks go.
-        kinds: Keys of ``onnxq.ir.sites.KINDS``.
+        kinds: Keys of ``onnxq.analysis.sites.KINDS``.
         candidates: Returns scales and shifts for the samples of a site; the flag tells whether a shift is
             possible there.
         paid: Whether a site may cost a node.

@@ -33,7 +33,7 @@ _OPERANDS = {
 
 
 def model_tables(content: Mapping[str, Any]) -> list[Table]:
-    """Return what is in one model; see ``onnxq.ir.overview``. Size and bits stand there if they are known."""
+    """Return what is in one model; see ``onnxq.analysis.overview``. Size and bits are there if known."""
     opsets = ", ".join(f"{domain} {version}" for domain, version in content["opsets"].items())
     size = [("size on disk", file_size(content["size_bytes"]))] if "size_bytes" in content else []
     bits = content.get("bits_per_weight")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from onnxq.analysis.sites import Site, find_sites
 from onnxq.ir.module import GraphModule
-from onnxq.ir.sites import Site, find_sites
 from onnxq.ir.store import load_model
 from onnxq.manifest import PassSummary, summarise
 from onnxq.passmanager.base import PassRecord

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxq.analysis.layers import linear_layers
 from onnxq.calibration.collect import collect
 from onnxq.calibration.data import Dataset, input_specs
 from onnxq.comparison import CompileOptions, Samples, choose_samples, with_options
@@ -28,16 +29,15 @@ from onnxq.engine.measurements import Measurements
 from onnxq.engine.score import Remembered
 from onnxq.engine.source import Source
 from onnxq.errors import RecipeError, called
-from onnxq.ir.layers import linear_layers
 from onnxq.ir.module import GraphModule, constant_of, name_of, rank_of
 from onnxq.ir.store import save_model
-from onnxq.ir.switches import SWITCHES, Edge, insert_switches
 from onnxq.passmanager.instruments import Instrument
 from onnxq.passmanager.originals import Originals
 from onnxq.passmanager.pipeline import format_pipeline, parse_pipeline
 from onnxq.quant.facts import Need
 from onnxq.quant.statistics import ChannelRange
 from onnxq.recipe import Recipe
+from onnxq.rewrite.switches import SWITCHES, Edge, insert_switches
 from onnxq.runtime.batch import Array, Batch, Feeds, batch_size
 from onnxq.runtime.compare import plain
 from onnxq.runtime.session import Session, open_session

@@ -17,11 +17,11 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from onnxq.analysis.layers import Layer, linear_layers
 from onnxq.engine.build import Build
 from onnxq.engine.cache import cache_folder
 from onnxq.errors import InputError
 from onnxq.files import write_whole
-from onnxq.ir.layers import Layer, linear_layers
 from onnxq.ir.module import GraphModule, attribute
 from onnxq.ir.store import output_files, write_model
 from onnxq.passmanager.base import Pass

@@ -27,10 +27,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import onnx_ir as ir
 
+from onnxq.analysis.layers import Layer, layer_of
+from onnxq.analysis.quantized import Quantized, dequantized, read_dequantize
 from onnxq.ir.digest import graph_digest
-from onnxq.ir.layers import LINEAR, Layer, layer_of
-from onnxq.ir.module import GraphModule, array_of, constant_of, input_of, is_standard, name_of
-from onnxq.ir.qdq.read import Quantized, dequantized, read_dequantize
+from onnxq.ir.module import LINEAR, GraphModule, array_of, constant_of, input_of, is_standard, name_of
 from onnxq.ir.text import parse, render
 from onnxq.passmanager.base import Effect, Pass, PassRecord
 from onnxq.passmanager.instruments import Instrument

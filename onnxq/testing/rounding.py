@@ -14,11 +14,10 @@ from collections.abc import Mapping
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.ir.layers import LINEAR
-from onnxq.ir.module import GraphModule, constant_of, is_standard, name_of
+from onnxq.ir.module import LINEAR, GraphModule, constant_of, is_standard, name_of
 from onnxq.ir.rounding import NARROW, spell_out_rounding
-from onnxq.passmanager.casting import has_subgraph
 from onnxq.quant.narrow import NarrowFloat, narrow_float
+from onnxq.rewrite.casting import has_subgraph
 from onnxq.testing.running import Array, Feeds, assert_near, evaluate, run_model, run_node
 
 SAFETY = 2.0

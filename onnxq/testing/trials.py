@@ -12,9 +12,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from onnxq.analysis.products import saturating_products
 from onnxq.errors import OnnxqError
 from onnxq.ir.module import GraphModule
-from onnxq.ir.products import saturating_products
 from onnxq.ir.schema import FLOAT8_PRODUCT
 from onnxq.ir.store import load_model, save_model
 from onnxq.passmanager.base import Pass

@@ -83,8 +83,8 @@ def test_without_the_extra_a_page_is_refused_and_the_text_works(
 
 
 def test_objects_show_themselves_as_tables(compiled: Path, model: Path) -> None:
+    from onnxq.analysis.overview import overview
     from onnxq.diff.models import diff_models
-    from onnxq.ir.overview import overview
     from onnxq.ir.store import load_model
 
     module = load_model(model)

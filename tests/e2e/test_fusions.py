@@ -11,9 +11,9 @@ import onnx
 import pytest
 
 from onnxq import CompileOptions, compile_model, load_model, load_recipe, open_feeds
+from onnxq.analysis.layers import linear_layers
 from onnxq.calibration.data import input_specs
 from onnxq.digits import DIGITS_MODEL
-from onnxq.ir.layers import linear_layers
 from onnxq.runtime.kernels import LayerKernel, LayerState, kernel_report
 from onnxq.testing.laws import random_feeds
 

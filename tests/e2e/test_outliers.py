@@ -12,14 +12,14 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxq import load_model, load_recipe
+from onnxq.analysis.sites import find_sites
 from onnxq.digits import DIGITS_MODEL, load_digits_split
-from onnxq.ir.edit import Editor
-from onnxq.ir.fold import fold
 from onnxq.ir.module import GraphModule
-from onnxq.ir.sites import find_sites
 from onnxq.passmanager.instruments import VerifyEach
 from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
+from onnxq.rewrite.edit import Editor
+from onnxq.rewrite.fold import fold
 from onnxq.target import find_target
 from onnxq.testing.laws import FeedsData, run_model
 

@@ -9,8 +9,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from onnxq.ir.layers import LINEAR
-from onnxq.ir.module import GraphModule, input_of, is_standard
+from onnxq.ir.module import LINEAR, GraphModule, input_of, is_standard
 from onnxq.ir.text import parse
 from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline

@@ -3,7 +3,7 @@
 import pytest
 
 from onnxq.comparison import warn_of_accuracy, warn_of_decisions, warn_of_floats, warn_of_size, warn_of_speed
-from onnxq.ir.edit import Remark
+from onnxq.ir.records import Remark
 from onnxq.ir.text import parse
 from onnxq.passmanager.base import PassRecord
 from onnxq.runtime.bench import Spread

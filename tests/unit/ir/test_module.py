@@ -5,7 +5,6 @@ import onnx_ir as ir
 import pytest
 
 from onnxq.errors import PassError, PreconditionError
-from onnxq.ir.edit import Editor
 from onnxq.ir.module import (
     GraphModule,
     array_of,
@@ -20,6 +19,7 @@ from onnxq.ir.module import (
 )
 from onnxq.ir.text import parse
 from onnxq.quant.encodings import affine_encoding, symmetric_encoding
+from onnxq.rewrite.edit import Editor
 
 TEXT = """<ir_version: 10, opset_import: ["" : 21, "my.domain" : 1]>
 main (float[N,2] x, float[2] fed) => (float[N,2] y, float[N,2] a)

@@ -17,7 +17,6 @@ from onnx.backend.test.case.node import collect_testcases
 
 from onnxq.errors import ModelError, VerifyError
 from onnxq.ir.digest import graph_digest
-from onnxq.ir.edit import Editor
 from onnxq.ir.knowledge import NamedDecision
 from onnxq.ir.module import GraphModule, name_of
 from onnxq.ir.text import parse, render
@@ -25,6 +24,7 @@ from onnxq.ir.verify import verify
 from onnxq.quant.encodings import Encoding, block_encoding, encoding_of, symmetric_encoding
 from onnxq.quant.facts import facts_of
 from onnxq.quant.statistics import Average, ChannelRange, Histogram, Mean, Range, Rows
+from onnxq.rewrite.edit import Editor
 
 TEXT = """# weight k: dtype=int4
 # weight h: dtype=float16

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from numpy.lib.stride_tricks import sliding_window_view
 
+from onnxq.analysis.layers import linear_layers
 from onnxq.errors import CalibrationError
-from onnxq.ir.edit import Editor
-from onnxq.ir.layers import linear_layers
 from onnxq.ir.module import GraphModule
 from onnxq.passmanager.base import PassContext
 from onnxq.passmanager.patches import PLACES, patch_grams
+from onnxq.rewrite.edit import Editor
 from onnxq.target import find_target
 from onnxq.testing.laws import FeedsData, run_model
 

@@ -6,9 +6,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from onnxq.ir.layers import LINEAR
-from onnxq.ir.module import GraphModule, constant_of, input_of
-from onnxq.ir.products import saturating_products
+from onnxq.analysis.products import saturating_products
+from onnxq.ir.module import LINEAR, GraphModule, constant_of, input_of
 from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.processor import EXACT_LIMIT, PROCESSORS, at_hand

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onnxq.ir.layers import Layer, linear_layers
+from onnxq.analysis.layers import Layer, linear_layers
 from onnxq.ir.module import GraphModule, array_of, constant_of, name_of
 from onnxq.ir.store import load_model, save_model
 from onnxq.ir.text import parse

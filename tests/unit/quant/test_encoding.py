@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onnxq.ir.edit import Editor
 from onnxq.ir.module import array_of
 from onnxq.ir.text import parse, render
 from onnxq.passmanager.manager import PassManager
@@ -30,6 +29,7 @@ from onnxq.quant.encodings import (
 )
 from onnxq.quant.facts import facts_of
 from onnxq.quant.statistics import Gram, Range
+from onnxq.rewrite.edit import Editor
 from onnxq.runtime.session import open_session
 from onnxq.target import find_target
 

@@ -1,0 +1,1 @@
+"""What a graph means: layers, channels, attention; nothing here changes one."""

@@ -1,0 +1,181 @@
+"""Keep ONNX Runtime from rewriting what it would get wrong.
+
+A Sum of one value changes no number, and stops what looks for a DequantizeLinear right before a layer; an
+Identity does not, since it is removed (optimised graphs of onnxruntime 1.32.0).
+
+- A Conv, ConvTranspose or Gemm between DequantizeLinear and QuantizeLinear is for it one that shall run in
+  integers (WeightBiasQuantization). A constant float weight it quantizes, also that of a Gemm which reads its
+  input transposed: per tensor, to 8 bits, which saturate without VNNI. A constant float bias it rounds to
+  int32 in steps of input scale times weight scale, whether int32 holds it or not: what is too large becomes
+  -2**31, and what is small is lost in steps that are larger than those of the output, as beside weights that
+  are all zero. Such layers read their input through a Sum. So do those whose bias is a constant only once
+  ONNX Runtime has computed it: how large it is, is not known here.
+- An AveragePool, LeakyRelu, Sigmoid, Softmax or Where, say, between the two becomes one that knows one scale,
+  also where there is one for each channel: it does not load, and a Softmax is wrong. All that they read is
+  read through a Sum.
+- A weight of 2 bits that MatMul or Gemm reads becomes one of MatMulNBits, and is packed wrongly where the
+  number of columns is not a multiple of the four that fill a byte. Such weights are read through a Sum.
+- A layer normalization written out right behind a Cast from float16 becomes one that reads float16 and
+  multiplies by float, which does not load. Such casts are read through a Sum.
+"""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from onnxq.analysis.layers import SELECTING
+from onnxq.analysis.quantized import dequantized
+from onnxq.ir.module import LINEAR, GraphModule, constant_of, input_of, is_float, is_standard, sole_reader
+from onnxq.quant.accumulator import accumulator_steps, holds_bias
+from onnxq.rewrite.edit import Editor
+
+TRANSPARENT = SELECTING | {
+    "Add",
+    "BatchNormalization",
+    "Clip",
+    "Div",
+    "Dropout",
+    "Identity",
+    "Mul",
+    "Pad",
+    "Relu",
+    "Sub",
+}
+"""What ONNX Runtime may fuse with a layer, or move Q and DQ across, where the other inputs are constants."""
+OF_ONE_SCALE = ("AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid", "Softmax", "Where")
+"""What becomes an operator on integers of one scale, however many there are."""
+TWO_BITS = (ir.DataType.INT2, ir.DataType.UINT2)
+IN_A_BYTE = 4
+"""So many integers of two bits."""
+
+
+def shield_layers(module: GraphModule, edit: Editor) -> None:
+    """Put a Sum before each layer between Q and DQ whose weight or bias ONNX Runtime would spoil.
+
+    It looks at Conv, ConvTranspose and Gemm; a MatMul, with the Add behind it, may become a Gemm.
+    """
+    for node in list(module.graph):
+        why = _spoilt(node) if is_standard(node, *LINEAR) else None
+        if why is not None and node.inputs[0] is not None:
+            _read_through_sum(node.inputs[0], [node], "float", why, edit)
+
+
+def shield_channels(module: GraphModule, edit: Editor) -> None:
+    """Put a Sum before what ONNX Runtime runs with one scale, where there is one for each channel."""
+    for node in list(module.graph):
+        if is_standard(node, *OF_ONE_SCALE) and _has_many_scales(node):
+            why = "its numbers have several scales, and ONNX Runtime's integer form of it takes one"
+            for value in dict.fromkeys(node.inputs):
+                if value is not None and _dequantizer(value) is not None:
+                    _read_through_sum(value, [node], "float", why, edit)
+
+
+def shield_narrow_weights(module: GraphModule, edit: Editor) -> None:
+    """Put a Sum behind each weight of 2 bits that ONNX Runtime would pack wrongly."""
+    why = "four integers fill a byte, and ONNX Runtime packs other numbers of columns wrongly"
+    for node in list(module.graph):
+        weight = input_of(node, 1)
+        if is_standard(node, "MatMul", "Gemm") and weight is not None and _is_packed_wrongly(weight):
+            _read_through_sum(weight, [node], "whole", why, edit)
+
+
+def shield_cast(wide: ir.Value, edit: Editor) -> None:
+    """Put a Sum behind a Cast from float16 that a mean and a difference read: a layer normalization."""
+    readers = list(wide.consumers())
+    for reader in readers:
+        if is_standard(reader, "Identity", "Dropout"):
+            readers += reader.outputs[0].consumers()
+    if all(any(is_standard(one, op_type) for one in readers) for op_type in ("ReduceMean", "Sub")):
+        why = "ONNX Runtime would fuse a layer normalization of two float types"
+        _read_through_sum(wide, list(wide.consumers()), "plain", why, edit)
+
+
+def _read_through_sum(value: ir.Value, readers: list[ir.Node], suffix: str, why: str, edit: Editor) -> None:
+    plain = edit.behind(value, why=why).Sum(value, name=f"{value.name}_{suffix}")
+    edit.reroute(value, plain, readers=readers, why=why)
+
+
+def _spoilt(node: ir.Node) -> str | None:
+    """Return what ONNX Runtime would do to a layer between Q and DQ, or None."""
+    activation, weight = (_dequantizer(value) for value in node.inputs[:2])
+    quantize = _quantizer(node.outputs[0])
+    if activation is None or quantize is None:
+        return None
+    if weight is None:
+        why = "stays in float, where ONNX Runtime would quantize it between Q and DQ"
+        read = node.inputs[1]
+        return why if read is not None and is_float(read) and _is_fixed(read) else None
+    added = _bias_of(node)
+    if added is None or _dequantizer(added) is not None or not _is_fixed(added):
+        return None
+    bias = constant_of(added)
+    one, other, step = (constant_of(input_of(end, 1)) for end in (activation, weight, quantize))
+    if bias is not None and one is not None and other is not None and step is not None:
+        steps = accumulator_steps(one, other)
+        if holds_bias(bias, steps) and steps.max() <= step.min():
+            return None
+    return "its bias stays in float, where ONNX Runtime would round it to an int32 that does not hold it"
+
+
+def _has_many_scales(node: ir.Node) -> bool:
+    """Tell whether a pair that the node stands between has a scale for each channel."""
+    ends = [*(_dequantizer(value) for value in node.inputs), _quantizer(node.outputs[0])]
+    scales = [constant_of(input_of(end, 1)) for end in ends if end is not None]
+    return any(scale is not None and scale.size > 1 for scale in scales)
+
+
+def _is_fixed(value: ir.Value) -> bool:
+    """Tell whether constants alone decide ``value``, which ONNX Runtime computes beforehand."""
+    reached, waiting = {value}, [value]
+    while waiting:
+        one = waiting.pop()
+        producer = one.producer()
+        if producer is None and constant_of(one) is None:
+            return False
+        sources = {source for source in producer.inputs if source is not None} if producer else set()
+        waiting += sources - reached
+        reached |= sources
+    return True
+
+
+def _bias_of(node: ir.Node) -> ir.Value | None:
+    """Return the bias of a layer, also that of a MatMul which an Add behind it adds."""
+    adding = sole_reader(node.outputs[0]) if node.op_type == "MatMul" else None
+    if adding is None or not is_standard(adding, "Add"):
+        return input_of(node, 2)
+    return adding.inputs[1 if adding.inputs[0] is node.outputs[0] else 0]
+
+
+def _dequantizer(value: ir.Value | None) -> ir.Node | None:
+    """Return the DequantizeLinear that ``value`` comes from, as far as ONNX Runtime may look through."""
+    producer = None if value is None else value.producer()
+    while producer is not None and not is_standard(producer, "DequantizeLinear"):
+        before = _handed_on(producer)
+        producer = None if before is None else before.producer()
+    return producer
+
+
+def _quantizer(value: ir.Value) -> ir.Node | None:
+    """Return the QuantizeLinear that ``value`` goes to, as far as ONNX Runtime may look through."""
+    readers = list(value.consumers())
+    while readers:
+        reader = readers.pop()
+        if is_standard(reader, "QuantizeLinear"):
+            return reader
+        if _handed_on(reader) is not None:
+            readers += reader.outputs[0].consumers()
+    return None
+
+
+def _handed_on(node: ir.Node) -> ir.Value | None:
+    """Return the one input that is no constant, if ONNX Runtime may look through the node."""
+    computed = [value for value in node.inputs if value is not None and constant_of(value) is None]
+    return computed[0] if is_standard(node, *TRANSPARENT) and len(computed) == 1 else None
+
+
+def _is_packed_wrongly(weight: ir.Value) -> bool:
+    found = dequantized(weight)
+    integers = None if found is None else constant_of(found.stored)
+    if found is None or integers is None or found.stored.dtype not in TWO_BITS:
+        return False
+    return integers.ndim == 2 and integers.shape[1] % IN_A_BYTE != 0
