@@ -83,6 +83,7 @@ class FactsCache:
     def _opened(self) -> Iterator[sqlite3.Connection]:
         """Open the file, and make it if it is not there; one that is damaged is begun anew."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.touch(mode=0o600)  # sampled rows can tell of the data
         with closing(sqlite3.connect(self.path, timeout=1)) as connection:
             try:
                 connection.execute(_CREATE)

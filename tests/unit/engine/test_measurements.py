@@ -107,7 +107,7 @@ def test_the_cache_lies_where_it_is_told(
 ) -> None:
     monkeypatch.setenv("ONNXQ_CACHE", str(tmp_path / "mine"))
     Measurements.on(data, 1).of(module, [Need("h", RANGE)])
-    assert (tmp_path / "mine/facts.sqlite").is_file()
+    assert (tmp_path / "mine/facts.sqlite").stat().st_mode & 0o777 == 0o600  # the user's alone
 
 
 def test_what_is_not_there_is_named(module: GraphModule, data: Dataset) -> None:
