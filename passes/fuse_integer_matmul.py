@@ -13,13 +13,13 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from onnxq.analysis.patterns import added_bias
 from onnxq.analysis.quantized import Quantized, dequantized
 from onnxq.ir.module import (
     GraphModule,
     constant_of,
     is_standard,
     rank_of,
-    sole_reader,
 )
 from onnxq.passmanager.base import Effect, Pass, PassContext
 
@@ -75,7 +75,7 @@ def _is_by_column(weight: Quantized) -> bool:
 
 
 def _fuse(node: ir.Node, activation: Quantized, weight: Quantized, ctx: PassContext) -> None:
-    bias = _bias_of(node)
+    bias = added_bias(node)
     last = node.outputs[0] if bias is None else bias.add.outputs[0]
     fused = ctx.edit.at(node, why=WHY).MatMulIntegerToFloat(
         activation.stored,
@@ -89,23 +89,3 @@ def _fuse(node: ir.Node, activation: Quantized, weight: Quantized, ctx: PassCont
         name=f"{last.name}_fused",
     )
     ctx.edit.replace(last, fused, why=WHY)
-
-
-@dataclass(frozen=True)
-class Bias:
-    """The constant that is added to a product, and the node that adds it."""
-
-    value: ir.Value
-    add: ir.Node
-
-
-def _bias_of(node: ir.Node) -> Bias | None:
-    """Return the bias if nothing but its Add reads the product."""
-    add = sole_reader(node.outputs[0])
-    if add is None or not is_standard(add, "Add", "Sum") or len(add.inputs) != 2:
-        return None
-    value = add.inputs[1] if add.inputs[0] is node.outputs[0] else add.inputs[0]
-    array, width = constant_of(value), node.outputs[0].shape
-    if value is None or array is None or array.ndim != 1 or width is None or array.shape[0] != width[-1]:
-        return None
-    return Bias(value, add)

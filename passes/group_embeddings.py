@@ -21,15 +21,16 @@ Source: Bondarenko et al., 2021, arXiv:2109.12948, section 4. The folded form is
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.analysis.endpoints import NORMS, Consumer
-from onnxq.ir.module import GraphModule, array_of, constant_of, is_float, is_standard, name_of, rank_of
+from onnxq.analysis.around_norms import around_norms
+from onnxq.analysis.endpoints import Consumer
+from onnxq.ir.module import GraphModule, array_of, name_of, rank_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.passmanager.sites import FoldKind, fold_best, needs_of, sites_of
 from onnxq.quant.facts import Need
@@ -44,8 +45,6 @@ from onnxq.quant.grouping import (
 )
 from onnxq.quant.migration import Candidate, Sample, joint_range
 from onnxq.quant.statistics import ChannelRange
-
-SUMS = ("Add", "Sum")
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class GroupEmbeddings(Pass):
     def needs(self, module: GraphModule) -> Iterable[Need]:
         """Ask for ranges by channel, and in ``fold`` for sampled rows."""
         if self.mode == "axis":
-            for value in _around_norms(module):
+            for value in around_norms(module):
                 yield Need(name_of(value), frozenset({ChannelRange}))
         else:
             yield from needs_of(module, self.kinds, paid=self.paid or self.mode == "split")
@@ -103,7 +102,7 @@ class GroupEmbeddings(Pass):
 
     def _encode(self, module: GraphModule, ctx: PassContext) -> None:
         """Replace the one scale of each encoded value around a normalization."""
-        for value in _around_norms(module):
+        for value in around_norms(module):
             along, axis = module.measured(value).get(ChannelRange), (rank_of(value) or 1) - 1
             if along is None:
                 continue
@@ -135,32 +134,6 @@ def _by_activation(consumers: Iterable[Consumer]) -> list[list[Consumer]]:
     for one in consumers:
         found.setdefault(one.layer.activation, []).append(one)
     return list(found.values())
-
-
-def _around_norms(module: GraphModule) -> Iterator[ir.Value]:
-    """Yield the values whose last axis is normalized: before, after, and summed before, without bias too."""
-    found: dict[ir.Value, None] = {}
-    for node in module.graph:
-        if not (is_standard(node, *NORMS) and NORMS[node.op_type] == -1) or node.inputs[0] is None:
-            continue
-        producer = node.inputs[0].producer()
-        summed = producer.inputs if producer is not None and is_standard(producer, *SUMS) else ()
-        around = [value for value in (*summed, node.inputs[0], node.outputs[0]) if value]
-        found |= dict.fromkeys([*around, *filter(None, map(_before_bias, around))])
-    for value in found:
-        length = value.shape[-1] if value.shape else None
-        computed = is_float(value) and constant_of(value) is None and not value.is_initializer()
-        if computed and (rank_of(value) or 0) > 1 and isinstance(length, int) and length > 1:
-            yield value
-
-
-def _before_bias(value: ir.Value) -> ir.Value | None:
-    """Return what ``value`` is but for a constant that was added, which leaves outliers where they are."""
-    producer = value.producer()
-    if producer is None or not is_standard(producer, *SUMS):
-        return None
-    computed = [term for term in producer.inputs if constant_of(term) is None]
-    return computed[0] if len(computed) == 1 < len(producer.inputs) else None
 
 
 def _gather(value: ir.Value, groups: Groups, ctx: PassContext) -> list[ir.Value]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import onnx_ir as ir
 
 from onnxq.ir.module import constant_of, is_standard, sole_reader
@@ -20,3 +22,23 @@ def operand_beside(value: ir.Value, op_type: str) -> tuple[ir.Node, ir.Value] | 
         return None
     other = reader.inputs[1 if reader.inputs[0] is value else 0]
     return None if other is None else (reader, other)
+
+
+@dataclass(frozen=True)
+class AddedBias:
+    """The constant that is added to a product, and the node that adds it."""
+
+    value: ir.Value
+    add: ir.Node
+
+
+def added_bias(node: ir.Node) -> AddedBias | None:
+    """Return the constant that is added to each row of a product, if nothing but its Add reads that."""
+    add = sole_reader(node.outputs[0])
+    if add is None or not is_standard(add, "Add", "Sum") or len(add.inputs) != 2:
+        return None
+    value = add.inputs[1] if add.inputs[0] is node.outputs[0] else add.inputs[0]
+    array, width = constant_of(value), node.outputs[0].shape
+    if value is None or array is None or array.ndim != 1 or width is None or array.shape[0] != width[-1]:
+        return None
+    return AddedBias(value, add)
