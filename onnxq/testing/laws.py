@@ -175,9 +175,9 @@ def rounding_bound(runs: Sequence[tuple[GraphModule, Seen]]) -> float:
     """
     floats = [v for _, seen in runs for v in seen.values() if is_floats(v) and v.size]
     narrowest = {value.dtype for module, _ in runs for value in module.values()}
-    eps = np.finfo(np.float16 if ir.DataType.FLOAT16 in narrowest else np.float32).eps
+    eps = float(np.finfo(np.float16 if ir.DataType.FLOAT16 in narrowest else np.float32).eps)
     terms = max(sum(_terms(node, seen) for node in module.graph) for module, seen in runs)
-    return float(SAFETY * eps * terms * max((float(np.abs(v).max()) for v in floats), default=0.0))
+    return SAFETY * eps * terms * max((float(np.abs(v).max()) for v in floats), default=0.0)
 
 
 def assert_within_steps(before: GraphModule, after: GraphModule, computed: Seen) -> None:

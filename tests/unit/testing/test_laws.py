@@ -17,7 +17,7 @@ from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.target import find_target
-from onnxq.testing.laws import FeedsData, HoldToPromise, random_feeds
+from onnxq.testing.laws import FeedsData, HoldToPromise, random_feeds, rounding_bound
 
 pytest.importorskip("onnxruntime", reason="the laws run models")
 
@@ -207,3 +207,12 @@ def test_feeds_are_seeded_and_fit_the_inputs() -> None:
     }
     assert all((feeds[name] == again[name]).all() for name in feeds)
     assert module.graph.inputs[0].dtype == ir.DataType.FLOAT
+
+
+def test_the_bound_of_doubles_beyond_float32_is_a_number() -> None:
+    """It was infinite, so that nothing was too far from it."""
+    module = parse(
+        '<ir_version: 10, opset_import: ["" : 21]> main (double[2] x) => (double[2] y) { y = Neg(x) }'
+    )
+    seen = {name: np.array([0, 1e60]) for name in ("x", "y")}
+    assert rounding_bound([(module, seen)]) == 4 * float(np.finfo(np.float32).eps) * 1e60
