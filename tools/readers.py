@@ -189,8 +189,8 @@ def _texts() -> tuple[bytes, ...]:
     written = (
         b'# encode x: scale=0.5 zero_point=0 readers=act+"b c"\n'
         b"# fact x: count=4 low=-1.0 high=2.0 axis=-1 channel_low=[-1.0, 0.0] channel_high=[0.0, 2.0]\n"
-        b'<ir_version: 10, opset_import: ["" : 21]>\nmain (float[N,2] x) => (float[N,2] y)\n'
-        b"{\n    [act] y = Relu(x)\n}\n"
+        b'<ir_version: 10, opset_import: ["" : 21]>\nmain (float[N,2] x) => (float[N,2] y, float[N,2] z)\n'
+        b'{\n    [act] y = Relu(x)\n    ["b c"] z = Neg(x)\n}\n'
     )
     return written, *(path.read_bytes() for path in sorted((REPOSITORY / "models").glob("*.onnxtxt")))
 

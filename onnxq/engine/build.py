@@ -127,6 +127,7 @@ class Build:
         manager = self._manager(recipe, (VerifyEach(), *instruments), answers)
         with only_valid(self.source.path):
             records = manager.run(module)
+        self.source.glance()
         return Built(module, tuple(records), answers.given)
 
     def trial(self, recipe: Recipe, foreseen: Sequence[Pass] = ()) -> GraphModule:

@@ -49,9 +49,9 @@ class Source:
             ModelError: It cannot be read, or has changed.
 
         """
-        self._glance()
+        self.glance()
         module = load_model(self.path)
-        self._glance()
+        self.glance()
         return module
 
     def clone(self) -> GraphModule:
@@ -62,7 +62,7 @@ class Source:
 
         """
         module = self.module.clone()
-        self._glance()
+        self.glance()
         return module
 
     def verify(self) -> None:
@@ -84,7 +84,13 @@ class Source:
         if digest != self.digest:
             raise changed
 
-    def _glance(self) -> None:
+    def glance(self) -> None:
+        """Look at the files, and read them again if one looks otherwise.
+
+        Raises:
+            ModelError: One has changed, or cannot be read any more.
+
+        """
         if any(_look(file) != look for file, look in self.looks.items()):
             self.verify()
 

@@ -45,6 +45,7 @@ def test_operators_are_listed_by_place_with_what_they_take() -> None:
         "ir_version": 13,
         "products": "exact",
         "bits": {"MatMulNBits": (4, 8)},
+        "source": "onnxruntime 1.32.0, its own list",
         "kernels": [
             kernel(10, 20, ("uint8",), ("uint8",)),
             kernel(21, None, ("uint8",), ("uint8", "int8")),
@@ -53,6 +54,7 @@ def test_operators_are_listed_by_place_with_what_they_take() -> None:
     }
     facts, kernels = available_tables(content)
     assert facts.rows[0] == ("highest opset, IR version", "26, 13")
+    assert facts.rows[3] == ("kernels as listed by", "onnxruntime 1.32.0")
     assert kernels.rows == (
         ("QLinearConv", "standard, 10+", "CPU", "uint8 x uint8/int8, int8 x int8"),
         ("MatMulNBits", "com.microsoft", "CPU", "blocks of 4, 8 bits"),
