@@ -119,9 +119,12 @@ def encoding_at(node: ir.Node, index: int) -> Encoding | None:
 def decisions_on(value: ir.Value) -> list[Decision]:
     """Return what is decided for the value: for everyone first, then by uses."""
     for_all = encoding_for_all(value)
+    read = [(own_encoding(use.node, use.idx), Use(use.node, use.idx)) for use in value.uses()]
+    if for_all is None and all(own is None for own, _ in read):
+        return []  # as with most values
     by_encoding: dict[Encoding | None, list[Use]] = {}
-    for use in value.uses():
-        by_encoding.setdefault(own_encoding(use.node, use.idx), []).append(Use(use.node, use.idx))
+    for own, use in read:
+        by_encoding.setdefault(own, []).append(use)
     others = by_encoding.pop(None, [])
     found = [] if for_all is None else [Decision(value, for_all, tuple(others), True)]
     return found + [

@@ -1,6 +1,6 @@
 """Tuning: keep a form of the graph only where it is faster, in the model and on this machine.
 
-Each distinct layer shape is tried in float where the profile does not show integers to be faster by far, and
+Each distinct layer shape is tried in float where the profile does not show integers to be faster, and
 each optional rewrite is left out, one at a time and in the whole model; all forms race against the model with
 everything. What is clearly faster without is left out, and the result races once more, against the model with
 everything, the exact passes alone and the source.
@@ -34,9 +34,9 @@ from onnxq.runtime.environment import cpu_name, runtime_versions
 from onnxq.runtime.kernels import kernel_report
 from onnxq.runtime.race import Progress, Standing, race
 
-FAR_FASTER = 0.75
-"""A layer whose integer kernels take no more of its float kernels' time is not tried in float: a profile's
-times are good to some tenths."""
+FASTER = 0.9
+"""A layer whose integer kernels take no more of its float kernels' time, what quantizes for them included, is
+not tried in float."""
 
 
 @dataclass(frozen=True)
@@ -233,7 +233,7 @@ def _tried(
 
 
 def _profiled(recipe: Recipe, groups: Mapping[str, Sequence[str]], timing: _Timing) -> dict[str, Verdict]:
-    """Return verdicts on the layers whose integer kernels are faster by far, so that no race has to tell."""
+    """Return verdicts on the layers whose integer kernels are faster, so that no race has to tell."""
     exact = in_float(recipe)
     if not groups or exact == recipe:
         return {}
@@ -242,7 +242,7 @@ def _profiled(recipe: Recipe, groups: Mapping[str, Sequence[str]], timing: _Timi
     total, found = sum(integers.values()), {}
     for shape, nodes in groups.items():
         before, after = (sum(times.get(node, 0.0) for node in nodes) for times in (floats, integers))
-        if 0 < after <= FAR_FASTER * before:
+        if 0 < after <= FASTER * before:
             name = f"int8 for {shape}"
             found[name] = Verdict(name, total / (total - after + before), None, dropped=False)
     return found

@@ -157,12 +157,13 @@ class Encoding(ABC):
 
     def __eq__(self, other: object) -> bool:
         """Compare by value, bit for bit."""
-        return isinstance(other, Encoding) and self._key() == other._key()
+        return isinstance(other, Encoding) and self._key == other._key
 
     def __hash__(self) -> int:
         """Agree with equality."""
-        return hash(self._key())
+        return hash(self._key)
 
+    @cached_property
     def _key(self) -> tuple[object, ...]:
         return type(self), self.scale.tobytes(), self.zero_point.tobytes(), *self.form
 
