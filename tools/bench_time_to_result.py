@@ -31,6 +31,8 @@ from onnxq.calibration.data import DataOptions, input_specs, open_data
 from onnxq.ir.store import load_model
 from onnxq.runtime.session import open_session
 
+ONNXQ = Path(sys.executable).with_name("onnxq")
+"""The command of this environment."""
 SAMPLES = 128
 """As many as a recipe measures if it says nothing else."""
 QUICK = ("--no-choose", "--no-tune")
@@ -167,19 +169,9 @@ def _compile(case: Case, folder: Path, *runs: Sequence[str]) -> Run:
     with TemporaryDirectory() as cache:
         for options in runs:
             output = folder / "out.onnx"
-            command = [
-                sys.executable,
-                "-m",
-                "onnxq",
-                "compile",
-                case.model,
-                "-o",
-                output,
-                "--data",
-                case.data,
-            ]
+            given = [case.model, "-o", output, "--data", case.data, "--force", *options]
             begun = time.perf_counter()
-            peak = _peak([*map(str, command), "--force", *options], {**os.environ, "ONNXQ_CACHE": cache})
+            peak = _peak([str(ONNXQ), "compile", *map(str, given)], {**os.environ, "ONNXQ_CACHE": cache})
             seconds = time.perf_counter() - begun
     data = json.loads(output.with_name("out.manifest.json").read_text())["data"] or {}
     return Run(seconds, peak, data.get("measured", 0), data.get("recalled", 0))

@@ -128,7 +128,7 @@ class TwinForm(Form):
         return join("Add", kept, Pairs().activation(rest, coarse, edit), "twin")
 
     def constant(self, value: ir.Value, encoding: Encoding, readers: Sequence[ir.Node], edit: Editor) -> None:
-        raise NotImplementedError
+        raise AssertionError("the case encodes no constant")
 
 
 def test_a_family_of_its_own_form_is_written_by_the_same_pass(monkeypatch: pytest.MonkeyPatch) -> None:
