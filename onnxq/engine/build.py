@@ -116,17 +116,19 @@ class Build:
     _memo: Memo = field(default_factory=Memo, init=False)
 
     def of(self, recipe: Recipe, instruments: Sequence[Instrument] = ()) -> Built:
-        """Run the recipe on the source from the beginning, each pass verified.
+        """Run the recipe on the source from the beginning, each pass verified; let go of what trials kept.
 
         Raises:
             OnnxqError: A pass failed, or model, data or recipe are at fault.
 
         """
+        self._states.clear()
         answers = Answers(self.table, self.measurements)
         module = self.source.clone()
         manager = self._manager(recipe, (VerifyEach(), *instruments), answers)
         with only_valid(self.source.path):
             records = manager.run(module)
+        self._memo.kept.clear()
         self.source.glance()
         return Built(module, tuple(records), answers.given)
 
