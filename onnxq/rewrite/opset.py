@@ -13,6 +13,7 @@ from onnxq.ir.constants import lift_constants
 from onnxq.ir.inference import infer_types
 from onnxq.ir.module import attribute, is_standard
 from onnxq.rewrite.opset_rules import RULES, TYPED, CannotConvertError, Step
+from onnxq.rewrite.retired import RETIRED, SINCE
 
 HINT = "export the model again with another operator set"
 
@@ -30,8 +31,9 @@ def convert_opset(model: ir.Model, version: int) -> ir.Model:
     """Return the model with its standard operators in ``version``, and an IR version that knows them.
 
     An operator goes from each of its versions to the next. What changed its meaning or its form on the way
-    has a rule in ``opset_rules``; elsewhere the schemas of both versions have to agree on all that the node
-    uses. Subgraphs are converted too; ``model`` itself stays as it is.
+    has a rule in ``opset_rules``, what ONNX gave up one in ``retired``; elsewhere the schemas of both
+    versions have to agree on all that the node uses. Subgraphs are converted too; ``model`` itself stays as
+    it is.
 
     Raises:
         OpsetError: An operator is no longer part of ONNX, or cannot be carried over.
@@ -51,7 +53,10 @@ def convert_opset(model: ir.Model, version: int) -> ir.Model:
         infer_types(copy)
     for node in nodes:
         try:
-            _convert(node, before, version)
+            if _is_retired(node, version):
+                RETIRED[node.op_type](Step(node, version))
+            else:
+                _convert(node, before, version)
         except CannotConvertError as error:
             text = f"operator set {before} cannot be converted to {version}: {error}"
             raise OpsetError(text, node) from error
@@ -65,11 +70,16 @@ def _refuse_unknown_operators(model: ir.Model, version: int) -> None:
     before = model.opset_imports[""]
     for node in model.graph.all_nodes():
         known = onnx.defs.has(node.op_type, max_inclusive_version=version)
-        if is_standard(node) and not known:
+        if is_standard(node) and not known and not _is_retired(node, version):
             text = (
                 f"operator {node.op_type} of operator set {before} does not exist in operator set {version}"
             )
             raise OpsetError(text, node)
+
+
+def _is_retired(node: ir.Node, version: int) -> bool:
+    """Tell whether the operator was given up, and can be said in ``version`` with others."""
+    return version >= SINCE and node.op_type in RETIRED
 
 
 def _convert(node: ir.Node, before: int, after: int) -> None:
