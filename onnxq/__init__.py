@@ -9,11 +9,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from onnxq.shown import Shown
+
 if TYPE_CHECKING:
     from onnxq.calibration.data import DataOptions, Dataset, open_data, open_feeds
     from onnxq.calibration.table import CalibrationTable
     from onnxq.comparison import CompileOptions
-    from onnxq.compile import CompileResult, calibrate_model, compile_model
+    from onnxq.compilation import CompileResult
+    from onnxq.compile import calibrate_model, compile_model
     from onnxq.diff.models import diff_models
     from onnxq.errors import OnnxqError
     from onnxq.ir.module import GraphModule
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 _HOME = {
     "CalibrationTable": "onnxq.calibration.table",
     "CompileOptions": "onnxq.comparison",
-    "CompileResult": "onnxq.compile",
+    "CompileResult": "onnxq.compilation",
     "DataOptions": "onnxq.calibration.data",
     "Dataset": "onnxq.calibration.data",
     "GraphModule": "onnxq.ir.module",
@@ -87,3 +90,12 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted(__all__)
+
+
+def _html(result: object) -> str:
+    from onnxq.report.notebook import html_of
+
+    return html_of(result)
+
+
+Shown.draw = _html

@@ -28,6 +28,7 @@ from onnxq.quant.statistics import ChannelRange, Histogram, Range
 from onnxq.reading import UnreadableError, untrusted
 from onnxq.report.tables_of_story import story_charts, story_facts, story_tables
 from onnxq.runtime.compare import plain
+from onnxq.shown import Shown
 
 _NAME_ONE = "name the .manifest.json beside a compiled model"
 OUTLIERS = 8
@@ -68,18 +69,11 @@ class SeenTensor:
 
 
 @dataclass(frozen=True)
-class Story:
+class Story(Shown):
     """A manifest's content, and the tensors, those with most noise first."""
 
     content: Mapping[str, Any]
     tensors: tuple[SeenTensor, ...]
-
-    def _repr_html_(self) -> str:
-        """Show all tables in a notebook."""
-        from onnxq.report.html import tables_html
-        from onnxq.report.tables_of_story import story_tables
-
-        return tables_html(story_tables(self.to_dict()))
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values, the calibration table's raw form left out."""

@@ -32,7 +32,8 @@ from rich.console import Console
 from onnxq.analysis.layers import linear_layers
 from onnxq.calibration.data import Dataset, input_specs, open_feeds
 from onnxq.comparison import CompileOptions
-from onnxq.compile import CompileResult, compile_model
+from onnxq.compilation import CompileResult
+from onnxq.compile import compile_model
 from onnxq.ir.module import LINEAR, constant_of
 from onnxq.ir.store import load_model
 from onnxq.recipe import load_recipe

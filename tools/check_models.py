@@ -22,7 +22,8 @@ from rich.console import Console
 
 from onnxq.calibration.data import DataOptions, input_specs, open_feeds
 from onnxq.comparison import CompileOptions
-from onnxq.compile import CompileResult, compile_model
+from onnxq.compilation import CompileResult
+from onnxq.compile import compile_model
 from onnxq.errors import InputError, OnnxqError
 from onnxq.ir.store import load_model
 from onnxq.recipe import load_recipe

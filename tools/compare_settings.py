@@ -23,7 +23,8 @@ from rich.console import Console
 
 from onnxq.calibration.data import input_specs, open_feeds
 from onnxq.comparison import CompileOptions
-from onnxq.compile import CompileResult, compile_model
+from onnxq.compilation import CompileResult
+from onnxq.compile import compile_model
 from onnxq.ir.store import load_model, model_size
 from onnxq.recipe import Recipe, load_recipe
 from onnxq.runtime.session import open_session

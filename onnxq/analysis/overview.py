@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnxq.analysis.quantized import Quantized, read_dequantize, read_quantize
 from onnxq.ir.external import tensors
 from onnxq.ir.module import GraphModule, constant_of, input_of, name_of
+from onnxq.shown import Shown
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class QuantizedValue:
 
 
 @dataclass(frozen=True)
-class Overview:
+class Overview(Shown):
     """A model in numbers.
 
     Args:
@@ -68,13 +69,6 @@ class Overview:
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values."""
         return asdict(self)
-
-    def _repr_html_(self) -> str:
-        """Show weights, operators and encodings in a notebook."""
-        from onnxq.report.html import tables_html
-        from onnxq.report.tables_of_model import model_tables
-
-        return tables_html(model_tables(self.to_dict()))
 
 
 def overview(module: GraphModule) -> Overview:

@@ -9,6 +9,7 @@ from typing import Any
 
 from onnxq.diff.tensors import Initializer, TensorPair
 from onnxq.runtime.compare import plain
+from onnxq.shown import Shown
 
 KINDS = ("same", "rewritten", "replaced", "added", "removed")
 
@@ -126,7 +127,7 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class ModelDiff:
+class ModelDiff(Shown):
     """What changed from one model to another.
 
     Args:
@@ -204,13 +205,6 @@ class ModelDiff:
                 }
             )
         )
-
-    def _repr_html_(self) -> str:
-        """Show the tables in a notebook."""
-        from onnxq.report.html import tables_html
-        from onnxq.report.tables_of_diff import diff_tables
-
-        return tables_html(diff_tables(self.to_dict()))
 
 
 def _sum(numbers: Any) -> float | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,13 +23,14 @@ from onnxq.ir.knowledge import (
 )
 from onnxq.quant.encodings import Encoding
 from onnxq.quant.facts import Facts
+from onnxq.shown import Shown
 
 LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """The operators that multiply what they read by a weight."""
 
 
 @dataclass
-class GraphModule:
+class GraphModule(Shown):
     """An ordinary ``onnx_ir`` model; what is known and decided of its values lies on them.
 
     Args:
@@ -149,15 +149,6 @@ class GraphModule:
         if activation is None or weight is None or not (activation.integers and weight.integers):
             return None
         return activation, weight
-
-    def _repr_html_(self) -> str:
-        """Show the operators in a notebook; ``onnxq.analysis.overview`` tells more."""
-        from onnxq.report.html import table_html
-        from onnxq.report.tables import Table
-
-        counts = Counter(node.op_type for node in self.graph)
-        rows = tuple((op_type, str(count)) for op_type, count in sorted(counts.items()))
-        return table_html(Table("Operators", ("operator", "nodes"), rows))
 
 
 def name_of(value: ir.Value | None) -> str:

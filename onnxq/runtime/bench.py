@@ -18,6 +18,7 @@ from onnxq.runtime.fallback import refuse_fallback
 from onnxq.runtime.footprint import Footprint, footprint, size_on_disk
 from onnxq.runtime.kernels import KernelReport, kernel_report
 from onnxq.runtime.session import Provider, open_session
+from onnxq.shown import Shown
 
 BLOCK_SECONDS = 0.03
 """How long one model runs in one round, so that its weights are back in the caches."""
@@ -80,7 +81,7 @@ class ModelLatency:
 
 
 @dataclass(frozen=True)
-class LatencyReport:
+class LatencyReport(Shown):
     """Several models, timed side by side.
 
     Args:
@@ -120,14 +121,6 @@ class LatencyReport:
                 }
             )
         )
-
-    def _repr_html_(self) -> str:
-        """Show times and footprints in a notebook."""
-        from onnxq.report.html import tables_html
-        from onnxq.report.tables import footprint_table, latency_table
-
-        content = self.to_dict()
-        return tables_html([latency_table(content), footprint_table(content)])
 
 
 def bench(

@@ -16,6 +16,7 @@ from onnxq.runtime.profile import KernelNode, Kind, executed_nodes, kind_of, tim
 from onnxq.runtime.provenance import LayerKernel, LayerState, Models, Provenance, trace
 from onnxq.runtime.session import PROVIDERS, Optimization, Provider, Session, open_session, read_proto
 from onnxq.runtime.wiring import Wiring, walk
+from onnxq.shown import Shown
 
 if TYPE_CHECKING:
     import onnx
@@ -47,7 +48,7 @@ class OpSummary:
 
 
 @dataclass(frozen=True)
-class KernelReport:
+class KernelReport(Shown):
     """What ran, in the order in which it ran first.
 
     Args:
@@ -112,14 +113,6 @@ class KernelReport:
             "nodes": [asdict(node) for node in self.nodes],
             **self.provenance.to_dict(),
         }
-
-    def _repr_html_(self) -> str:
-        """Show kernels and layers in a notebook."""
-        from onnxq.report.html import tables_html
-        from onnxq.report.tables import kernels_table, layers_table
-
-        content = self.to_dict()
-        return tables_html([kernels_table(content), layers_table(content, len(self.provenance.layers))])
 
 
 def kernel_report(

@@ -16,6 +16,7 @@ from onnxq.runtime.compare import EqualityComparison, FloatComparison, OutputAcc
 from onnxq.runtime.metrics import Metric
 from onnxq.runtime.seeded import open_comparable, random_operators
 from onnxq.runtime.session import Provider, Session, ValueSpec
+from onnxq.shown import Shown
 
 MASK = "attention_mask"
 """The feed of shape (N, T) whose zeros mark padding, by the name exporters give it."""
@@ -43,7 +44,7 @@ class MetricResult:
 
 
 @dataclass(frozen=True)
-class AccuracyReport:
+class AccuracyReport(Shown):
     """What ``validate`` found.
 
     Args:
@@ -76,14 +77,6 @@ class AccuracyReport:
             "metric": self.metric.to_dict() if self.metric else None,
             "notes": list(self.notes),
         }
-
-    def _repr_html_(self) -> str:
-        """Show the outputs in a notebook."""
-        from onnxq.report.html import tables_html
-        from onnxq.report.tables import accuracy_table, metric_table
-
-        content = self.to_dict()
-        return tables_html([metric_table(content), accuracy_table(content)])
 
 
 def validate(

@@ -1,0 +1,354 @@
+"""One compilation, from the source to what is known of the result: the one place where all parts meet."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+from onnxq.calibration.data import Dataset, InputSpec, input_specs
+from onnxq.calibration.table import CalibrationTable
+from onnxq.comparison import (
+    Comparison,
+    CompileOptions,
+    Progress,
+    choose_samples,
+    compare,
+    warn_of_decisions,
+    warn_of_floats,
+    warn_of_saturation,
+    warn_of_size,
+    with_options,
+)
+from onnxq.engine.build import Build, Built
+from onnxq.engine.measurements import Measurements
+from onnxq.engine.samples import Kept
+from onnxq.engine.score import Score
+from onnxq.engine.source import Source
+from onnxq.errors import InputError, ToleranceError, called
+from onnxq.files import as_utf8, replacing
+from onnxq.ir.module import GraphModule
+from onnxq.ir.store import (
+    foreign_operators,
+    model_digest,
+    model_size,
+    write_model,
+)
+from onnxq.manifest import (
+    DataUsed,
+    Manifest,
+    ModelFile,
+    ProcessorAssumed,
+    installed_versions,
+    summarise,
+)
+from onnxq.outputs import Outputs
+from onnxq.passmanager.base import Pass, PassRecord
+from onnxq.passmanager.pipeline import override, parse_pipeline
+from onnxq.processor import cpu_flags
+from onnxq.quant.facts import joined
+from onnxq.recipe import Recipe
+from onnxq.runtime.bench import LatencyReport
+from onnxq.runtime.compare import OutputAccuracy, plain
+from onnxq.runtime.environment import runtime_versions
+from onnxq.runtime.gates import (
+    Gates,
+    accepting,
+    enforce,
+    enforce_useful,
+    useless,
+    uselessness,
+)
+from onnxq.runtime.session import usable_provider
+from onnxq.runtime.validate import AccuracyReport
+from onnxq.search.choose import Choice, choose, settings
+from onnxq.search.tune import Tuning, in_float, tune
+from onnxq.shown import Shown
+
+TUNED_TARGETS = ("cpu",)
+"""Targets that promise speed on the machine at hand."""
+
+CHOSEN_ON = 64
+"""How many of the calibration samples a recipe's choices are decided on."""
+
+
+@dataclass(frozen=True)
+class CompileResult(Shown):
+    """What one compilation gave.
+
+    Args:
+        output: The compiled model.
+        manifest: Its manifest's content; the file lies beside the model, as the report does.
+        records: What each pass did.
+        accuracy: The comparison with the source, if asked for.
+        latency: The timing of both with the kernels that ran, if asked for.
+
+    """
+
+    output: Path
+    manifest: Manifest
+    records: tuple[PassRecord, ...]
+    accuracy: AccuracyReport | None
+    latency: LatencyReport | None
+
+
+class UselessError(Exception):
+    """The result is useless and there is a better one; nothing was written."""
+
+    def __init__(self, output: OutputAccuracy) -> None:
+        super().__init__(output.name)
+        self.output = output
+
+
+@dataclass
+class Compilation:
+    """The state of one compilation, from the source to the report."""
+
+    source: Source
+    recipe: Recipe
+    data: Dataset | None
+    options: CompileOptions
+    progress: Progress
+    choice: Choice | None = None
+    tuning: Tuning | None = None
+    kept_float: str | None = None
+    """Why the layers stay in float after all, as a warning."""
+
+    @cached_property
+    def build(self) -> Build:
+        """What builds recipes of the source."""
+        passes = parse_pipeline(self.recipe.pipeline)
+        varied = {pass_.name for pass_ in passes if pass_.optional or pass_.encodes_weights}
+        return Build(
+            self.source,
+            measurements=self._measurements,
+            varied=frozenset(varied | self.recipe.choices.keys()),
+        )
+
+    def _foreseen(self) -> list[Pass]:
+        """Return the passes as the recipe's choices will have them."""
+        passes = parse_pipeline(self.recipe.pipeline)
+        tried = [pass_ for setting in settings(self.recipe) for pass_ in override(passes, setting)]
+        return [pass_ for pass_ in tried if pass_ not in passes]
+
+    @cached_property
+    def _measurements(self) -> Measurements | None:
+        if self.data is None:
+            return None
+        limit = self.recipe.calibration.samples
+        data = with_options(self.data, limit=min(limit, self.data.options.limit or limit))
+        return Measurements.on(data, self.options.threads, self._stage("calibrating"))
+
+    @cached_property
+    def _inputs(self) -> tuple[InputSpec, ...]:
+        return input_specs(self.source.module.model)
+
+    def _stage(self, name: str) -> Callable[[int, int | None], None]:
+        return lambda done, total: self.progress(name, done, total)
+
+    def accept(self, table: CalibrationTable) -> None:
+        """Take facts from ``table``, which has to be the source's."""
+        table.check(self.source.digest)
+        self.build.table = table
+
+    def table_of(self, built: Built) -> CalibrationTable | None:
+        """Return the facts that a build read, after those that were given; None if it read none."""
+        given, measured = self.build.table, self._measurements
+        if given is not None:
+            return replace(given, facts=joined(given.facts, built.facts))
+        if measured is None or not built.facts:
+            return None
+        return CalibrationTable(
+            self.source.digest, measured.data.digest(), measured.data.count(), built.facts
+        )
+
+    def choose(self) -> None:
+        """Decide the recipe's choices on the calibration data; without data the recipe is taken as it is."""
+        if self.data is None:
+            return
+        limit = min(CHOSEN_ON, self.recipe.calibration.samples, self.data.options.limit or CHOSEN_ON)
+        samples = Kept(with_options(self.data, limit=limit))
+        score = Score(self.source.path, samples.batches, self.options.threads)
+        foreseen = self._foreseen()
+        self.choice = choose(
+            self.recipe,
+            lambda tried: score.errors(self.build.trial(tried, foreseen)),
+            self._stage("choosing"),
+        )
+        self.recipe = self.choice.recipe
+
+    def tune(self, validation_data: Dataset | None) -> None:
+        """Replace the recipe by its fastest form on this machine."""
+        samples = choose_samples(validation_data, self.data, 0, self._inputs, self.options)
+        try:
+            self.tuning = tune(
+                self.source.path,
+                self.recipe,
+                self.build,
+                [batch.feeds for batch in samples.timed(self.options.bench_batch_size)],
+                self.options.threads,
+                self._stage("tuning"),
+            )
+        except InputError:
+            if not samples.made_up:
+                raise
+            return  # comparing says why random inputs do not run
+        self.recipe = self.tuning.recipe
+
+    def keep_float(self, poor: OutputAccuracy) -> None:
+        """Take the recipe with its layers in float, as its result leaves ``poor`` useless."""
+        self.recipe = in_float(self.recipe)
+        self.kept_float = (
+            f"the recipe's result leaves output {poor.name!r} useless, with {uselessness(poor)}: kept its "
+            f"layers in float ({accepting(poor)} for the result); onnxq sensitivity tells what costs it"
+        )
+
+    @property
+    def _judges_itself(self) -> bool:
+        """Whether nobody said how close the result must come, so that it must be of use at least."""
+        return self.recipe.gates == self.options.gates == Gates()
+
+    def _require_better(self, accuracy: AccuracyReport) -> None:
+        """Raise if the result is useless, and the recipe with its layers in float is another one."""
+        has_float = self.recipe.target in TUNED_TARGETS and in_float(self.recipe) != self.recipe
+        if self.options.keep_useful and has_float and (poor := useless(accuracy)):
+            raise UselessError(poor[0])
+
+    def finish(
+        self,
+        built: Built,
+        outputs: Outputs,
+        validation_data: Dataset | None,
+        describe: Callable[[Manifest], str],
+    ) -> CompileResult:
+        """Save the model, compare, time, and write what is known beside it: all of it, or nothing.
+
+        Args:
+            built: The model.
+            outputs: Where it goes.
+            validation_data: Samples to compare and time on, if they were given.
+            describe: Makes the report, for people to read.
+
+        Raises:
+            UselessError: The recipe with its layers in float is to be taken instead.
+            OnnxqError: Something failed; for a missed gate, all is written nevertheless.
+
+        """
+        module, table = built.module, self.table_of(built)
+        self._stamp(module)
+        used = table.samples if table is not None else 0
+        samples = choose_samples(validation_data, self.data, used, self._inputs, self.options)
+        target = self.recipe.runs_on
+        provider, config = usable_provider(target.provider), target.options_for(module)
+        output = outputs.model
+        with replacing(*outputs.files(module)) as (report, content, *model):
+            write_model(module, model)
+            tried = model[-1]
+            with called(tried, str(output)):
+                comparison = compare(
+                    self.source.path, tried, samples, self.options, self.progress, provider, config
+                ).about(output)
+            judged = comparison.accuracy if self._judges_itself and samples.meaningful else None
+            if judged is not None:
+                self._require_better(judged)
+            manifest = self._manifest(built, table, tried, comparison)
+            content.write_text(manifest.to_json(), encoding="utf-8")
+            report.write_text(describe(manifest), encoding="utf-8")
+            self.source.verify()
+        for gates in (self.recipe.gates, self.options.gates):
+            if comparison.accuracy is not None:
+                enforce(comparison.accuracy, gates)
+            elif gates != Gates() and self.options.validate:
+                raise ToleranceError(
+                    "no gate could be measured, as the models were not compared", where=str(output)
+                )
+        if judged is not None:
+            enforce_useful(judged)
+        return CompileResult(output, manifest, built.records, comparison.accuracy, comparison.latency)
+
+    def _warnings(self, module: GraphModule) -> tuple[str, ...]:
+        of_data = (self.data.warning,) if self.data is not None and self.data.warning else ()
+        of_tuning = self.tuning.warnings if self.tuning is not None else ()
+        unmeasured = self.recipe.gates != Gates() and not self.options.validate
+        of_float = (self.kept_float,) if self.kept_float is not None else ()
+        of_gates = ("the recipe's gates were not measured, as asked",) if unmeasured else ()
+        of_target = self._warnings_of_target(module)
+        return of_data + self._warnings_of_source() + of_tuning + of_float + of_target + of_gates
+
+    def _warnings_of_source(self) -> tuple[str, ...]:
+        """Name the operators that onnxq knows nothing about."""
+        kinds = sorted({remark.op_type for remark in foreign_operators(self.source.module)})
+        return (f"left alone, as they are no standard operators: {', '.join(kinds)}",) if kinds else ()
+
+    def _warnings_of_weights(self, built: Built, output: Path) -> tuple[str, ...]:
+        """Say what a recipe that quantizes weights left as it was, where that is not told already."""
+        encodes = any(pass_.encodes_weights for pass_ in parse_pipeline(self.recipe.pipeline))
+        told = self.kept_float is not None or (self.tuning is not None and self.tuning.warnings)
+        if told or not encodes:
+            return ()
+        sizes = model_size(self.source.path), model_size(output)
+        decided = warn_of_decisions(built.module)
+        return (decided or warn_of_floats(built.module, built.records)) + warn_of_size(*sizes)
+
+    def _warnings_of_target(self, module: GraphModule) -> tuple[str, ...]:
+        """Say where the result was not run, or where it does not run right."""
+        target = self.recipe.runs_on
+        if usable_provider(target.provider) is not None:
+            return warn_of_saturation(module)
+        return (f"provider {target.provider} is not here: compared on the CPU, and not timed",)
+
+    def _data_used(self, table: CalibrationTable) -> DataUsed:
+        name = as_utf8(self.data.name) if self.data is not None else "calibration table"
+        found = self._measurements
+        counts = {} if found is None else {"measured": found.measured, "recalled": found.recalled}
+        return DataUsed(name=name, digest=table.data, samples=table.samples, **counts)
+
+    def _stamp(self, module: GraphModule) -> None:
+        """Write into the model itself what it is and where it comes from."""
+        module.model.metadata_props.update(
+            {
+                "onnxq.version": installed_versions()["onnxq"],
+                "onnxq.recipe": self.recipe.name,
+                "onnxq.pipeline": " ".join(self.recipe.pipeline.split()),
+                "onnxq.source.sha256": self.source.digest,
+            }
+        )
+
+    def _manifest(
+        self, built: Built, table: CalibrationTable | None, output: Path, comparison: Comparison
+    ) -> Manifest:
+        module, accuracy, latency = built.module, comparison.accuracy, comparison.latency
+        assumed = self.recipe.processor
+        warnings = (
+            *self._warnings(module),
+            *self._warnings_of_weights(built, output),
+            *comparison.warnings,
+        )
+        return Manifest(
+            recipe=self.recipe.decided(),
+            source=_model_file(self.source.path, self.source.digest),
+            output=_model_file(output, model_digest(output)),
+            opsets={
+                domain or "ai.onnx": version for domain, version in sorted(module.model.opset_imports.items())
+            },
+            ir_version=module.model.ir_version,
+            session_options=self.recipe.runs_on.options_for(module),
+            data=None if table is None else self._data_used(table),
+            table=None if table is None else json.loads(table.for_manifest().to_json()),
+            versions={**installed_versions(), **runtime_versions()},
+            cpu_flags=cpu_flags(),
+            processor=None if assumed is None else ProcessorAssumed.called(assumed),
+            passes=summarise(built.records),
+            choices=None if self.choice is None else [plain(asdict(one)) for one in self.choice.trials],
+            tuning=None if self.tuning is None else [asdict(verdict) for verdict in self.tuning.verdicts],
+            accuracy=None if accuracy is None else accuracy.to_dict(),
+            latency=None if latency is None else latency.to_dict(),
+            kernels=None if latency is None else latency.models[1].kernels.to_dict(),
+            warnings=tuple(map(as_utf8, warnings)),
+        )
+
+
+def _model_file(path: Path, digest: str) -> ModelFile:
+    return ModelFile(name=path.name, digest=digest, size_bytes=model_size(path))
