@@ -11,14 +11,26 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from onnxq.errors import RecipeError, did_you_mean
+from onnxq.fragments import FILE, expand
 from onnxq.processor import PROCESSORS, here
 from onnxq.reading import UnreadableError, parse_json, untrusted
 from onnxq.runtime.gates import Gates
 from onnxq.target import TARGETS, Target, find_target
+
+FRAGMENTS = "fragments"
+"""The key of a recipe under which its own fragments stand."""
 
 
 def _known_target(name: str) -> str:
@@ -55,7 +67,8 @@ class Recipe(_Section):
 
     Args:
         name: What listings and manifests call it.
-        pipeline: The passes as text, over as many lines as you like.
+        pipeline: The passes as text, over as many lines as you like. Where a recipe is made, names of
+            fragments may stand in it, ``fragments`` define more of them, and passes take their places.
         summary: One line for listings.
         target: A key of ``onnxq.target.TARGETS``.
         processor: A key of ``onnxq.processor.PROCESSORS``: what the model is compiled for. None is the one
@@ -76,6 +89,18 @@ class Recipe(_Section):
     choices: dict[str, dict[str, tuple[str, ...]]] = {}
     calibration: Calibration = Calibration()
     gates: Gates = Gates()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expanded(cls, data: Any) -> Any:
+        """Put passes in the place of fragments: a recipe means the same wherever it is read again."""
+        if not (isinstance(data, dict) and isinstance(data.get("pipeline"), str)):
+            return data
+        own = data.get(FRAGMENTS, {})
+        if not (isinstance(own, dict) and all(isinstance(passes, str) for passes in own.values())):
+            raise RecipeError(f"{FRAGMENTS}: must be a table of names and passes, as text")
+        rest = {key: value for key, value in data.items() if key != FRAGMENTS}
+        return {**rest, "pipeline": expand(data["pipeline"], own)}
 
     @property
     def runs_on(self) -> Target:
@@ -173,16 +198,37 @@ def load_recipe(source: str | Path) -> Recipe:
         RecipeError: There is no such recipe, or something in it is wrong.
 
     """
+    return _checked(*_as_written(source))
+
+
+def pipeline_as_written(source: str | Path) -> str:
+    """Return the pipeline of a recipe with the names of fragments that stand in it.
+
+    Args:
+        source: As for ``load_recipe``.
+
+    Raises:
+        RecipeError: There is no such recipe, or something in it is wrong.
+
+    """
+    content, where = _as_written(source)
+    _checked(content, where)
+    return str(content["pipeline"])
+
+
+def _as_written(source: str | Path) -> tuple[dict[str, Any], str]:
+    """Return the content of a recipe, and what errors call it."""
     path = Path(source)
     if path.suffix == ".json":
-        return _checked(_manifest(path)["recipe"], f"{path}: recipe")
+        return _manifest(path)["recipe"], f"{path}: recipe"
     if path.suffix == ".toml":
-        return parse_recipe(_read(path), where=str(path))
+        return _parsed(_read(path), str(path)), str(path)
     shipped = {file.stem: file for file in _shipped_files()}
     if str(source) not in shipped:
         hint = did_you_mean(str(source), shipped)
         raise RecipeError(f"unknown recipe {str(source)!r}", hint=f"{hint or 'see: onnxq recipes'}")
-    return parse_recipe(shipped[str(source)].read_text(encoding="utf-8"), where=f"recipe {source}")
+    where = f"recipe {source}"
+    return _parsed(shipped[str(source)].read_text(encoding="utf-8"), where), where
 
 
 def load_recipe_table(source: str | Path) -> str | None:
@@ -209,17 +255,21 @@ def parse_recipe(text: str, *, where: str) -> Recipe:
         RecipeError: It is not TOML, or a key or value is wrong; ``where`` names the source.
 
     """
+    return _checked(_parsed(text, where), where)
+
+
+def _parsed(text: str, where: str) -> dict[str, Any]:
     try:
         with untrusted():
-            data = tomllib.loads(text)
+            return tomllib.loads(text)
     except UnreadableError as error:
         raise RecipeError(f"not TOML: {error}", where=where) from error
-    return _checked(data, where)
 
 
 def _shipped_files() -> list[Path]:
     folder = Path(str(files("onnxq.recipes")))
-    return sorted(folder.glob("*.toml"), key=lambda file: file.stem)
+    recipes = (file for file in folder.glob("*.toml") if file.name != FILE)
+    return sorted(recipes, key=lambda file: file.stem)
 
 
 def _read(path: Path) -> str:
@@ -269,4 +319,4 @@ def _keys(section: tuple[int | str, ...]) -> list[str]:
     """Return the keys that a section of a recipe may have."""
     if section == ("gates",):
         return [field.name for field in fields(Gates)]
-    return list((Calibration if section else Recipe).model_fields)
+    return list(Calibration.model_fields) if section else [*Recipe.model_fields, FRAGMENTS]

@@ -346,10 +346,27 @@ def test_passes_lists_all_and_describes_one(onnxq) -> None:
 
 def test_recipes_lists_all_and_prints_one_to_start_from(onnxq, tmp_path: Path) -> None:
     assert "cpu-dynamic" in onnxq("recipes").stdout
-    own = tmp_path / "own.toml"
-    own.write_text(onnxq("recipes", "cpu").stdout)
-    assert load_recipe(own).pipeline == load_recipe("cpu").pipeline
-    assert len(loaded(onnxq("recipes", "--json").stdout, "recipes")["recipes"]) >= 5
+    own, shown = tmp_path / "own.toml", onnxq("recipes", "cpu").stdout
+    own.write_text(shown)
+    assert load_recipe(own) == load_recipe("cpu")
+    listed = loaded(onnxq("recipes", "--json").stdout, "recipes")
+    assert len(listed["recipes"]) >= 5
+    assert listed["fragments"]["realise"] == "insert-qdq, remove-dead"
+
+
+def test_recipes_prints_a_pipeline_with_its_fragments_and_without(onnxq) -> None:
+    shown = onnxq("recipes", "cpu").stdout
+    assert "\nremove-initializer-inputs, inline-functions, lift-constants," in shown
+    assert "\n# @tidy,\n" in shown
+    (content,) = loaded(onnxq("recipes", "cpu", "--json").stdout, "recipes")["recipes"]
+    assert content["pipeline"].startswith("remove-initializer-inputs, ")
+    assert content["as_written"].startswith("@tidy,\n")
+    assert "@tidy" in onnxq("recipes").stdout
+
+
+def test_a_pipeline_on_the_command_line_may_name_fragments(onnxq, model: Path, tmp_path: Path) -> None:
+    unknown = onnxq("compile", str(model), "-o", str(tmp_path / "x.onnx"), "--pipeline", "@tdy")
+    assert (unknown.exit_code, "did you mean 'tidy'?" in unknown.stderr) == (2, True)
 
 
 def test_doctor_shows_versions_and_extras(onnxq) -> None:
