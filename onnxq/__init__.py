@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from onnxq.passmanager.manager import PassManager
     from onnxq.passmanager.pipeline import load_pass, parse_pipeline
     from onnxq.recipe import Recipe, load_recipe
-    from onnxq.runtime.bench import bench
+    from onnxq.runtime.bench import Timing, bench
+    from onnxq.runtime.run import Run
     from onnxq.runtime.validate import validate
     from onnxq.search.sensitivity import measure_sensitivity
     from onnxq.story import read_story
@@ -39,6 +40,8 @@ _HOME = {
     "OnnxqError": "onnxq.errors",
     "PassManager": "onnxq.passmanager.manager",
     "Recipe": "onnxq.recipe",
+    "Run": "onnxq.runtime.run",
+    "Timing": "onnxq.runtime.bench",
     "bench": "onnxq.runtime.bench",
     "calibrate_model": "onnxq.compile",
     "compile_model": "onnxq.compile",
@@ -65,6 +68,8 @@ __all__ = [
     "OnnxqError",
     "PassManager",
     "Recipe",
+    "Run",
+    "Timing",
     "bench",
     "calibrate_model",
     "compile_model",

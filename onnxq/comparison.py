@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from onnxq.runtime.bench import LatencyReport, Spread, bench
 from onnxq.runtime.compare import OutputAccuracy
 from onnxq.runtime.gates import Gates
 from onnxq.runtime.metrics import Metric
+from onnxq.runtime.run import Run
 from onnxq.runtime.seeded import open_comparable
-from onnxq.runtime.session import Provider, Session, open_session
+from onnxq.runtime.session import Session, open_session
 from onnxq.runtime.validate import AccuracyReport, validate
 
 Progress = Callable[[str, int, int | None], None]
@@ -180,13 +182,13 @@ def compare(
     samples: Samples,
     options: CompileOptions,
     progress: Progress,
-    provider: Provider | None = "cpu",
-    config: Mapping[str, str] | None = None,
+    run: Run | None,
 ) -> Comparison:
     """Open the compiled model, and compare and time both on ``samples``, as far as ``options`` ask for it.
 
-    Where the ``provider`` is not here (None), they are compared on the CPU, with the rounding of narrow types
-    spelled out, and not timed; what the CPU has no kernels for is not compared, with a warning.
+    Where the target's provider is not here (``run`` is None), they are compared on the CPU, with the rounding
+    of narrow types spelled out, and not timed; what the CPU has no kernels for is not compared, with a
+    warning.
 
     Raises:
         PassError: The compiled model does not open, though its source does.
@@ -194,16 +196,26 @@ def compare(
             up, the latter is no reason to fail: the comparison is left out, with a warning.
 
     """
-    opened = _open(source, output, options, provider)
+    on_cpu = Run(threads=options.threads)
+    opened = _open(source, output, run) if run is not None else _rounded(output, on_cpu)
     if isinstance(opened, str):
         return Comparison(None, None, (f"neither opened nor compared here: {opened}",))
     try:
         accuracy, latency = None, None
         if options.validate:
-            accuracy = _validate(source, opened, samples, options, progress, provider)
+            accuracy = validate(
+                source,
+                opened,
+                samples.batches(),
+                options.metric,
+                run or on_cpu,
+                on_progress=partial(progress, "validating"),
+            )
         del opened  # two models in memory are enough to time
-        if options.bench and provider is not None:
-            latency = _bench(source, output, samples, options, progress, provider, config)
+        if options.bench and run is not None:
+            feeds = [batch.feeds for batch in samples.timed(options.bench_batch_size)]
+            models = {"source": source, "compiled": output}
+            latency = bench(models, feeds, run, source=source, on_progress=partial(progress, "timing"))
     except InputError as error:
         if not samples.made_up:
             raise
@@ -218,17 +230,13 @@ def with_options(data: Dataset, **changes: Any) -> Dataset:
     return replace(data, options=replace(data.options, **changes))
 
 
-def _open(source: Path, output: Path, options: CompileOptions, provider: Provider | None) -> Session | str:
-    """Open the compiled model; where its provider is not here, and it does not open, return the reason."""
+def _open(source: Path, output: Path, run: Run) -> Session:
+    """Open the compiled model where it shall run."""
     try:
-        if provider is None:
-            return _rounded(output, options.threads)
-        return open_comparable(output, provider, options.threads)
+        return open_comparable(output, run)
     except ModelError as error:
-        if provider is None:
-            return error.message
         try:
-            open_session(source, provider, options.threads)
+            open_session(source, run)
         except ModelError as earlier:
             raise ModelError(
                 earlier.message, where=str(source), hint="onnxq compiles models that run as they are"
@@ -240,52 +248,13 @@ def _open(source: Path, output: Path, options: CompileOptions, provider: Provide
         ) from error
 
 
-def _validate(
-    source: Path,
-    candidate: Session,
-    samples: Samples,
-    options: CompileOptions,
-    progress: Progress,
-    provider: Provider | None,
-) -> AccuracyReport:
-    def on_progress(done: int, total: int | None) -> None:
-        progress("validating", done, total)
-
-    return validate(
-        source,
-        candidate,
-        samples.batches(),
-        options.metric,
-        provider=provider or "cpu",
-        threads=options.threads,
-        on_progress=on_progress,
-    )
-
-
-def _rounded(output: Path, threads: int | None) -> Session:
-    """Open a model on the CPU so that it rounds as on a GPU."""
+def _rounded(output: Path, run: Run) -> Session | str:
+    """Open a model on the CPU so that it rounds as on a GPU; where it does not open, return the reason."""
     model = ir.to_proto(spell_out_rounding(load_model(output).model))
-    return replace(open_session(model, threads=threads, config=KEEP_INT8), source=str(output))
-
-
-def _bench(
-    source: Path,
-    output: Path,
-    samples: Samples,
-    options: CompileOptions,
-    progress: Progress,
-    provider: Provider,
-    config: Mapping[str, str] | None,
-) -> LatencyReport:
-    def on_progress(done: int, total: int | None) -> None:
-        progress("timing", done, total)
-
-    feeds = [batch.feeds for batch in samples.timed(options.bench_batch_size)]
-    models = {"source": source, "compiled": output}
-    configs = dict.fromkeys(models, config or {})
-    return bench(
-        models, feeds, provider, options.threads, source=source, configs=configs, on_progress=on_progress
-    )
+    try:
+        return replace(open_session(model, run.with_defaults(KEEP_INT8)), source=str(output))
+    except ModelError as error:
+        return error.message
 
 
 def warn_of_accuracy(outputs: Sequence[OutputAccuracy]) -> tuple[str, ...]:

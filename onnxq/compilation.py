@@ -61,6 +61,7 @@ from onnxq.runtime.gates import (
     useless,
     uselessness,
 )
+from onnxq.runtime.run import Run
 from onnxq.runtime.session import usable_provider
 from onnxq.runtime.validate import AccuracyReport
 from onnxq.search.choose import Choice, choose, settings
@@ -170,7 +171,7 @@ class Compilation:
             return
         limit = min(CHOSEN_ON, self.recipe.calibration.samples, self.data.options.limit or CHOSEN_ON)
         samples = Kept(with_options(self.data, limit=limit))
-        score = Score(self.source.path, samples.batches, self.options.threads)
+        score = Score(self.source.path, samples.batches, Run(threads=self.options.threads))
         foreseen = self._foreseen()
         self.choice = choose(
             self.recipe,
@@ -241,14 +242,15 @@ class Compilation:
         used = table.samples if table is not None else 0
         samples = choose_samples(validation_data, self.data, used, self._inputs, self.options)
         target = self.recipe.runs_on
-        provider, config = usable_provider(target.provider), target.options_for(module)
+        provider, threads = usable_provider(target.provider), self.options.threads
+        run = None if provider is None else Run(provider, threads, target.options_for(module))
         output = outputs.model
         with replacing(*outputs.files(module)) as (report, content, *model):
             write_model(module, model)
             tried = model[-1]
             with called(tried, str(output)):
                 comparison = compare(
-                    self.source.path, tried, samples, self.options, self.progress, provider, config
+                    self.source.path, tried, samples, self.options, self.progress, run
                 ).about(output)
             judged = comparison.accuracy if self._judges_itself and samples.meaningful else None
             if judged is not None:

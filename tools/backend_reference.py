@@ -16,6 +16,7 @@ from onnx import helper, numpy_helper
 
 from onnxq.ir.knowledge import NamedDecision
 from onnxq.quant.encodings import Encoding
+from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
 
 Values = dict[str, Any]
@@ -88,7 +89,7 @@ def run_alone(
     proto.graph.initializer.extend(
         numpy_helper.from_array(inputs[name], name) for name in inputs if name in constants
     )
-    session = open_session(proto, threads=1, optimization="none")
+    session = open_session(proto, Run(threads=1), optimization="none")
     found = session.run({name: value for name, value in fed.items() if value is not None})
     return {
         name: np.asarray(value) if isinstance(value, np.generic) else value for name, value in found.items()

@@ -35,7 +35,8 @@ from onnxq.compile import compile_model
 from onnxq.errors import PipelineError
 from onnxq.ir.store import load_model, model_size
 from onnxq.recipe import Recipe, load_recipe
-from onnxq.runtime.bench import ModelLatency, bench
+from onnxq.runtime.bench import ModelLatency, Timing, bench
+from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
 
 RUN = "batch 1, 128 tokens"
@@ -187,8 +188,8 @@ class _Run:
         compile_model(self.model, path, recipe=recipe, data=data, options=quiet)
 
     def _rows(self, models: Mapping[str, Path], base: str) -> list[dict[str, Any]]:
-        rounds = {"rounds": 7, "seconds_budget": 1.0} if self.args.quick else {}
-        report = bench(models, self.case.runs[RUN], threads=1, **rounds)
+        timing = Timing(rounds=7, seconds=1.0) if self.args.quick else Timing()
+        report = bench(models, self.case.runs[RUN], Run(threads=1), timing)
         timed = {one.name: one for one in report.models}
         spearman = {name: self._spearman(path) for name, path in models.items()}
         return [

@@ -35,6 +35,7 @@ from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.quant.facts import Need
 from onnxq.quant.statistics import STATISTICS
 from onnxq.runtime.footprint import peak_memory
+from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
 from onnxq.target import find_target
 
@@ -73,7 +74,7 @@ class Samples:
 
 def plain(model: Path, samples: Samples) -> None:
     """Run the data and keep nothing."""
-    session = open_session(model, threads=THREADS)
+    session = open_session(model, Run(threads=THREADS))
     for batch in samples.batches():
         session.run(batch.feeds)
 
@@ -86,7 +87,7 @@ def ours(model: Path, samples: Samples) -> None:
     if len(values) != VALUES:
         raise SystemExit(f"found {len(values)} inputs of linear layers, not {VALUES}: this is another model")
     everything = frozenset(STATISTICS.values())
-    collect(module.model, [Need(name, everything) for name in values], samples, threads=THREADS)
+    collect(module.model, [Need(name, everything) for name in values], samples, Run(threads=THREADS))
 
 
 def peer(method: str) -> Callable[[Path, Samples], None]:

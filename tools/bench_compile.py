@@ -28,6 +28,7 @@ from onnxq.compile import compile_model
 from onnxq.ir.store import load_model, model_size
 from onnxq.recipe import load_recipe
 from onnxq.runtime.bench import bench
+from onnxq.runtime.run import Run
 
 Feeds = dict[str, NDArray[Any]]
 LEAST_SPEED, LEAST_COSINE = 2.0, 0.993
@@ -67,7 +68,9 @@ def _rows(model: Path, folder: Path, tasks: ModuleType) -> list[dict[str, Any]]:
         start = time.perf_counter()
         build(model, models[name])
         seconds[name] = time.perf_counter() - start
-    latency = bench(models, [tasks.minilm_feeds([_long(tasks, i)], pad_to=128) for i in range(8)], threads=1)
+    latency = bench(
+        models, [tasks.minilm_feeds([_long(tasks, i)], pad_to=128) for i in range(8)], Run(threads=1)
+    )
     wanted = embeddings(model, held_out)
     return [
         {

@@ -38,9 +38,10 @@ from onnxq.ir.module import LINEAR, constant_of
 from onnxq.ir.store import load_model
 from onnxq.recipe import load_recipe
 from onnxq.runtime.batch import batch_size
-from onnxq.runtime.bench import LatencyReport, ModelLatency, bench
+from onnxq.runtime.bench import LatencyReport, ModelLatency, Timing, bench
 from onnxq.runtime.invariance import InvarianceReport, check_invariance
 from onnxq.runtime.kernels import LayerState
+from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
 
 Build = Callable[[Path], object]
@@ -190,10 +191,8 @@ class _Run:
         return bench(
             models,
             feeds,
-            threads=threads,
-            rounds=rounds,
-            seconds_budget=seconds,
-            memory=False,
+            Run(threads=threads),
+            Timing(rounds=rounds, seconds=seconds, memory=False),
             source=self.case.model,
         )
 
@@ -222,7 +221,7 @@ class _Run:
 
     def _invariance(self, model: Path) -> InvarianceReport | None:
         batches = [feeds for title, feeds in self.case.runs.items() if title == "batch 8, ragged sentences"]
-        return check_invariance(model, batches[0][0], threads=1) if batches else None
+        return check_invariance(model, batches[0][0], Run(threads=1)) if batches else None
 
     def _say(self, what: str) -> None:
         Console(stderr=True).print(f"[dim]{self.case.name}: {what}")
@@ -252,7 +251,7 @@ def _row(timed: ModelLatency, accuracy: Mapping[str, Mapping[str, float]]) -> di
 
 
 def _results(model: Path, feeds: Sequence[Feeds]) -> list[NDArray[np.float64]]:
-    session = open_session(model, threads=2)
+    session = open_session(model, Run(threads=2))
     return [session.run(one)[session.output_names[0]].astype(np.float64) for one in feeds]
 
 

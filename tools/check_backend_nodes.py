@@ -70,6 +70,7 @@ from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.quant.facts import Facts, Need
 from onnxq.recipe import load_recipe
 from onnxq.runtime.available import cpu_kernels
+from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
 
 RECIPES = ("cpu", "all-tensors", "cpu-dynamic")
@@ -187,7 +188,7 @@ def _unusable(sample: Sample) -> str:
     if any(isinstance(v, np.ndarray) and v.dtype.kind == "V" for v in sample.feeds.values()):
         return "ONNX Runtime takes no arrays of its input's type"
     try:
-        found = open_session(sample.model, threads=1).run(sample.feeds)
+        found = open_session(sample.model, Run(threads=1)).run(sample.feeds)
     except OnnxqError as error:
         return "ONNX Runtime cannot load it" if "cannot load" in str(error) else "ONNX Runtime cannot run it"
     pairs = zip(found.values(), sample.expected, strict=True)
@@ -233,8 +234,8 @@ def _compile_and_compare(sample: Sample, recipe: str, folder: Path) -> Outcome:
     snapshot = _compile(sample, recipe, folder)
     compiled = folder / "compiled.onnx"
     if not snapshot.decisions:
-        original = open_session(sample.model, threads=1).run(sample.feeds)
-        found = open_session(compiled, threads=1).run(sample.feeds)
+        original = open_session(sample.model, Run(threads=1)).run(sample.feeds)
+        found = open_session(compiled, Run(threads=1)).run(sample.feeds)
         same_shapes(found, original)
         if not _draws(sample.model):
             compare(found, original, {})
@@ -249,7 +250,7 @@ def _compile(sample: Sample, name: str, folder: Path) -> Snapshot:
     source.write_bytes(sample.model.SerializeToString())
 
     def measure(module: GraphModule, needs: Iterable[Need]) -> Mapping[str, Facts]:
-        return collect(module.model, needs, sample, threads=1).facts
+        return collect(module.model, needs, sample, Run(threads=1)).facts
 
     passes, target = parse_pipeline(recipe.pipeline), recipe.runs_on
     try:
@@ -280,8 +281,8 @@ def _stretched(values: Any) -> Any:
 
 def _check_results(sample: Sample, snapshot: Snapshot, compiled: Path) -> str:
     reference = Reference(snapshot.model, snapshot.decisions, sample.feeds)
-    plain = open_session(compiled, threads=1, optimization="none").run(sample.feeds)
-    optimised = open_session(compiled, threads=1).run(sample.feeds)
+    plain = open_session(compiled, Run(threads=1), optimization="none").run(sample.feeds)
+    optimised = open_session(compiled, Run(threads=1)).run(sample.feeds)
     same_shapes(optimised, plain)
     if _draws(sample.model):
         return ""
@@ -305,7 +306,7 @@ def _check_operator(sample: Sample, snapshot: Snapshot, optimised: Values, refer
     compare(optimised, wanted, bounds)
     moved = linear_bound(sample.model, sample.feeds, reference) if operator in LINEAR else None
     if moved is not None:
-        original = open_session(sample.model, threads=1).run(sample.feeds)
+        original = open_session(sample.model, Run(threads=1)).run(sample.feeds)
         compare(optimised, original, {name: moved + bounds[name] for name in original})
 
 

@@ -30,6 +30,7 @@ from onnxq.ir.module import GraphModule
 from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.runtime.available import cpu_kernels
+from onnxq.runtime.run import Run
 from onnxq.runtime.seeded import RANDOM
 from onnxq.runtime.session import open_session
 from onnxq.target import find_target
@@ -136,7 +137,7 @@ def _run(model: onnx.ModelProto, feeds: Mapping[str, Any]) -> list[Any] | str:
     """Return the outputs, or why there are none."""
     try:
         onnx.checker.check_model(model)
-        return list(open_session(model, threads=1).run(feeds).values())
+        return list(open_session(model, Run(threads=1)).run(feeds).values())
     except (OnnxqError, onnx.checker.ValidationError) as error:
         return " ".join(str(error).split())
 

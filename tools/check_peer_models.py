@@ -35,6 +35,7 @@ from onnxq.compile import compile_model
 from onnxq.errors import OnnxqError
 from onnxq.ir.store import load_model
 from onnxq.recipe import load_recipe
+from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
 
 RECIPES = {
@@ -232,7 +233,7 @@ def _line(error: Exception, folder: str) -> str:
 
 
 def _outputs(model: Path, feed: Mapping[str, NDArray[Any]], optimized: bool) -> Outputs:
-    session = open_session(model, threads=1, optimization="all" if optimized else "none")
+    session = open_session(model, Run(threads=1), optimization="all" if optimized else "none")
     values = session.run(feed)
     return [np.asarray(values[name], np.float64) for name in session.output_names]
 

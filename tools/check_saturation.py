@@ -27,6 +27,7 @@ from onnx import numpy_helper
 from onnxq.processor import at_hand
 from onnxq.runtime.environment import cpu_name
 from onnxq.runtime.profile import Kind, kind_of
+from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
 
 HEADER = '<ir_version: 10, opset_import: ["" : 21, "com.microsoft" : 1]>'
@@ -157,8 +158,9 @@ def _constants(case: Case, weight: NDArray[Any]) -> dict[str, NDArray[Any]]:
 def both_ways(case: Case, x: NDArray[Any], weight: NDArray[Any], path: Path) -> tuple[Outputs, Outputs]:
     """Return what the kernel gives, and the exact sums; ``path`` gets the optimised graph."""
     model, feeds = model_of(case, weight), {"x": x.astype(np.float32)}
-    fused = open_session(model, threads=1, optimized_model_path=path, config=case.config).run(feeds)["y"]
-    return fused, open_session(model, threads=1, optimization="none").run(feeds)["y"]
+    run = Run(threads=1, entries=case.config)
+    fused = open_session(model, run, optimized_model_path=path).run(feeds)["y"]
+    return fused, open_session(model, Run(threads=1), optimization="none").run(feeds)["y"]
 
 
 def row_of(case: Case, folder: Path) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from onnxq.compilation import CompileResult
 from onnxq.compile import compile_model
 from onnxq.ir.store import load_model, model_size
 from onnxq.recipe import Recipe, load_recipe
+from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
 
 Feeds = Mapping[str, NDArray[Any]]
@@ -150,7 +151,7 @@ class _Study:
 
 def _outputs(model: Path, batches: Sequence[Feeds]) -> NDArray[np.float64]:
     """Return the first output of every sample, one row each, computed exactly."""
-    session = open_session(model, optimization="basic", threads=2)
+    session = open_session(model, Run(threads=2), optimization="basic")
     found = [session.run(feeds)[session.output_names[0]] for feeds in batches]
     return np.concatenate([one.reshape(len(one), -1) for one in found]).astype(np.float64)
 

@@ -17,6 +17,7 @@ from onnxq.ir.module import constant_of
 from onnxq.ir.store import load_model
 from onnxq.runtime.bench import LatencyReport
 from onnxq.runtime.kernels import KernelReport, Kind, kernel_report
+from onnxq.runtime.run import Run
 
 PROBE = "u8s8 128x384x1536"
 ROWS, INNER, COLUMNS = 128, 384, 1536
@@ -73,7 +74,7 @@ def kernel_table(
     """
     timed = {model.name: model.latency_ms.median for model in report.models}
     whole = timed["onnxq static"]
-    kernels = kernel_report(models["onnxq static"], feeds, threads=1, source=case.model, runs=PROFILED)
+    kernels = kernel_report(models["onnxq static"], feeds, Run(threads=1), source=case.model, runs=PROFILED)
     billions = 2e-9 * feeds["input_ids"].size * _integer_weights(models["fp32 lowered"], kernels)
     integer = sum(row.share for row in kernels.summary if row.kind is Kind.INTEGER)
     rows = [

@@ -27,6 +27,7 @@ from onnxq.ir.text import parse, render
 from onnxq.kernels import load_kernels
 from onnxq.passmanager.pipeline import format_pipeline, parse_pipeline
 from onnxq.recipe import Recipe, load_recipe
+from onnxq.runtime.run import Run
 from onnxq.runtime.session import Session, open_session
 
 LIST = "prepared.jsonl"
@@ -78,7 +79,7 @@ def prepare(case: Case, to: Prepared, *, quick: bool) -> Iterator[Record]:
         source = Path(folder) / "source.onnx"
         case.write(source)
         feeds = case.sentences() if case.sentences else [next(iter(runs(case.name, quick=quick).values()))()]
-        wanted = _results(open_session(source, threads=2), case, feeds)
+        wanted = _results(open_session(source, Run(threads=2)), case, feeds)
         for name in missing:
             known = {"model": case.name, "artifact": name, "quick": quick, "file": _file(case.name, name)}
             record, model = known | {"MB": _megabytes(source), "session_options": {}}, source
@@ -129,7 +130,7 @@ def _recipe(artifact: Artifact) -> Recipe:
 
 def _smallest_cosine(model: Path, case: Case, feeds: Sequence[Feeds], wanted: Sequence[Any]) -> float:
     """Return the smallest cosine of the results to fp32's, with the rounding of float16 spelled out."""
-    session = open_session(ir.to_proto(spell_out_rounding(load_model(model).model)), threads=2)
+    session = open_session(ir.to_proto(spell_out_rounding(load_model(model).model)), Run(threads=2))
     pairs = zip(_results(session, case, feeds), wanted, strict=True)
     return round(min(float(_cosines(one, other).min()) for one, other in pairs), 6)
 

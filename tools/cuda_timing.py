@@ -18,6 +18,7 @@ from onnxq.errors import OnnxqError
 from onnxq.runtime.bench import Spread, block_ms, schedule
 from onnxq.runtime.bound import Once, prepared
 from onnxq.runtime.kernels import kernel_report
+from onnxq.runtime.run import Run
 from onnxq.runtime.session import PROVIDERS, open_session
 
 ROUNDS, BLOCK_SECONDS = 11, 0.02
@@ -79,7 +80,7 @@ class Timer:
 
     def _placed(self, record: Record) -> Record:
         feeds, entries = next(iter(self._runs.values()))(), record["session_options"]
-        report = kernel_report(self._file(record), feeds, "cuda", config=entries)
+        report = kernel_report(self._file(record), feeds, Run("cuda", entries=entries))
         away = Counter(node.op_type for node in report.misplaced(PROVIDERS["cuda"]))
         return {"nodes": len(report.nodes), "elsewhere": dict(away), "copies": len(report.copies)}
 
@@ -93,7 +94,7 @@ class Timer:
 
     def _open(self, record: Record, *, graph: bool = False) -> Bound:
         entries = record["session_options"]
-        return prepared(open_session(self._file(record), "cuda", config=entries, cuda_graph=graph))
+        return prepared(open_session(self._file(record), Run("cuda", entries=entries, cuda_graph=graph)))
 
     def _file(self, record: Record) -> Path:
         """Return the artifact's model; all of them are written when the first is wanted, side by side."""

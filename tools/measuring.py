@@ -20,6 +20,7 @@ from rich.table import Table
 from onnxq.manifest import installed_versions
 from onnxq.processor import cpu_flags
 from onnxq.runtime.environment import runtime_versions
+from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -84,7 +85,7 @@ def real_tasks(assets: Path) -> ModuleType | None:
 
 def embeddings(model: Path, feeds: Sequence[Mapping[str, NDArray[Any]]]) -> NDArray[np.float64]:
     """Return the mean-pooled embedding of each of the feeds, one sample each, with length 1."""
-    session, rows = open_session(model, threads=2), []
+    session, rows = open_session(model, Run(threads=2)), []
     for feed in feeds:
         mask = feed["attention_mask"][..., None].astype(np.float64)
         tokens = session.run(feed)[session.output_names[0]]

@@ -44,7 +44,8 @@ from onnxq.quant.split import (
     rows_of,
 )
 from onnxq.recipe import load_recipe
-from onnxq.runtime.bench import LatencyReport, bench
+from onnxq.runtime.bench import LatencyReport, Timing, bench
+from onnxq.runtime.run import Run
 from onnxq.runtime.session import Optimization, open_session
 from onnxq.target import find_target
 
@@ -208,7 +209,8 @@ class _Run:
     def _timed(self, models: Mapping[str, Path], what: str) -> LatencyReport:
         rounds, budget = (QUICK_ROUNDS, QUICK_BUDGET) if self.quick else (ROUNDS, BUDGET)
         self._say(f"time beside {what}")
-        return bench(models, self.case.timed, threads=1, rounds=rounds, seconds_budget=budget, memory=False)
+        timing = Timing(rounds=rounds, seconds=budget, memory=False)
+        return bench(models, self.case.timed, Run(threads=1), timing)
 
     def _compile(self, weights: str, path: Path) -> None:
         recipe = load_recipe("cpu")
@@ -283,7 +285,7 @@ def _floating(module: GraphModule, case: Case) -> list[NDArray[np.float32]]:
 
 
 def _results(model: Any, case: Case, optimization: Optimization) -> list[NDArray[np.float32]]:
-    session = open_session(model, threads=2, optimization=optimization)
+    session = open_session(model, Run(threads=2), optimization=optimization)
     return [session.run(feeds)[session.output_names[0]] for feeds in case.feeds]
 
 

@@ -18,7 +18,8 @@ from onnxq.calibration.observers import ValueObserver
 from onnxq.errors import CalibrationError, PreconditionError, called
 from onnxq.quant.facts import Facts, Need
 from onnxq.runtime.batch import Feeds
-from onnxq.runtime.session import Provider, Session, open_session
+from onnxq.runtime.run import Run
+from onnxq.runtime.session import Session, open_session
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -68,9 +69,8 @@ def collect(
     model: ir.Model | Path,
     needs: Iterable[Need],
     data: Data,
+    run: Run = Run(),
     *,
-    provider: Provider = "cpu",
-    threads: int | None = None,
     on_progress: Progress | None = None,
 ) -> Collected:
     """Measure values of ``model`` in one streaming pass, each node by its own kernel.
@@ -88,8 +88,7 @@ def collect(
         model: The model, or its file.
         needs: What to measure: inputs, outputs and inner values of the main graph.
         data: The samples; batches of about 8 are fastest.
-        provider: Where to run.
-        threads: Threads within an operator; None leaves the choice to ONNX Runtime.
+        run: Where and how to run.
         on_progress: Called after each batch with the number of samples so far.
 
     Raises:
@@ -102,7 +101,7 @@ def collect(
     observers = _observers(needs)
     if not observers:
         return Collected({}, 0)
-    with _opened(model, observers, provider, threads) as session:
+    with _opened(model, observers, run) as session:
         samples = _stream(session, observers, data, on_progress)
     if samples == 0:
         raise CalibrationError(
@@ -188,17 +187,13 @@ def _observers(needs: Iterable[Need]) -> dict[str, ValueObserver]:
 
 
 @contextmanager
-def _opened(
-    model: ir.Model | Path, names: Iterable[str], provider: Provider, threads: int | None
-) -> Iterator[Session]:
+def _opened(model: ir.Model | Path, names: Iterable[str], run: Run) -> Iterator[Session]:
     """Open a session that returns the named values besides the model's own outputs."""
     with TemporaryDirectory(prefix="onnxq-") as folder:
         inner = _inner_values(model, names)
         path = model if isinstance(model, Path) else _saved(model, Path(folder))
         with called(Path(folder, SAVED), "the model as prepared for calibration"):
-            session = open_session(
-                path, provider, threads, extra_outputs=inner, optimization="none", arena=False
-            )
+            session = open_session(path, run, extra_outputs=inner, optimization="none", arena=False)
             types = {spec.name: spec.type for spec in (*session.inputs, *session.outputs)}
             for name in names:
                 if types[name] not in FLOATS:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,20 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onnxq.cli.console import progress, show, show_json
-from onnxq.cli.options import (
-    AllowFallback,
-    DataSettings,
-    Json,
-    Provider,
-    SessionSettings,
-    SomeData,
-    Threads,
-    provider_of,
-)
+from onnxq.cli.options import DataSettings, Json, SessionSettings, SomeData
 from onnxq.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from onnxq.calibration.data import Dataset
+    from onnxq.runtime.bench import Timing
 
 Models = Annotated[
     list[Path],
@@ -41,9 +33,23 @@ Shapes = Annotated[
         show_default=False,
     ),
 ]
-Rounds = Annotated[int, typer.Option(min=1, metavar="N", help="At most so many rounds.")]
-Seconds = Annotated[float, typer.Option(min=0.0, metavar="S", help="About how long the rounds may take.")]
-NoMemory = Annotated[bool, typer.Option("--no-memory", help="Do not measure memory.")]
+
+
+@dataclass(frozen=True)
+class TimingSettings:
+    """How long to time; see ``onnxq.runtime.bench.Timing``."""
+
+    rounds: Annotated[int, typer.Option(min=1, metavar="N", help="At most so many rounds.")] = 30
+    seconds: Annotated[
+        float, typer.Option(min=0.0, metavar="S", help="About how long the rounds may take.")
+    ] = 20.0
+    no_memory: Annotated[bool, typer.Option("--no-memory", help="Do not measure memory.")] = False
+
+    def timing(self) -> Timing:
+        """Return the library's form."""
+        from onnxq.runtime.bench import Timing
+
+        return Timing(rounds=self.rounds, seconds=self.seconds, memory=not self.no_memory)
 
 
 def run(
@@ -51,13 +57,8 @@ def run(
     *,
     data: SomeData = None,
     shape: Shapes = None,
-    provider: Provider = "cpu",
-    allow_fallback: AllowFallback = None,
-    threads: Threads = 1,
-    opening: SessionSettings,
-    rounds: Rounds = 30,
-    seconds: Seconds = 20.0,
-    no_memory: NoMemory = False,
+    running: SessionSettings,
+    timed: TimingSettings,
     reading: DataSettings,
     as_json: Json = False,
 ) -> None:
@@ -68,24 +69,19 @@ def run(
     """
     from onnxq.runtime.bench import bench
 
-    opening.require(provider_of(provider))
-    named = _named(models)
-    configs = {name: opening.config(model) for name, model in named.items()}
+    run, named = running.run(), _named(models)
+    entries = {name: running.asked_by(model) for name, model in named.items()}
     single = replace(reading, batch_size=reading.batch_size or 1)
     dataset = _dataset(models[0], data, shape or (), single)
-    feeds = [batch.feeds for batch in islice(dataset.batches(), rounds)]
+    feeds = [batch.feeds for batch in islice(dataset.batches(), timed.rounds)]
     with progress() as on_progress:
         report = bench(
             named,
             feeds,
-            provider_of(provider),
-            threads,
-            rounds=rounds,
-            seconds_budget=seconds,
-            memory=not no_memory,
-            allow_fallback=allow_fallback or (),
-            configs=configs,
-            cuda_graph=opening.cuda_graph,
+            run,
+            timed.timing(),
+            entries=entries,
+            allow_fallback=running.allow_fallback or (),
             on_progress=lambda done, total: on_progress("timing", done, total),
         )
     _present(report.to_dict(), as_json=as_json)

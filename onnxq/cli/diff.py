@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onnxq.cli.console import remark, show, show_json
-from onnxq.cli.options import AllowFallback, DataSettings, Json, Provider, SomeData, Threads, provider_of
+from onnxq.cli.options import DataSettings, Json, SomeData, StrictRunSettings
 from onnxq.overwriting import PAGE, refuse_overwriting
 
 if TYPE_CHECKING:
@@ -46,9 +46,7 @@ def run(
     fail_on: FailOn = None,
     everything: AsMany = False,
     data: SomeData = None,
-    provider: Provider = "cpu",
-    allow_fallback: AllowFallback = None,
-    threads: Threads = 1,
+    running: StrictRunSettings,
     reading: DataSettings,
     as_json: Json = False,
 ) -> None:
@@ -68,9 +66,8 @@ def run(
         before,
         after,
         _batches(data, before, reading),
-        provider=provider_of(provider),
-        threads=threads,
-        allow_fallback=allow_fallback or (),
+        running.run(),
+        allow_fallback=running.allow_fallback or (),
     )
     diff = found.diff
     hit = [str(rule) for rule in rules if rule.hits(diff)]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onnxq.cli.console import remark, show, show_json
-from onnxq.cli.options import DataSettings, Json, Model, Provider, SomeData, Threads, provider_of
+from onnxq.cli.options import DataSettings, Json, Model, RunSettings, SomeData
 from onnxq.errors import RecipeError
 from onnxq.overwriting import PAGE, refuse_overwriting
 
@@ -54,8 +54,7 @@ def run(
     passes: Passes = False,
     html: Html = None,
     data: SomeData = None,
-    provider: Provider = "cpu",
-    threads: Threads = 1,
+    running: RunSettings,
     reading: DataSettings,
     as_json: Json = False,
 ) -> None:
@@ -84,9 +83,8 @@ def run(
         content["text"] = render(module, elide_above=ELIDE_ABOVE)
     if kernels:
         feeds = _feeds(model, data, reading)
-        config = session_options_beside(model)
-        report = kernel_report(model, feeds, provider_of(provider), threads, source=source, config=config)
-        content["kernels"] = report.to_dict()
+        run = running.run().with_defaults(session_options_beside(model))
+        content["kernels"] = kernel_report(model, feeds, run, source=source).to_dict()
     if html is not None:
         _write(html, module, content)
     if as_json:

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from onnxq.recipe import Recipe
     from onnxq.runtime.gates import Gates
     from onnxq.runtime.metrics import Metric
-    from onnxq.runtime.session import Provider as ProviderName
+    from onnxq.runtime.run import Provider as ProviderName
+    from onnxq.runtime.run import Run
 
 _DATA, _GATES, _RUN = "How the data is read", "What the result must reach", "How it is run"
 
@@ -221,8 +222,34 @@ class GateSettings:
 
 
 @dataclass(frozen=True)
-class SessionSettings:
-    """How sessions are opened, besides where."""
+class RunSettings:
+    """Where and how models run; see ``onnxq.runtime.run.Run``."""
+
+    provider: Provider = "cpu"
+    threads: Threads = 1
+
+    def run(self) -> Run:
+        """Return the library's form.
+
+        Raises:
+            RecipeError: There is no such provider.
+
+        """
+        from onnxq.runtime.run import Run
+
+        return Run(provider_of(self.provider), self.threads)
+
+
+@dataclass(frozen=True)
+class StrictRunSettings(RunSettings):
+    """The same for models that are refused where nodes run elsewhere."""
+
+    allow_fallback: AllowFallback = None
+
+
+@dataclass(frozen=True)
+class SessionSettings(StrictRunSettings):
+    """The same with how sessions are opened."""
 
     session_option: Annotated[
         list[str] | None,
@@ -243,36 +270,33 @@ class SessionSettings:
         ),
     ] = False
 
-    def config(self, model: Path) -> dict[str, str]:
-        """Return the entries for ``model``: those of its manifest, which are told, and then those given.
+    def run(self) -> Run:
+        """Return the library's form, with the entries that were given.
 
         Raises:
-            RecipeError: One is not written like KEY=VALUE.
+            RecipeError: There is no such provider, or an entry is not written like KEY=VALUE.
+            TargetError: CUDA graphs are asked for on another provider.
+
+        """
+        entries = dict(map(_entry, self.session_option or ()))
+        return replace(super().run(), entries=entries, cuda_graph=self.cuda_graph)
+
+    def asked_by(self, model: Path) -> dict[str, str]:
+        """Return the session entries of the manifest beside ``model``, and say so; those given come first.
+
+        Raises:
+            RecipeError: One that was given is not written like KEY=VALUE.
             ModelError: The manifest cannot be read.
 
         """
         from onnxq.manifest import session_options_beside
 
-        given = dict(map(_entry, self.session_option or ()))
+        given = self.run().entries
         asked = {key: value for key, value in session_options_beside(model).items() if key not in given}
         if asked:
             told = ", ".join(f"{key}={value}" for key, value in asked.items())
             remark(f"{model.name}: as its manifest asks, {told}")
-        return {**asked, **given}
-
-    def require(self, provider: str) -> None:
-        """Refuse CUDA graphs where there are none.
-
-        Raises:
-            RecipeError: They are asked for on another provider.
-
-        """
-        if self.cuda_graph and provider != "cuda":
-            raise RecipeError(
-                f"there are no CUDA graphs on provider {provider!r}",
-                where="--cuda-graph",
-                hint="give --provider cuda too",
-            )
+        return asked
 
 
 def _entry(text: str) -> tuple[str, str]:
@@ -293,7 +317,7 @@ def provider_of(name: str) -> ProviderName:
         RecipeError: There is none of this name.
 
     """
-    from onnxq.runtime.session import PROVIDERS, known_provider
+    from onnxq.runtime.run import PROVIDERS, known_provider
 
     provider = known_provider(name)
     if provider is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,25 +11,22 @@ import typer
 
 from onnxq.cli.console import progress, remark, show, show_json
 from onnxq.cli.options import (
-    AllowFallback,
     Candidate,
     DataSettings,
     GateSettings,
     Json,
     MetricName,
     NeededData,
-    Provider,
     Reference,
     SessionSettings,
     Threads,
     metric_of,
-    provider_of,
 )
 
 if TYPE_CHECKING:
     from onnxq.calibration.data import Dataset
     from onnxq.runtime.invariance import InvarianceReport
-    from onnxq.runtime.session import Provider as ProviderName
+    from onnxq.runtime.run import Run
     from onnxq.runtime.validate import AccuracyReport
 
 Invariance = Annotated[
@@ -39,6 +37,13 @@ Invariance = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class UntimedSettings(SessionSettings):
+    """Where and how models run that are not timed."""
+
+    threads: Threads = None
+
+
 def run(
     reference: Reference,
     candidate: Candidate,
@@ -47,10 +52,7 @@ def run(
     metric: MetricName = None,
     invariance: Invariance = False,
     gates: GateSettings,
-    provider: Provider = "cpu",
-    allow_fallback: AllowFallback = None,
-    threads: Threads = None,
-    opening: SessionSettings,
+    running: UntimedSettings,
     reading: DataSettings,
     as_json: Json = False,
 ) -> None:
@@ -60,36 +62,32 @@ def run(
     """
     from onnxq.runtime.gates import Gates, enforce, require_measurable
     from onnxq.runtime.invariance import check_invariance, require_invariance
+    from onnxq.runtime.seeded import open_comparable
     from onnxq.runtime.validate import validate
 
-    opening.require(provider_of(provider))
-    configs = opening.config(reference), opening.config(candidate)
+    models = reference, candidate
+    runs = [running.run().with_defaults(running.asked_by(model)) for model in models]
     wanted, judge = gates.over(Gates()), metric_of(metric)
     require_measurable(wanted, compared=True, has_metric=judge is not None)
     dataset = reading.open(data, reference)
-    for model, config in zip((reference, candidate), configs, strict=True):
-        _require_provider(model, dataset, provider_of(provider), threads, allow_fallback or (), config)
+    for model, run in zip(models, runs, strict=True):
+        _require_provider(model, dataset, run, running.allow_fallback or ())
+    original, compiled = map(open_comparable, models, runs)
     with progress() as on_progress:
         report = validate(
-            reference,
-            candidate,
+            original,
+            compiled,
             dataset.batches(),
             judge,
-            provider=provider_of(provider),
-            threads=threads,
-            configs=configs,
-            cuda_graph=opening.cuda_graph,
             on_progress=lambda done, total: on_progress("validating", done, total),
         )
     for note in dataset.notes:
         remark(note)
-    _warn(reference, candidate, report, on_cpu=provider_of(provider) == "cpu")
+    _warn(reference, candidate, report, on_cpu=runs[1].provider == "cpu")
     found = None
     if invariance:
         feeds = next(dataset.batches()).feeds
-        found = check_invariance(
-            candidate, feeds, provider=provider_of(provider), threads=threads, config=configs[1]
-        )
+        found = check_invariance(candidate, feeds, runs[1])
     _present(report.to_dict(), found, as_json=as_json)
     enforce(report, wanted)
     if found:
@@ -114,22 +112,14 @@ def _strangers(reference: Path, candidate: Path) -> list[str]:
     return strangers(read_manifest(beside), reference, candidate) if beside.is_file() else []
 
 
-def _require_provider(
-    model: Path,
-    data: Dataset,
-    provider: ProviderName,
-    threads: int | None,
-    allowed: Sequence[str],
-    config: Mapping[str, str],
-) -> None:
+def _require_provider(model: Path, data: Dataset, run: Run, allowed: Collection[str]) -> None:
     """Refuse a model that runs elsewhere than asked for; on the CPU there is nowhere else."""
     from onnxq.runtime.fallback import refuse_fallback
     from onnxq.runtime.kernels import kernel_report
 
-    batch = next(iter(data.batches()), None) if provider != "cpu" else None
+    batch = next(iter(data.batches()), None) if run.provider != "cpu" else None
     if batch is not None:
-        report = kernel_report(model, batch.feeds, provider, threads, config=config, runs=1)
-        refuse_fallback(model.name, report, allowed)
+        refuse_fallback(model.name, kernel_report(model, batch.feeds, run, runs=1), allowed)
 
 
 def _present(accuracy: dict[str, Any], invariance: InvarianceReport | None, *, as_json: bool) -> None:

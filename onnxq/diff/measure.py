@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,8 @@ from onnxq.runtime.batch import Array, Batch, Feeds, batch_size
 from onnxq.runtime.compare import FloatComparison, OutputAccuracy
 from onnxq.runtime.fallback import refuse_fallback
 from onnxq.runtime.kernels import KernelReport, kernel_report
-from onnxq.runtime.session import Provider, Session, open_session
+from onnxq.runtime.run import Run
+from onnxq.runtime.session import Session, open_session
 from onnxq.runtime.validate import MASK
 
 OBSERVED = (
@@ -32,22 +33,24 @@ OBSERVED = (
 
 @dataclass(frozen=True)
 class Running:
-    """How the models are run.
+    """The models and how they are run, each with the session entries that its manifest asks for.
 
     Args:
         before: The file of the first model.
         after: That of the second.
-        provider: Where.
-        threads: Threads within an operator; None leaves it to ONNX Runtime.
+        run: Where and how.
         allow_fallback: Names of nodes, or operators, that may run elsewhere.
 
     """
 
     before: Path
     after: Path
-    provider: Provider = "cpu"
-    threads: int | None = None
+    run: Run = field(default_factory=Run)
     allow_fallback: Collection[str] = ()
+
+    def of(self, path: Path) -> Run:
+        """Return where and how one of the models runs."""
+        return self.run.with_defaults(session_options_beside(path))
 
 
 def measure_errors(
@@ -96,8 +99,7 @@ def measure_times(
     for side, (flat, path) in enumerate(((found.before, running.before), (found.after, running.after))):
         owners = _owners(changes, side)
         session_feeds = _by_position(feeds, [name_of(value) for value in flat.inputs])
-        config = session_options_beside(path)
-        report = kernel_report(path, session_feeds, running.provider, running.threads, config=config)
+        report = kernel_report(path, session_feeds, running.of(path))
         refuse_fallback(path.name, report, running.allow_fallback)
         spent, lost = _spent(report, owners)
         times.append(spent)
@@ -124,8 +126,7 @@ def _observable(flat: Flat, value: ir.Value) -> bool:
 
 
 def _observing(path: Path, names: Sequence[str], running: Running) -> Session:
-    observed, config = list(dict.fromkeys(names)), session_options_beside(path)
-    return open_session(path, running.provider, running.threads, extra_outputs=observed, config=config)
+    return open_session(path, running.of(path).without_graph, extra_outputs=list(dict.fromkeys(names)))
 
 
 def _fed(session: Session, feeds: Feeds, reference: Session) -> Feeds:

@@ -21,7 +21,7 @@ from onnxq.ir.module import GraphModule, name_of
 from onnxq.ir.store import load_model, model_size
 from onnxq.ir.text import parse
 from onnxq.runtime.batch import Batch
-from onnxq.runtime.session import Provider
+from onnxq.runtime.run import Run
 
 TEXT_SUFFIX = ".onnxtxt"
 
@@ -39,9 +39,8 @@ def diff_models(
     before: Path | str,
     after: Path | str,
     batches: Iterable[Batch] | None = None,
+    run: Run = Run(),
     *,
-    provider: Provider = "cpu",
-    threads: int | None = None,
     allow_fallback: Collection[str] = (),
 ) -> ModelDiff:
     """Return what changed from one model to another, whoever made them.
@@ -50,8 +49,7 @@ def diff_models(
         before: An .onnx file, or a graph as text (.onnxtxt), as ``onnxq compile --dump`` writes it.
         after: Another one.
         batches: Data; with it, both are run, and errors and times are measured too.
-        provider: Where to run them.
-        threads: Threads within an operator; None leaves it to ONNX Runtime.
+        run: Where and how to run them.
         allow_fallback: Names of nodes, or operators, that may run on another provider.
 
     Raises:
@@ -60,24 +58,15 @@ def diff_models(
         TargetError: The provider is missing, or nodes ran on another.
 
     """
-    found = align_models(
-        Path(before),
-        Path(after),
-        batches,
-        provider=provider,
-        threads=threads,
-        allow_fallback=allow_fallback,
-    )
-    return found.diff
+    return align_models(Path(before), Path(after), batches, run, allow_fallback=allow_fallback).diff
 
 
 def align_models(
     before: Path,
     after: Path,
     batches: Iterable[Batch] | None = None,
+    run: Run = Run(),
     *,
-    provider: Provider = "cpu",
-    threads: int | None = None,
     allow_fallback: Collection[str] = (),
 ) -> Aligned:
     """Do what ``diff_models`` does, and return the graphs too."""
@@ -85,7 +74,7 @@ def align_models(
     changes = tuple(find_changes(found))
     diff = _summary(found, changes, before, after)
     if batches is not None:
-        running = Running(before, after, provider, threads, allow_fallback)
+        running = Running(before, after, run, allow_fallback)
         diff = _measured(diff, found, changes, running, batches)
     return Aligned(diff, found, changes)
 

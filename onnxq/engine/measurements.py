@@ -12,6 +12,7 @@ from onnxq.engine.samples import Kept
 from onnxq.ir.fingerprint import fingerprints
 from onnxq.ir.module import GraphModule, name_of
 from onnxq.quant.facts import Facts, Need, joined, meets
+from onnxq.runtime.run import Run
 
 Progress = Callable[[int, int | None], None]
 
@@ -82,7 +83,7 @@ class Measurements:
             module.model,
             dict.fromkeys(named),
             self.data,
-            threads=self.threads,
+            Run(threads=self.threads),
             on_progress=self._tell,
         ).facts
         self.streams += 1

@@ -16,6 +16,7 @@ from onnxq.ir.module import GraphModule
 from onnxq.ir.store import output_files, write_model
 from onnxq.runtime.batch import Batch, Feeds
 from onnxq.runtime.compare import OutputAccuracy
+from onnxq.runtime.run import Run
 from onnxq.runtime.seeded import random_operators
 from onnxq.runtime.session import Session, open_session
 from onnxq.runtime.validate import validate
@@ -62,13 +63,13 @@ class Score:
     Args:
         source: The original model.
         batches: Yields the samples; the same objects each time.
-        threads: Threads within an operator; None leaves it to ONNX Runtime.
+        run: Where and how both run.
 
     """
 
     source: Path
     batches: Callable[[], Iterable[Batch]]
-    threads: int | None = None
+    run: Run = Run()
 
     def errors(self, module: GraphModule) -> Errors:
         """Return the errors of a build, which is written to a temporary folder.
@@ -84,7 +85,7 @@ class Score:
 
     def errors_of(self, path: Path) -> Errors:
         """Return the errors of a model in a file."""
-        outputs = validate(self._reference, path, self.batches(), threads=self.threads).outputs
+        outputs = validate(self._reference, path, self.batches(), run=self.run).outputs
         return Errors(sum(map(_noise, outputs)) / len(outputs), max(map(_largest, outputs)))
 
     @cached_property
@@ -92,7 +93,7 @@ class Score:
         """What random operators draw goes on from run to run: such a source begins anew with each trial."""
         if random_operators(self.source):
             return self.source
-        return Remembered(**vars(open_session(self.source, threads=self.threads)))
+        return Remembered(**vars(open_session(self.source, self.run)))
 
 
 def _bytes(arrays: Mapping[str, Any]) -> int:

@@ -21,7 +21,8 @@ from onnxq.processor import cpu_flags, here, processor_of
 from onnxq.runtime.batch import Array
 from onnxq.runtime.environment import import_onnxruntime
 from onnxq.runtime.profile import Kind, kind_of
-from onnxq.runtime.session import PROVIDERS, open_session
+from onnxq.runtime.run import PROVIDERS, Run
+from onnxq.runtime.session import open_session
 
 if TYPE_CHECKING:
     import onnx
@@ -191,7 +192,7 @@ def _identity(opset: int = 13, ir_version: int = 8) -> onnx.ModelProto:
 
 def _loads(model: onnx.ModelProto) -> bool:
     try:
-        open_session(model, threads=1)
+        open_session(model, Run(threads=1))
     except ModelError:
         return False
     return True
@@ -204,7 +205,7 @@ def _working(model_of: Callable[[int], tuple[onnx.ModelProto, dict[str, Array]]]
 
 def _runs(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> bool:
     try:
-        open_session(model, threads=1).run(feeds)
+        open_session(model, Run(threads=1)).run(feeds)
     except ModelError:
         return False
     return True

@@ -17,19 +17,40 @@ from onnxq.runtime.compare import plain
 from onnxq.runtime.fallback import refuse_fallback
 from onnxq.runtime.footprint import Footprint, footprint, size_on_disk
 from onnxq.runtime.kernels import KernelReport, kernel_report
-from onnxq.runtime.session import Provider, open_session
+from onnxq.runtime.run import Provider, Run
+from onnxq.runtime.session import open_session
 from onnxq.shown import Shown
 
 BLOCK_SECONDS = 0.03
 """How long one model runs in one round, so that its weights are back in the caches."""
 FEWEST_ROUNDS = 5
 SHORTEST_BLOCK, LONGEST_BLOCK = 3, 200
+STILL = {"session.force_spinning_stop": "1"}
+"""With this entry a session's idle threads do not spin while another one is timed."""
 
 Progress = Callable[[int, int], None]
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 T = TypeVar("T")
 Prepared = Mapping[str, Callable[[Feeds], Once]]
 """By model, what makes of feeds a function that runs the model once on them."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """How long to time.
+
+    Args:
+        rounds: At most so many; at least five of them whatever the seconds.
+        warmup: Blocks of one run that each model does before, untimed.
+        seconds: About how long the rounds may take.
+        memory: Whether to open each model once more in a fresh process for its footprint.
+
+    """
+
+    rounds: int = 30
+    warmup: int = 3
+    seconds: float = 20.0
+    memory: bool = True
 
 
 @dataclass(frozen=True)
@@ -126,17 +147,12 @@ class LatencyReport(Shown):
 def bench(
     models: Mapping[str, Path],
     feeds: Sequence[Feeds],
-    provider: Provider = "cpu",
-    threads: int | None = 1,
+    run: Run = Run(threads=1),
+    timing: Timing = Timing(),
     *,
-    rounds: int = 30,
-    warmup: int = 3,
-    seconds_budget: float = 20.0,
-    memory: bool = True,
     source: Path | None = None,
+    entries: Mapping[str, Mapping[str, str]] | None = None,
     allow_fallback: Collection[str] = (),
-    configs: Mapping[str, Mapping[str, str]] | None = None,
-    cuda_graph: bool = False,
     on_progress: Progress | None = None,
 ) -> LatencyReport:
     """Time ``models`` side by side on the same feeds.
@@ -147,71 +163,40 @@ def bench(
     Args:
         models: Files by name; the first is what the others are compared with.
         feeds: Round n uses feeds n, from the start when they are used up.
-        provider: Where all must run; a model with nodes elsewhere is refused.
-        threads: Threads within an operator; None leaves it to ONNX Runtime.
-        rounds: At most so many; at least five of them whatever the budget.
-        warmup: Blocks of one run that each model does before, untimed.
-        seconds_budget: About how long the rounds may take.
-        memory: Whether to open each model once more in a fresh process for its footprint.
+        run: Where and how all run; a model with nodes elsewhere is refused. All feeds of a CUDA graph are of
+            one shape.
+        timing: How long to time, and what besides.
         source: What all models were made from, for their kernels to be told by its layers.
+        entries: More session configuration entries of single models, by name, where ``run`` has no other.
         allow_fallback: Names of nodes, or operators, that may run elsewhere.
-        configs: Session configuration entries of single models, by name.
-        cuda_graph: Record each model's run and replay it; all feeds are of one shape then.
         on_progress: Called with (rounds done, rounds in all).
 
     Raises:
         DataError: There are no feeds or no models, or the feeds do not fit a model.
         ModelError: A model does not load or run.
-        TargetError: The provider is missing, nodes ran on another, or it knows no CUDA graphs.
+        TargetError: The provider is missing, or nodes ran on another.
 
     """
     if not feeds or not models:
         raise DataError("there is nothing to time", hint="give at least one model and one batch of data")
-    entries = {name: (configs or {}).get(name, {}) for name in models}
-    kernels = _kernels(models, feeds[0], provider, threads, source, allow_fallback, entries)
-    sessions = {
-        name: prepared(
-            open_session(path, provider, threads, config=still(entries[name]), cuda_graph=cuda_graph)
-        )
-        for name, path in models.items()
+    runs = {name: run.with_defaults((entries or {}).get(name, {})) for name in models}
+    kernels = {
+        name: kernel_report(path, feeds[0], runs[name], source=source) for name, path in models.items()
     }
-    runs = {name: warmed_block(session, feeds[0], warmup) for name, session in sessions.items()}
-    count = _affordable(sessions, feeds[0], runs, rounds, seconds_budget)
-    times = _rounds(sessions, feeds, runs, count, on_progress)
-    prints = {
-        name: footprint(path, feeds[0], provider, threads, still(entries[name]))
-        for name, path in models.items()
-        if memory
-    }
+    for name, report in kernels.items():
+        refuse_fallback(name, report, allow_fallback)
+    runs = {name: one.with_defaults(STILL) for name, one in runs.items()}
+    sessions = {name: prepared(open_session(path, runs[name])) for name, path in models.items()}
+    blocks = {name: warmed_block(session, feeds[0], timing.warmup) for name, session in sessions.items()}
+    count = _affordable(sessions, feeds[0], blocks, timing)
+    times = _rounds(sessions, feeds, blocks, count, on_progress)
+    prints = {name: footprint(path, feeds[0], runs[name]) for name, path in models.items() if timing.memory}
     latencies = [_latency(name, models[name], times, prints.get(name), kernels[name]) for name in models]
-    return _report(provider, threads, runs, feeds, latencies)
-
-
-def _kernels(
-    models: Mapping[str, Path],
-    feeds: Feeds,
-    provider: Provider,
-    threads: int | None,
-    source: Path | None,
-    allowed: Collection[str],
-    entries: Mapping[str, Mapping[str, str]],
-) -> dict[str, KernelReport]:
-    """Return what runs, and where; a model that runs elsewhere than asked for is refused."""
-    found = {}
-    for name, path in models.items():
-        found[name] = kernel_report(path, feeds, provider, threads, source=source, config=entries[name])
-        refuse_fallback(name, found[name], allowed)
-    return found
-
-
-def still(config: Mapping[str, str]) -> dict[str, str]:
-    """Return the entries with one more: a session's idle threads do not spin while another one is timed."""
-    return {"session.force_spinning_stop": "1", **config}
+    return _report(run, blocks, feeds, latencies)
 
 
 def _report(
-    provider: Provider,
-    threads: int | None,
+    run: Run,
     block: Mapping[str, int],
     feeds: Sequence[Feeds],
     models: Sequence[ModelLatency],
@@ -219,8 +204,8 @@ def _report(
     rounds = len(models[0].rounds_ms)
     used = feeds[:rounds]
     return LatencyReport(
-        provider=provider,
-        threads=threads,
+        provider=run.provider,
+        threads=run.threads,
         rounds=rounds,
         block=block,
         shapes=_distinct(_shapes(one) for one in used),
@@ -233,7 +218,7 @@ def _report(
 def _rounds(
     sessions: Prepared,
     feeds: Sequence[Feeds],
-    runs: Mapping[str, int],
+    blocks: Mapping[str, int],
     count: int,
     on_progress: Progress | None,
 ) -> dict[str, list[float]]:
@@ -241,7 +226,7 @@ def _rounds(
     times: dict[str, list[float]] = {name: [] for name in sessions}
     for number, order in enumerate(schedule(list(sessions), count)):
         for name in order:
-            times[name].append(block_ms(sessions[name], feeds[number % len(feeds)], runs[name]))
+            times[name].append(block_ms(sessions[name], feeds[number % len(feeds)], blocks[name]))
         if on_progress:
             on_progress(number + 1, count)
     return times
@@ -260,15 +245,13 @@ def warmed_block(session: Callable[[Feeds], Once], feeds: Feeds, warmup: int) ->
     return int(np.clip(BLOCK_SECONDS * 1e3 / max(one_ms, 1e-3), SHORTEST_BLOCK, LONGEST_BLOCK))
 
 
-def _affordable(
-    sessions: Prepared, feeds: Feeds, runs: Mapping[str, int], rounds: int, seconds: float
-) -> int:
-    """Return how many rounds fit the budget, from one round that is not counted."""
+def _affordable(sessions: Prepared, feeds: Feeds, blocks: Mapping[str, int], timing: Timing) -> int:
+    """Return how many rounds fit the time, from one round that is not counted."""
     start = time.perf_counter()
     for name, session in sessions.items():
-        block_ms(session, feeds, runs[name])
+        block_ms(session, feeds, blocks[name])
     one = time.perf_counter() - start
-    return min(rounds, max(FEWEST_ROUNDS, int(seconds / one)))
+    return min(timing.rounds, max(FEWEST_ROUNDS, int(timing.seconds / one)))
 
 
 def block_ms(session: Callable[[Feeds], Once], feeds: Feeds, runs: int) -> float:

@@ -18,7 +18,7 @@ Once = Callable[[], None]
 
 def prepared(session: Session) -> Callable[[Feeds], Once]:
     """Return what makes, of feeds, a function that runs the session once on them and waits for its end."""
-    return Replay(session, "cuda") if session.cuda_graph else partial(repeatable, session)
+    return Replay(session, "cuda") if session.asked.cuda_graph else partial(repeatable, session)
 
 
 def repeatable(session: Session, feeds: Feeds) -> Once:
@@ -31,7 +31,7 @@ def repeatable(session: Session, feeds: Feeds) -> Once:
         DataError: The feeds do not fit the inputs.
 
     """
-    if session.provider != "cpu":
+    if session.asked.provider != "cpu":
         return bound_to(session, feeds, "cuda")
     chosen, inference = session.select(feeds), session.inference
     return lambda: inference.run(None, chosen)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from onnxq.errors import TargetError
 from onnxq.runtime.kernels import KernelReport
-from onnxq.runtime.session import PROVIDERS
+from onnxq.runtime.run import PROVIDERS
 
 ALSO = {"tensorrt": PROVIDERS["cuda"]}
 """Where nodes may run, besides on the provider that was asked for, without having fallen back."""

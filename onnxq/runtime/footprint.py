@@ -10,7 +10,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,7 +22,8 @@ from onnxq.errors import ModelError, TargetError
 from onnxq.runtime.batch import Array, Feeds
 from onnxq.runtime.environment import import_onnxruntime
 from onnxq.runtime.gpu import memory_in_use
-from onnxq.runtime.session import Provider, open_session, read_proto
+from onnxq.runtime.run import Run
+from onnxq.runtime.session import open_session, read_proto
 
 if TYPE_CHECKING:
     import onnx
@@ -62,21 +63,13 @@ def size_on_disk(model: Path) -> int:
     return model.stat().st_size + sum(file.stat().st_size for file in files)
 
 
-def footprint(
-    model: Path,
-    feeds: Feeds,
-    provider: Provider = "cpu",
-    threads: int | None = None,
-    config: Mapping[str, str] | None = None,
-) -> Footprint:
+def footprint(model: Path, feeds: Feeds, run: Run = Run()) -> Footprint:
     """Open and run ``model`` in a process of its own and return what that took.
 
     Args:
         model: Its file.
         feeds: One batch.
-        provider: Where to run it.
-        threads: Threads within an operator; None leaves it to ONNX Runtime.
-        config: Session configuration entries.
+        run: Where and how to run it; a CUDA graph is not recorded.
 
     Raises:
         TargetError: The process failed; its last line is the message.
@@ -85,9 +78,9 @@ def footprint(
     with TemporaryDirectory(prefix="onnxq-") as folder:
         file = Path(folder) / "feeds.npz"
         np.savez(file, **{name: _storable(array) for name, array in feeds.items()})  # type: ignore[arg-type]
-        asked = {"provider": provider, "threads": threads, "config": dict(config or {})}
+        asked = json.dumps(asdict(run.without_graph))
         done = subprocess.run(
-            [sys.executable, "-P", "-m", __spec__.name, str(model), str(file), json.dumps(asked)],
+            [sys.executable, "-P", "-m", __spec__.name, str(model), str(file), asked],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
             capture_output=True,
             text=True,
@@ -141,13 +134,13 @@ def _storable(array: Array) -> Array:
 
 
 def _main(model: str, feeds: str, asked: str) -> None:
-    """Print the footprint; ``asked`` holds the arguments of ``open_session`` as JSON."""
+    """Print the footprint; ``asked`` holds the ``Run`` as JSON."""
     with np.load(feeds) as stored:
         arrays = dict(stored)
     import_onnxruntime()
-    wanted = json.loads(asked)
-    before, on_device = peak_memory(), memory_in_use() if wanted["provider"] != "cpu" else None
-    session = open_session(Path(model), **wanted)
+    run = Run(**json.loads(asked))
+    before, on_device = peak_memory(), memory_in_use() if run.provider != "cpu" else None
+    session = open_session(Path(model), run)
     for _ in range(2):
         session.run(arrays)
     peak, now = peak_memory(), None if on_device is None else memory_in_use()

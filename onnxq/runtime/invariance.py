@@ -16,7 +16,8 @@ import numpy as np
 from onnxq.errors import DataError, ToleranceError
 from onnxq.runtime.batch import Array, Feeds, batch_size
 from onnxq.runtime.compare import plain
-from onnxq.runtime.session import Provider, Session, ValueSpec, open_session
+from onnxq.runtime.run import Run
+from onnxq.runtime.session import Session, ValueSpec, open_session
 from onnxq.runtime.validate import MASK
 
 ROUNDING = 1e-5
@@ -92,14 +93,7 @@ class InvarianceReport:
         return {**asdict(self), "outputs": outputs, "holds": self.holds}
 
 
-def check_invariance(
-    model: Session | Path,
-    feeds: Feeds,
-    *,
-    provider: Provider = "cpu",
-    threads: int | None = None,
-    config: Mapping[str, str] | None = None,
-) -> InvarianceReport:
+def check_invariance(model: Session | Path, feeds: Feeds, run: Run = Run()) -> InvarianceReport:
     """Run the samples of ``feeds`` together, one by one, and one by one without their padding.
 
     Padding is what stands behind the last one of a row of ``attention_mask``, of shape (N, T); it is cut
@@ -108,16 +102,14 @@ def check_invariance(
     Args:
         model: The model: a file, or a session that is open already.
         feeds: One batch of at least two samples.
-        provider: For a model given as file.
-        threads: For the same; None leaves it to ONNX Runtime.
-        config: For the same: session configuration entries.
+        run: Where and how a model runs that is given as file; without a CUDA graph, as shapes differ.
 
     Raises:
         DataError: There are fewer than two samples, or the model's batch size is fixed.
         ModelError: The model does not load or run.
 
     """
-    session = open_session(model, provider, threads, config=config) if isinstance(model, Path) else model
+    session = open_session(model, run.without_graph) if isinstance(model, Path) else model
     chosen = session.select(feeds)
     samples = batch_size(chosen)
     _need_a_batch(session, samples)

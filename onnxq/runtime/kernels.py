@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import count
 from pathlib import Path
@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from onnxq.runtime.batch import Feeds
 from onnxq.runtime.profile import KernelNode, Kind, executed_nodes, kind_of, timed_events
 from onnxq.runtime.provenance import LayerKernel, LayerState, Models, Provenance, trace
-from onnxq.runtime.session import PROVIDERS, Optimization, Provider, Session, open_session, read_proto
+from onnxq.runtime.run import PROVIDERS, Provider, Run
+from onnxq.runtime.session import Optimization, Session, open_session, read_proto
 from onnxq.runtime.wiring import Wiring, walk
 from onnxq.shown import Shown
 
@@ -118,12 +119,10 @@ class KernelReport(Shown):
 def kernel_report(
     model: Path | bytes | onnx.ModelProto,
     feeds: Feeds,
-    provider: Provider = "cpu",
-    threads: int | None = None,
+    run: Run = Run(),
     *,
     source: Path | bytes | onnx.ModelProto | None = None,
     optimization: Optimization = "all",
-    config: Mapping[str, str] | None = None,
     runs: int = 5,
 ) -> KernelReport:
     """Run ``model`` on ``feeds`` under ONNX Runtime's profiler and tell which kernels ran.
@@ -135,11 +134,9 @@ def kernel_report(
     Args:
         model: What to run.
         feeds: One batch.
-        provider: Where to run it.
-        threads: Threads within an operator; None leaves it to ONNX Runtime.
+        run: Where and how to run it; a CUDA graph is not recorded, as it hides the nodes.
         source: What ``model`` was compiled from; its layers are reported, or else the model's.
         optimization: How far ONNX Runtime rewrites the graph.
-        config: Session configuration entries.
         runs: How many runs the times are means of.
 
     Raises:
@@ -149,25 +146,23 @@ def kernel_report(
 
     """
     where = str(model) if isinstance(model, Path) else "the model"
-    named, is_written = _with_names(model, where), provider != "tensorrt"
+    named, is_written = _with_names(model, where), run.provider != "tensorrt"
     with TemporaryDirectory(prefix="onnxq-") as scratch:
         file = Path(scratch, "optimised.onnx")
         session = open_session(
             named,
-            provider,
-            threads,
+            run.without_graph,
             profile=Path(scratch, "profile"),
             optimized_model_path=file if is_written else None,
             optimization=optimization,
             external_data_folder=model.parent if isinstance(model, Path) else None,
-            config=config,
         )
         events, optimised = _events(session, feeds, runs), read_proto(file, where) if is_written else named
     nodes = executed_nodes(events, list(walk(optimised.graph)), runs)
     if not is_written:
-        return KernelReport(provider, runs, nodes)
+        return KernelReport(run.provider, runs, nodes)
     models = _stages(source, named, optimised, optimization)
-    return KernelReport(provider, runs, nodes, trace(models, nodes, PROVIDERS[provider]))
+    return KernelReport(run.provider, runs, nodes, trace(models, nodes, PROVIDERS[run.provider]))
 
 
 def _stages(

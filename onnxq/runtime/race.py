@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 
 from onnxq.runtime.batch import Feeds
-from onnxq.runtime.bench import Spread, block_ms, schedule, still, warmed_block
+from onnxq.runtime.bench import STILL, Spread, block_ms, schedule, warmed_block
 from onnxq.runtime.bound import Once, prepared
+from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
 
 CLEAR_GAIN = 1.01
@@ -53,17 +54,17 @@ class Standing:
 def race(
     models: Mapping[str, Path],
     feeds: Sequence[Feeds],
-    threads: int | None,
+    run: Run = Run(),
     *,
     seconds: float = 10.0,
     on_progress: Progress | None = None,
 ) -> dict[str, Standing]:
-    """Time models beside the first of them on the CPU; return how each of the others stands to it.
+    """Time models beside the first of them; return how each of the others stands to it.
 
     Args:
         models: Files by name.
         feeds: Round n uses feeds n, from the start when they are used up.
-        threads: Threads within an operator; None leaves it to ONNX Runtime.
+        run: Where and how all run.
         seconds: About how long it may take.
         on_progress: Called with (rounds done, rounds at most).
 
@@ -71,7 +72,7 @@ def race(
         OnnxqError: A model does not open, or does not run on these feeds.
 
     """
-    sessions = {name: open_session(path, "cpu", threads, config=still({})) for name, path in models.items()}
+    sessions = {name: open_session(path, run.with_defaults(STILL)) for name, path in models.items()}
     for session in sessions.values():
         session.run(feeds[0])  # what does not run is told of here, with a reason
     entrants = {name: prepared(session) for name, session in sessions.items()}

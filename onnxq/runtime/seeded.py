@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import onnx
 
 from onnxq.errors import ModelError
-from onnxq.runtime.session import Provider, Session, open_session
+from onnxq.runtime.run import Run
+from onnxq.runtime.session import Session, open_session
 
 RANDOM = frozenset(
     {
@@ -32,9 +32,7 @@ RANDOM = frozenset(
 SEED = 1
 
 
-def open_comparable(
-    model: Path, provider: Provider = "cpu", threads: int | None = None, **options: Any
-) -> Session:
+def open_comparable(model: Path, run: Run = Run()) -> Session:
     """Open ``model`` as ``open_session`` does, with one seed for all of its random operators.
 
     Two sessions give the same numbers in the same run, counted from the first.
@@ -46,11 +44,11 @@ def open_comparable(
     proto = _proto(model)
     nodes = list(random_nodes(proto))
     if not nodes:
-        return open_session(model, provider, threads, **options)
+        return open_session(model, run)
     for node in nodes:
         _seed(node)
-    session = open_session(proto, provider, threads, external_data_folder=model.parent, **options)
-    return replace(session, source=str(model))
+    session = open_session(proto, run, external_data_folder=model.parent)
+    return replace(session, source=str(model), drawing=_kinds(nodes))
 
 
 def random_operators(model: Path) -> tuple[str, ...]:
@@ -60,7 +58,11 @@ def random_operators(model: Path) -> tuple[str, ...]:
         ModelError: It cannot be read.
 
     """
-    return tuple(sorted({node.op_type for node in random_nodes(_proto(model))}))
+    return _kinds(random_nodes(_proto(model)))
+
+
+def _kinds(nodes: Iterable[onnx.NodeProto]) -> tuple[str, ...]:
+    return tuple(sorted({node.op_type for node in nodes}))
 
 
 def random_nodes(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:

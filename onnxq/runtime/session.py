@@ -17,18 +17,13 @@ from onnxq.errors import DataError, ModelError, TargetError
 from onnxq.runtime.batch import Array, Feeds
 from onnxq.runtime.environment import import_onnxruntime
 from onnxq.runtime.gpu import TENSORRT_REMEDY, has_device, has_tensorrt, load_tensorrt
+from onnxq.runtime.run import PROVIDERS, Provider, Run, known_provider
 
 if TYPE_CHECKING:
     import onnx
 
-Provider = Literal["cpu", "cuda", "tensorrt"]
 Optimization = Literal["none", "basic", "extended", "all"]
 
-PROVIDERS: Mapping[Provider, str] = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
 _SECOND_CHOICES: Mapping[Provider, tuple[Provider, ...]] = {
     "cpu": (),
     "cuda": ("cpu",),
@@ -83,21 +78,21 @@ class Session:
     Args:
         inference: The ``onnxruntime.InferenceSession``.
         source: What error messages call the model: its file, or ``the model``.
-        provider: The provider that was asked for.
+        asked: Where and how it was asked to run.
         inputs: What must be fed; initializers listed as inputs are not among them.
         outputs: What a run gives back, in order.
         create_ms: Milliseconds that opening took.
-        cuda_graph: Whether the first run is recorded and replayed.
+        drawing: The operators that draw random numbers, if they were given one seed.
 
     """
 
     inference: Any = field(repr=False)
     source: str
-    provider: Provider
+    asked: Run
     inputs: tuple[ValueSpec, ...]
     outputs: tuple[ValueSpec, ...]
     create_ms: float
-    cuda_graph: bool = False
+    drawing: tuple[str, ...] = ()
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -155,52 +150,43 @@ class Session:
 
 def open_session(
     model: Path | bytes | onnx.ModelProto,
-    provider: Provider = "cpu",
-    threads: int | None = None,
+    run: Run = Run(),
     *,
     extra_outputs: Sequence[str] = (),
     profile: Path | None = None,
     optimized_model_path: Path | None = None,
     optimization: Optimization = "all",
     external_data_folder: Path | None = None,
-    config: Mapping[str, str] | None = None,
     arena: bool = True,
-    cuda_graph: bool = False,
 ) -> Session:
     """Open ``model`` in ONNX Runtime.
 
     Args:
         model: A file (needed above 2 GB, with external data beside it), or the model itself.
-        provider: ``cpu``, ``cuda`` or ``tensorrt``. On ``cuda`` the CPU is second choice for single nodes,
-            on ``tensorrt`` CUDA is, and then the CPU; ``kernel_report`` tells where each node ran.
-        threads: Threads within an operator; None leaves the choice to ONNX Runtime.
+        run: Where and how it shall run.
         extra_outputs: Names of inner values to return too, behind the model's own outputs.
         profile: Prefix of the profile's file; ``inference.end_profiling()`` returns its name.
         optimized_model_path: Where to save the optimised graph. Its weights go beside it.
         optimization: How far ONNX Runtime rewrites the graph. Below ``extended`` a QDQ model
             runs in float.
         external_data_folder: Where the external data of a model given as bytes or proto lies.
-        config: More of ONNX Runtime's session configuration entries.
         arena: Keep freed memory for the next run. Without it, memory follows what is in use.
-        cuda_graph: On ``cuda``, record the first run and replay it. Inputs and outputs have to stay where
-            they were, with their shapes (``onnxq.runtime.bound``), and every node has to run there.
 
     Raises:
-        TargetError: ONNX Runtime, the provider, a GPU or its graphs are missing, or another provider runs it.
+        TargetError: ONNX Runtime, the provider or a GPU is missing, or another provider runs it.
         ModelError: ONNX Runtime cannot load the model; its reason on one line.
 
     """
     ort = import_onnxruntime()
-    _need_graphs(provider, cuda_graph)
-    _need_provider(ort, provider)
+    _need_provider(ort, run.provider)
     source = str(model) if isinstance(model, Path) else "the model"
     if isinstance(model, Path) and extra_outputs:
         external_data_folder = external_data_folder or model.parent
-    options = _options(ort, threads, profile, optimized_model_path, optimization)
+    options = _options(ort, run.threads, profile, optimized_model_path, optimization)
     options.enable_cpu_mem_arena = arena
-    for key, value in {**_folder_entry(external_data_folder), **(config or {})}.items():
+    for key, value in {**_folder_entry(external_data_folder), **run.entries}.items():
         options.add_session_config_entry(key, value)
-    session = _create(ort, _loadable(model, extra_outputs, source), options, provider, source, cuda_graph)
+    session = _create(ort, _loadable(model, extra_outputs, source), options, run, source)
     _refuse_another_provider(session)
     return session
 
@@ -214,34 +200,26 @@ def usable_provider(name: str) -> Provider | None:
     return provider if here else None
 
 
-def known_provider(name: str) -> Provider | None:
-    """Return the provider of this name, be it here or not; None if onnxq knows none."""
-    return next((provider for provider in PROVIDERS if provider == name), None)
-
-
-def _create(
-    ort: Any,
-    loadable: str | bytes,
-    options: Any,
-    provider: Provider,
-    source: str,
-    cuda_graph: bool,
-) -> Session:
-    wanted = {**_PROVIDER_OPTIONS.get(provider, {}), **({"enable_cuda_graph": "1"} if cuda_graph else {})}
-    rest = [PROVIDERS[one] for one in _SECOND_CHOICES[provider]]
-    providers = [(PROVIDERS[provider], wanted), *rest]
+def _create(ort: Any, loadable: str | bytes, options: Any, run: Run, source: str) -> Session:
     start = time.perf_counter()
     try:
-        inference = ort.InferenceSession(loadable, options, providers=providers, enable_fallback=0)
+        inference = ort.InferenceSession(loadable, options, providers=_providers(run), enable_fallback=0)
     except Exception as error:
-        if provider != "cpu" and not has_device():
+        if run.provider != "cpu" and not has_device():
             raise TargetError(
                 "there is no NVIDIA GPU, or no driver for it", where=source, hint="see: onnxq doctor"
             ) from error
         raise ModelError(f"ONNX Runtime cannot load it: {short_reason(error)}", where=source) from error
     create_ms = (time.perf_counter() - start) * 1e3
     inputs, outputs = _specs(inference.get_inputs()), _specs(inference.get_outputs())
-    return Session(inference, source, provider, inputs, outputs, create_ms, cuda_graph)
+    return Session(inference, source, run, inputs, outputs, create_ms)
+
+
+def _providers(run: Run) -> list[Any]:
+    """Return ONNX Runtime's names of the provider, with its options, and of its second choices."""
+    graph = {"enable_cuda_graph": "1"} if run.cuda_graph else {}
+    wanted = {**_PROVIDER_OPTIONS.get(run.provider, {}), **graph}
+    return [(PROVIDERS[run.provider], wanted), *(PROVIDERS[one] for one in _SECOND_CHOICES[run.provider])]
 
 
 def short_reason(error: Exception) -> str:
@@ -274,17 +252,10 @@ def _need_provider(ort: Any, provider: Provider) -> None:
         load_tensorrt()
 
 
-def _need_graphs(provider: Provider, cuda_graph: bool) -> None:
-    if cuda_graph and provider != "cuda":
-        raise TargetError(
-            f"there are no CUDA graphs on provider {provider!r}", hint="ask for them with --provider cuda"
-        )
-
-
 def _refuse_another_provider(session: Session) -> None:
-    if session.providers[0] != PROVIDERS[session.provider]:
+    if session.providers[0] != PROVIDERS[session.asked.provider]:
         raise TargetError(
-            f"asked for {session.provider!r}, but ONNX Runtime fell back to {session.providers[0]}",
+            f"asked for {session.asked.provider!r}, but ONNX Runtime fell back to {session.providers[0]}",
             where=session.source,
             hint="check the GPU's driver and that its libraries are installed; see: onnxq doctor",
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Sequence, Sized
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,9 @@ from onnxq.runtime.batch import Array, Batch, batch_size
 from onnxq.runtime.bound import Replay
 from onnxq.runtime.compare import EqualityComparison, FloatComparison, OutputAccuracy, plain
 from onnxq.runtime.metrics import Metric
-from onnxq.runtime.seeded import open_comparable, random_operators
-from onnxq.runtime.session import Provider, Session, ValueSpec
+from onnxq.runtime.run import Run
+from onnxq.runtime.seeded import open_comparable
+from onnxq.runtime.session import Session, ValueSpec
 from onnxq.shown import Shown
 
 MASK = "attention_mask"
@@ -84,11 +85,8 @@ def validate(
     candidate: Session | Path,
     batches: Iterable[Batch],
     metric: Metric | None = None,
+    run: Run = Run(),
     *,
-    provider: Provider = "cpu",
-    threads: int | None = None,
-    configs: Sequence[Mapping[str, str]] = ({}, {}),
-    cuda_graph: bool = False,
     on_progress: Progress | None = None,
 ) -> AccuracyReport:
     """Run both models on every batch and compare their outputs, in a stream.
@@ -104,10 +102,7 @@ def validate(
         candidate: The compiled model, with the same outputs.
         batches: The data; it is gone through once.
         metric: A task metric, computed for both models.
-        provider: For models given as files.
-        threads: For the same; None leaves it to ONNX Runtime.
-        configs: For the same: session configuration entries of the reference and of the candidate.
-        cuda_graph: For the same: record a run and replay it; all batches are of one shape then.
+        run: Where and how models run that are given as files. All batches of a CUDA graph are of one shape.
         on_progress: Called with (batches done, batches in all, or None if unknown).
 
     Raises:
@@ -116,51 +111,63 @@ def validate(
 
     """
     first, second = (
-        open_comparable(model, provider, threads, config=config, cuda_graph=cuda_graph)
-        if isinstance(model, Path)
-        else model
-        for model, config in zip((reference, candidate), configs, strict=True)
+        open_comparable(model, run) if isinstance(model, Path) else model for model in (reference, candidate)
     )
-    run_first, run_second = (
-        Replay(session, "cuda").run if session.cuda_graph else session.run for session in (first, second)
-    )
-    comparisons = _comparisons(first, second)
-    scores = [metric.start(), metric.start()] if metric else []
+    pair = _Pair(first, second, metric)
     total = len(batches) if isinstance(batches, Sized) else None
-    samples = done = 0
-    for done, batch in enumerate(batches, start=1):
-        results = run_first(batch.feeds), run_second(batch.feeds)
-        samples += _compare(first, second, batch, results, comparisons)
-        for score, result in zip(scores, results, strict=bool(scores)):
-            score.update(result, batch)
+    for batch in batches:
+        pair.update(batch)
         if on_progress:
-            on_progress(done, total)
-    _need_data(done)
-    judged = MetricResult(metric.name, *(score.result() for score in scores)) if metric else None
-    outputs = tuple(comparison.result() for comparison in comparisons)
-    notes = (*_notes(outputs), *_note_of_seeds(reference))
-    return AccuracyReport(first.source, second.source, samples, done, outputs, judged, notes)
+            on_progress(pair.batches, total)
+    return pair.report()
 
 
-def _need_data(batches: int) -> None:
-    if not batches:
-        raise DataError("there is no data to validate on", hint="give at least one batch")
+class _Pair:
+    """Two models that run on the same batches, and what was found so far."""
 
+    def __init__(self, first: Session, second: Session, metric: Metric | None) -> None:
+        self.first, self.second, self.metric = first, second, metric
+        self.runs = [
+            Replay(session, "cuda").run if session.asked.cuda_graph else session.run
+            for session in (first, second)
+        ]
+        self.comparisons = _comparisons(first, second)
+        self.scores = [metric.start(), metric.start()] if metric else []
+        self.samples = self.batches = 0
 
-def _compare(
-    first: Session,
-    second: Session,
-    batch: Batch,
-    results: tuple[Mapping[str, Any], Mapping[str, Any]],
-    comparisons: Sequence[Comparison],
-) -> int:
-    """Add one batch to the comparisons and return how many samples it has."""
-    size = batch_size(first.select(batch.feeds))
-    for comparison, spec in zip(comparisons, first.outputs, strict=True):
-        ours, theirs = (result[spec.name] for result in results)
-        _need_equal_shapes(second.source, spec.name, ours, theirs)
-        comparison.update(ours, theirs, _kept(batch, spec, ours), size)
-    return size
+    def update(self, batch: Batch) -> None:
+        """Run both on one batch, and compare."""
+        results = [run(batch.feeds) for run in self.runs]
+        size = batch_size(self.first.select(batch.feeds))
+        for comparison, spec in zip(self.comparisons, self.first.outputs, strict=True):
+            ours, theirs = (result[spec.name] for result in results)
+            _need_equal_shapes(self.second.source, spec.name, ours, theirs)
+            comparison.update(ours, theirs, _kept(batch, spec, ours), size)
+        for score, result in zip(self.scores, results, strict=bool(self.scores)):
+            score.update(result, batch)
+        self.samples += size
+        self.batches += 1
+
+    def report(self) -> AccuracyReport:
+        """Return what was found.
+
+        Raises:
+            DataError: There was no batch.
+
+        """
+        if not self.batches:
+            raise DataError("there is no data to validate on", hint="give at least one batch")
+        outputs = tuple(comparison.result() for comparison in self.comparisons)
+        metric = self.metric
+        return AccuracyReport(
+            reference=self.first.source,
+            candidate=self.second.source,
+            samples=self.samples,
+            batches=self.batches,
+            outputs=outputs,
+            metric=MetricResult(metric.name, *(one.result() for one in self.scores)) if metric else None,
+            notes=(*_notes(outputs), *_note_of_seeds(self.first)),
+        )
 
 
 def _comparisons(first: Session, second: Session) -> list[Comparison]:
@@ -219,9 +226,9 @@ def _notes(outputs: Sequence[OutputAccuracy]) -> tuple[str, ...]:
     return tuple(f"output {name!r}: {count} {what} were left out" for name, count, what in left_out if count)
 
 
-def _note_of_seeds(reference: Session | Path) -> tuple[str, ...]:
+def _note_of_seeds(reference: Session) -> tuple[str, ...]:
     """Say that the numbers do not hold what random operators do from run to run."""
-    drawing = random_operators(reference) if isinstance(reference, Path) else ()
-    if not drawing:
+    if not reference.drawing:
         return ()
-    return (f"{', '.join(drawing)}: the model draws random numbers; both models got the same, by one seed",)
+    operators = ", ".join(reference.drawing)
+    return (f"{operators}: the model draws random numbers; both models got the same, by one seed",)

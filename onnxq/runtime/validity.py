@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from onnxq.errors import ModelError, PassError, TargetError
+from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
 
 _LACKING = re.compile(r"not implemented|find an implementation|not a registered function/op", re.IGNORECASE)
@@ -42,7 +43,7 @@ def only_valid(source: Path) -> Iterator[None]:
 def _refusal(source: Path) -> str | None:
     """Return why ONNX Runtime finds the model invalid; None where it opens, or lacks a kernel."""
     try:
-        open_session(source, threads=1, optimization="none")
+        open_session(source, Run(threads=1), optimization="none")
     except ModelError as error:
         return None if _LACKING.search(error.message) else error.message
     except TargetError:

@@ -40,6 +40,7 @@ from onnxq.recipe import Recipe
 from onnxq.rewrite.switches import SWITCHES, Edge, insert_switches
 from onnxq.runtime.batch import Array, Batch, Feeds, batch_size
 from onnxq.runtime.compare import plain
+from onnxq.runtime.run import Run
 from onnxq.runtime.session import Session, open_session
 from onnxq.runtime.validate import validate
 
@@ -158,14 +159,15 @@ def measure_sensitivity(
     module = _decided(source, recipe, data, threads, originals)
     options = CompileOptions(validation_samples=samples)
     chosen = choose_samples(None, data, recipe.calibration.samples, input_specs(module.model), options)
-    channels = _outlier_channels(module, chosen, threads)
+    run = Run(threads=threads)
+    channels = _outlier_channels(module, chosen, run)
     kinds = {layer.node.name or "": layer.node.op_type for layer in linear_layers(module)}
     edges = insert_switches(module, originals.found)
     with TemporaryDirectory(prefix="onnxq-sensitivity-") as folder:
         save_model(module, path := Path(folder, "model.onnx"))
         with called(path, "the model with switches"):
-            switched = open_session(path, threads=threads)
-        reference = Remembered(**vars(open_session(source, threads=threads)))
+            switched = open_session(path, run)
+        reference = Remembered(**vars(open_session(source, run)))
         bench = _Bench(reference, switched, list(chosen.batches()), edges)
         entries = []
         parts = [*_tensors(edges), *_layers(kinds, edges)]
@@ -282,7 +284,7 @@ def _layers(kinds: Mapping[str, str], edges: Sequence[Edge]) -> list[_Part]:
 
 
 def _outlier_channels(
-    module: GraphModule, samples: Samples, threads: int | None
+    module: GraphModule, samples: Samples, run: Run
 ) -> dict[str, tuple[OutlierChannel, ...]]:
     """Return the channels that reach furthest of each encoded activation whose channels can be told."""
     needs = [
@@ -292,7 +294,7 @@ def _outlier_channels(
         and constant_of(value) is None
         and (axis := _channel_axis(value)) is not None
     ]
-    facts = collect(module.model, needs, samples, threads=threads).facts
+    facts = collect(module.model, needs, samples, run).facts
     return {need.value: _furthest(facts[need.value].get(ChannelRange, need.axis)) for need in needs}
 
 

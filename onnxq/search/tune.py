@@ -33,6 +33,7 @@ from onnxq.runtime.batch import Feeds
 from onnxq.runtime.environment import cpu_name, runtime_versions
 from onnxq.runtime.kernels import kernel_report
 from onnxq.runtime.race import Progress, Standing, race
+from onnxq.runtime.run import Run
 
 FASTER = 0.9
 """A layer whose integer kernels take no more of its float kernels' time, what quantizes for them included, is
@@ -107,7 +108,7 @@ def tune(
 
     """
     with TemporaryDirectory(prefix="onnxq-tune-") as folder:
-        timing = _Timing(source, build, Path(folder), feeds, threads, on_progress)
+        timing = _Timing(source, build, Path(folder), feeds, Run(threads=threads), on_progress)
         timing.write(build.trial(_timed_alone(recipe)), "all")
         groups = _groups(build.sketch(_decided(recipe)))
         forms = list(_forms(recipe, groups))
@@ -127,7 +128,7 @@ class _Timing:
     build: Build
     folder: Path
     feeds: Sequence[Feeds]
-    threads: int | None
+    run: Run
     on_progress: Progress | None
 
     def path(self, name: str) -> Path:
@@ -143,12 +144,12 @@ class _Timing:
 
     def layers(self, model: Path) -> dict[str, float]:
         """Return the microseconds of each layer of the source in a model, what quantizes for it included."""
-        report = kernel_report(model, self.feeds[0], "cpu", self.threads, source=self.source)
+        report = kernel_report(model, self.feeds[0], self.run, source=self.source)
         total = sum(node.microseconds for node in report.nodes)
         return {one.name: (one.share + one.overhead) * total for one in report.provenance.layers}
 
     def race(self, models: Mapping[str, Path]) -> dict[str, Standing]:
-        return race(models, self.feeds, self.threads, on_progress=self.on_progress)
+        return race(models, self.feeds, self.run, on_progress=self.on_progress)
 
 
 def _with_passes(recipe: Recipe, passes: Sequence[Pass]) -> Recipe:

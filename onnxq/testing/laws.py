@@ -36,6 +36,7 @@ from onnxq.passmanager.base import Effect, Pass, PassRecord
 from onnxq.passmanager.instruments import Instrument
 from onnxq.quant.encodings import Encoding
 from onnxq.quant.facts import Facts, Need
+from onnxq.runtime.run import Run
 from onnxq.testing.rounding import assert_rounded
 from onnxq.testing.running import Array, Feeds, assert_near, evaluate, is_floats, run_model
 
@@ -78,7 +79,7 @@ class FeedsData:
         """Measure ``needs`` on these feeds."""
         from onnxq.calibration.collect import collect
 
-        return collect(module.model, needs, self, threads=1).facts
+        return collect(module.model, needs, self, Run(threads=1)).facts
 
 
 @dataclass(frozen=True)

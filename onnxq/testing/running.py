@@ -13,6 +13,7 @@ from onnx.reference import ReferenceEvaluator
 
 from onnxq.ir.module import GraphModule, name_of
 from onnxq.ir.rounding import spell_out_float8
+from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
 
 Array = NDArray[Any]
@@ -27,7 +28,7 @@ def run_model(module: GraphModule, feeds: Feeds, *, inner: bool = False) -> dict
     """
     names = [name_of(v) for node in module.graph for v in node.outputs if v.name] if inner else []
     proto = ir.to_proto(spell_out_float8(module.model))
-    session = open_session(proto, threads=1, extra_outputs=names, optimization="none")
+    session = open_session(proto, Run(threads=1), extra_outputs=names, optimization="none")
     return session.run(feeds)
 
 
@@ -69,7 +70,7 @@ def run_node(node: ir.Node, inputs: Sequence[Array]) -> Array:
     graph = onnx.helper.make_graph([proto], "node", values, [onnx.ValueInfoProto(name=proto.output[0])])
     imports = [onnx.helper.make_opsetid(domain, version) for domain, version in _opsets(node).items()]
     model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
-    result: Array = open_session(model, threads=1, optimization="none").run(feeds)[proto.output[0]]
+    result: Array = open_session(model, Run(threads=1), optimization="none").run(feeds)[proto.output[0]]
     return result
 
 

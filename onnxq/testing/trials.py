@@ -23,6 +23,7 @@ from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.processor import at_hand
 from onnxq.runtime.available import cpu_kernels
+from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
 from onnxq.target import find_target
 from onnxq.testing.laws import (
@@ -94,10 +95,10 @@ def try_route(
 def _run_optimised(data: bytes, model: onnx.ModelProto, feeds: Feeds) -> Outputs:
     """Run the result as a user would; where the optimiser fails on the source too, the model is no trial."""
     try:
-        return open_session(data, threads=1).run(feeds)
+        return open_session(data, Run(threads=1)).run(feeds)
     except OnnxqError:
         try:
-            open_session(model, threads=1).run(feeds)
+            open_session(model, Run(threads=1)).run(feeds)
         except OnnxqError as error:
             raise UnusableError(f"ONNX Runtime's optimiser fails on the source: {error.message}") from error
         raise
@@ -119,7 +120,7 @@ def _assert_kernels_right(
         assert_about_as_near(expected, plain, optimised, rounding)
     except AssertionError:
         try:
-            assert_about_as_near(expected, expected, open_session(model, threads=1).run(feeds), rounding)
+            assert_about_as_near(expected, expected, open_session(model, Run(threads=1)).run(feeds), rounding)
         except AssertionError as spoilt:
             raise UnusableError(f"ONNX Runtime's optimiser spoils the source: {spoilt}") from spoilt
         raise
@@ -134,7 +135,7 @@ def source_values(model: onnx.ModelProto, feeds: Feeds, largest: float = np.inf)
     """
     inner = [name for node in model.graph.node for name in node.output if name]
     try:
-        session = open_session(model, threads=1, extra_outputs=inner, optimization="none")
+        session = open_session(model, Run(threads=1), extra_outputs=inner, optimization="none")
         values = session.run(feeds)
     except OnnxqError as error:
         raise UnusableError(error.message) from error

@@ -239,7 +239,7 @@ def test_bench_times_side_by_side(onnxq, model: Path, compiled: Path) -> None:
         ),
         (
             ["--data", "random", "--cuda-graph"],
-            "error: --cuda-graph: there are no CUDA graphs on provider 'cpu'\n  hint: give --provider cuda",
+            "error: there are no CUDA graphs on provider 'cpu'\n  hint: ask for them with --provider cuda",
         ),
         (
             ["--data", "random", "--session-option", "optimization.minimal_build_optimizations=X"],

@@ -18,6 +18,7 @@ from onnxq.ir.text import parse
 from onnxq.recipe import Recipe, parse_recipe
 from onnxq.report.tables import choices_table
 from onnxq.runtime.compare import plain as plain_values
+from onnxq.runtime.run import Run
 from onnxq.search.choose import choose
 
 QUIET = CompileOptions(validate=False, bench=False, tune=False)
@@ -180,7 +181,7 @@ def test_no_numbers_are_never_taken_and_block_no_others(
     x = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
     data = open_feeds("x", lambda: [{"x": x}], specs(forms["source"]))
 
-    score = Score(forms["source"], data.batches, threads=1)
+    score = Score(forms["source"], data.batches, Run(threads=1))
 
     def errors_of(tried: Recipe) -> Errors:
         """Return those of the form that stands for what ``tried`` sets."""

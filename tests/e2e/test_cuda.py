@@ -15,6 +15,7 @@ from onnxq.kernels import load_kernels
 from onnxq.manifest import manifest_path, report_path
 from onnxq.runtime.fallback import refuse_fallback
 from onnxq.runtime.kernels import kernel_report
+from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session, usable_provider
 
 pytest.importorskip("onnxruntime", reason="compares the models")
@@ -62,7 +63,7 @@ def test_the_manifest_names_the_options_that_fast_kernels_want(data: Dataset, tm
     assert result.manifest.session_options == wanted
     assert json.loads(manifest_path(result.output).read_text())["session_options"] == wanted
     assert "session configuration entries: ep.cuda.fpa_intb_gemm=1." in report_path(result.output).read_text()
-    open_session(result.output, config=wanted)  # unknown entries do no harm on the CPU
+    open_session(result.output, Run(entries=wanted))  # unknown entries do no harm on the CPU
 
 
 @needs_no_gpu
@@ -125,8 +126,8 @@ def test_weights_in_blocks_give_on_the_gpu_what_is_compared_without_one(
     result = compile_model(DIGITS_MODEL, tmp_path / "out.onnx", recipe=load_recipe(name), options=options)
     feeds = next(data.batches()).feeds
     wanted = result.manifest.session_options
-    refuse_fallback(name, kernel_report(result.output, feeds, "cuda", config=wanted))
-    found = open_session(result.output, "cuda", config=wanted).run(feeds)["logits"]
+    refuse_fallback(name, kernel_report(result.output, feeds, Run("cuda", entries=wanted)))
+    found = open_session(result.output, Run("cuda", entries=wanted)).run(feeds)["logits"]
     plain = open_session(ir.to_proto(spell_out_rounding(load_model(result.output).model)))
     # Both round to float16 after each node; sums are in other orders, so last digits differ.
     np.testing.assert_allclose(found, plain.run(feeds)["logits"], atol=0.02 * np.abs(found).max())

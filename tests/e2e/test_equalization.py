@@ -13,6 +13,7 @@ from onnxq.digits import load_digits_split
 from onnxq.ir.text import parse
 from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
+from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
 from onnxq.target import find_target
 from onnxq.testing.laws import FeedsData
@@ -32,7 +33,7 @@ def accuracy(pipeline: str) -> float:
     PassManager(parse_pipeline(f"infer-shapes, {pipeline}"), find_target("cpu"), measure=data.measure).run(
         module
     )
-    session = open_session(ir.to_proto(module.model), threads=1)
+    session = open_session(ir.to_proto(module.model), Run(threads=1))
     logits = session.run({"image": split.test_images})["logits"]
     return 100 * float(np.mean(logits.argmax(axis=1) == split.test_labels))
 

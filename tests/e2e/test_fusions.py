@@ -15,6 +15,7 @@ from onnxq.analysis.layers import linear_layers
 from onnxq.calibration.data import input_specs
 from onnxq.digits import DIGITS_MODEL
 from onnxq.runtime.kernels import LayerKernel, LayerState, kernel_report
+from onnxq.runtime.run import Run
 from onnxq.testing.laws import random_feeds
 
 FLOAT8 = "matmul_float8"
@@ -40,7 +41,7 @@ def layers_after(source: Path, output: Path, recipe: str) -> dict[str, LayerKern
     feeds = random_feeds(module, seed=0)
     data = open_feeds("made up", lambda: [feeds], input_specs(module.model))
     compile_model(source, output, recipe=load_recipe(recipe), data=data, options=QUIET)
-    report = kernel_report(output, feeds, threads=1, source=source, runs=1)
+    report = kernel_report(output, feeds, Run(threads=1), source=source, runs=1)
     return {layer.name: layer for layer in report.provenance.layers}
 
 

@@ -15,6 +15,7 @@ from onnxq import CompileOptions, Dataset, compile_model, load_model, load_recip
 from onnxq.calibration.data import DataOptions, input_specs
 from onnxq.runtime.invariance import check_invariance
 from onnxq.runtime.kernels import LayerState, kernel_report
+from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
 
 pytestmark = pytest.mark.shared
@@ -59,10 +60,10 @@ def test_every_weight_runs_in_integers_and_only_static_results_stay(
     output = tmp_path / "out.onnx"
     compile_model(model, output, recipe=load_recipe(recipe), data=sentences, options=QUIET)
     feeds = next(sentences.batches()).feeds
-    provenance = kernel_report(output, feeds, threads=1, source=model, runs=1).provenance
+    provenance = kernel_report(output, feeds, Run(threads=1), source=model, runs=1).provenance
     assert provenance.states[LayerState.INTEGER] == 36  # 6 layers of 6 products with weights
     assert provenance.states[LayerState.UNFUSED] == 0
-    report = check_invariance(output, feeds, threads=1)
+    report = check_invariance(output, feeds, Run(threads=1))
     assert report.padded == len(SENTENCES) - 1
     assert report.holds is holds
     # Measured: static is bit-identical in 6 layers; a value on the edge of a step could flip, none did.
@@ -73,10 +74,10 @@ def test_the_smallest_file_runs_on_its_integers(model: Path, sentences: Dataset,
     output = tmp_path / "out.onnx"
     compile_model(model, output, recipe=load_recipe("cpu-size"), options=QUIET)
     feeds = next(sentences.batches()).feeds
-    provenance = kernel_report(output, feeds, threads=1, source=model, runs=1).provenance
+    provenance = kernel_report(output, feeds, Run(threads=1), source=model, runs=1).provenance
     assert provenance.states[LayerState.WEIGHT_ONLY] == 38  # as above, and two tables
     assert provenance.states[LayerState.UNFUSED] == 0
-    assert check_invariance(output, feeds, threads=1).holds
+    assert check_invariance(output, feeds, Run(threads=1)).holds
     assert output.stat().st_size < SMALLEST
     wanted, found = pooled(model, feeds), pooled(output, feeds)
     assert (wanted * found).sum(axis=1).mean() > CLOSEST
@@ -84,7 +85,7 @@ def test_the_smallest_file_runs_on_its_integers(model: Path, sentences: Dataset,
 
 def pooled(path: Path, feeds: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
     """Return one normalized embedding for each sentence."""
-    session = open_session(path, threads=1)
+    session = open_session(path, Run(threads=1))
     mask = feeds["attention_mask"][..., None]
     means = (session.run(feeds)[session.output_names[0]] * mask).sum(axis=1) / mask.sum(axis=1)
     return means / np.linalg.norm(means, axis=1, keepdims=True)

@@ -19,6 +19,7 @@ from onnxq.testing.laws import FeedsData, random_feeds
 
 pytest.importorskip("onnxruntime", reason="the law reads optimised graphs")
 
+from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
 
 MODELS = sorted((Path(__file__).parents[2] / "models").glob("*.onnxtxt"))
@@ -59,6 +60,6 @@ def test_no_layer_in_float_gets_an_integer_kernel(path: Path, recipe: str, tmp_p
         module = _compiled(text, recipe, excluded)
         meant = sum(map(_reads_integers, _products(module)))
         meant += sum(node.domain == "com.microsoft" for node in module.graph)
-        open_session(ir.to_proto(module.model), threads=1, optimized_model_path=optimised)
+        open_session(ir.to_proto(module.model), Run(threads=1), optimized_model_path=optimised)
         made = sum(node.op_type in INTEGER for node in onnx.load(optimised).graph.node)
         assert made <= meant, excluded

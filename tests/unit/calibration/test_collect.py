@@ -15,6 +15,7 @@ from onnxq.calibration.collect import collect
 from onnxq.errors import CalibrationError, ModelError, PreconditionError
 from onnxq.quant.facts import Facts, Need
 from onnxq.quant.statistics import STATISTICS, Average, ChannelRange, Histogram, Mean, Range, Rows
+from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
 
 HEADS, HEAD, WIDTH = 2, 4, 8
@@ -113,7 +114,7 @@ def needs() -> list[Need]:
 
 
 def measure(model: ir.Model, feeds: Mapping[str, NDArray[Any]], size: int = 4) -> Mapping[str, Facts]:
-    return collect(model, needs(), Listed(feeds, size), threads=1).facts
+    return collect(model, needs(), Listed(feeds, size), Run(threads=1)).facts
 
 
 def assert_alike(got: Mapping[str, Facts], expected: Mapping[str, Facts]) -> None:
@@ -146,7 +147,7 @@ def one_by_one(model: ir.Model, feeds: Mapping[str, NDArray[Any]]) -> Mapping[st
             for index, mask in enumerate(feeds["attention_mask"]):
                 yield ListedBatch({name: a[index : index + 1, mask > 0] for name, a in feeds.items()}, 1)
 
-    return collect(model, needs(), Cut(), threads=1).facts
+    return collect(model, needs(), Cut(), Run(threads=1)).facts
 
 
 @pytest.mark.parametrize("left", [False, True])
@@ -206,7 +207,7 @@ def test_facts_are_those_of_the_values() -> None:
     feeds["attention_mask"][:] = 1
     facts = measure(encoder(), feeds)
     names = [need.value for need in needs()]
-    session = open_session(ir.to_proto(encoder()), threads=1, extra_outputs=names)
+    session = open_session(ir.to_proto(encoder()), Run(threads=1), extra_outputs=names)
     ran = session.run(feeds)
     for name in names:
         slack = 1e-5 * np.abs(ran[name]).max()
@@ -236,7 +237,7 @@ def float_feeds(count: int = 10) -> dict[str, NDArray[Any]]:
 def collect_floats(*names: str, feeds: Mapping[str, NDArray[Any]] | None = None) -> Mapping[str, Facts]:
     wanted = [Need(name, ALL) for name in names]
     data = Listed(float_feeds() if feeds is None else feeds, 4)
-    return collect(ir.from_onnx_text(FLOATS), wanted, data, threads=1).facts
+    return collect(ir.from_onnx_text(FLOATS), wanted, data, Run(threads=1)).facts
 
 
 def test_inputs_outputs_and_other_float_types() -> None:
@@ -318,7 +319,9 @@ def test_errors_of_the_runtime_come_through() -> None:
 
 def test_progress_counts_samples() -> None:
     done: list[int] = []
-    found = collect(encoder(), needs(), Listed(padded_feeds(10, 3), 4), threads=1, on_progress=done.append)
+    found = collect(
+        encoder(), needs(), Listed(padded_feeds(10, 3), 4), Run(threads=1), on_progress=done.append
+    )
     assert done == [4, 8, 10]
     assert found.samples == 10
 
@@ -327,7 +330,7 @@ def test_a_model_file_is_measured_in_place(tmp_path: Path) -> None:
     path, feeds = tmp_path / "encoder.onnx", padded_feeds(6, 4)
     ir.save(encoder(), path, external_data="weights.bin")
     before = {file: file.read_bytes() for file in tmp_path.iterdir()}
-    facts = collect(path, needs(), Listed(feeds, 4), threads=1).facts
+    facts = collect(path, needs(), Listed(feeds, 4), Run(threads=1)).facts
     assert_alike(facts, measure(encoder(), feeds))
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
 

@@ -4,6 +4,7 @@ import onnx
 import onnx_ir as ir
 
 from onnxq.ir.inference import infer_types
+from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
 
 TWO_BRANCHES = """<ir_version: 8, opset_import: ["" : 17]>
@@ -29,4 +30,4 @@ def test_a_branch_does_not_get_the_shapes_of_its_neighbour() -> None:
     assert [None if shape is None else len(shape) for shape in shapes] == [3, 1]
     names = [value.name for graph in model.graphs() for node in graph for value in node.outputs]
     assert len(set(names)) == len(names)
-    open_session(ir.to_proto(model), threads=1)
+    open_session(ir.to_proto(model), Run(threads=1))

@@ -8,6 +8,7 @@ import pytest
 
 from onnxq.ir.module import GraphModule, array_of
 from onnxq.recipe import Recipe, shipped_recipes
+from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
 
 # input, operator, shape of the weight, channel axis, inputs of one output
@@ -47,9 +48,9 @@ def test_a_dead_channel_is_its_bias_in_an_integer_layer(
     module = build(f"main ({read}) => ({written}) {{ y = {node} }}", weights)
     sizes = [size if isinstance(size, int) else 8 for size in module.graph.inputs[0].shape or ()]
     feeds = {"x": rng.normal(size=sizes).astype(np.float32)}
-    wanted = open_session(ir.to_proto(module.model), threads=1).run(feeds)["y"]
+    wanted = open_session(ir.to_proto(module.model), Run(threads=1)).run(feeds)["y"]
     compiled(module, recipe.pipeline, feeds, target=recipe.target)
-    found = open_session(ir.to_proto(module.model), threads=1).run(feeds)["y"]
+    found = open_session(ir.to_proto(module.model), Run(threads=1)).run(feeds)["y"]
     stored = [array_of(value) for value in module.graph.initializers.values()]
     assert any(array.dtype.itemsize == 1 and array.size == weight.size for array in stored)
     step = np.abs(wanted).max() / (16 if "float8" in recipe.pipeline else 127)

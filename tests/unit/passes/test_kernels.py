@@ -12,6 +12,7 @@ import pytest
 from onnxq.ir.module import GraphModule
 from onnxq.recipe import load_recipe
 from onnxq.runtime.kernels import Kind, kernel_report
+from onnxq.runtime.run import Run
 from onnxq.testing.laws import run_model
 
 pytest.importorskip("onnxruntime", reason="the kernels are ONNX Runtime's")
@@ -42,7 +43,7 @@ CLIPPED = "main (float[N,16,6,6] x) => (float[N,8,4,4] y) { h = Conv(x, conv_w, 
 
 def products(module: GraphModule, x: np.ndarray) -> list[str]:
     """Return the operators that computed products, in integers or not."""
-    report = kernel_report(ir.to_proto(module.model), {"x": x}, threads=1, runs=1)
+    report = kernel_report(ir.to_proto(module.model), {"x": x}, Run(threads=1), runs=1)
     wanted = (Kind.INTEGER, Kind.WEIGHT_ONLY, Kind.FLOAT)
     return [node.op_type for node in report.nodes if node.kind in wanted]
 
@@ -95,6 +96,6 @@ def test_a_clip_of_an_old_operator_set_is_absorbed_too(build: Build, compiled: C
     )
     module = build(body, {"conv_w": WEIGHTS["conv_w"]}, '<ir_version: 6, opset_import: ["" : 10]>')
     compiled(module, load_recipe("cpu").pipeline, {"x": IMAGE})
-    report = kernel_report(ir.to_proto(module.model), {"x": IMAGE}, threads=1, runs=1)
+    report = kernel_report(ir.to_proto(module.model), {"x": IMAGE}, Run(threads=1), runs=1)
     ran = {node.op_type for node in report.nodes} - {"Transpose"}
     assert ran == {"QuantizeLinear", "QLinearConv", "DequantizeLinear"}

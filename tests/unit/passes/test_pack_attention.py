@@ -10,6 +10,7 @@ from onnxq.ir.text import parse
 from onnxq.kernels import load_kernels
 from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
+from onnxq.runtime.run import Run
 from onnxq.target import find_target
 
 pytest.importorskip("onnxruntime", reason="runs the models")
@@ -43,7 +44,7 @@ def pack(module: GraphModule) -> list[str]:
 def output(module: GraphModule, feeds: dict[str, NDArray[np.float32]]) -> NDArray[np.float32]:
     from onnxq.runtime.session import open_session
 
-    found: NDArray[np.float32] = open_session(ir.to_proto(module.model), threads=1).run(feeds)["y"]
+    found: NDArray[np.float32] = open_session(ir.to_proto(module.model), Run(threads=1)).run(feeds)["y"]
     return found
 
 

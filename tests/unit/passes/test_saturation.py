@@ -12,6 +12,7 @@ from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.processor import EXACT_LIMIT, PROCESSORS, at_hand
 from onnxq.recipe import Recipe, load_recipe, shipped_recipes
+from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
 from onnxq.target import find_target
 from onnxq.testing.laws import FeedsData, run_model
@@ -186,5 +187,5 @@ def test_the_kernels_of_this_processor_add_up_what_is_compiled_for_it(
     exact, passes = run_model(module, feeds)["y"], parse_pipeline(load_recipe(recipe).pipeline)
     target = load_recipe(recipe).model_copy(update={"processor": at_hand().name}).runs_on
     PassManager(passes, target, measure=FeedsData([feeds]).measure).run(module)
-    found = open_session(ir.to_proto(module.model), threads=1).run(feeds)["y"]
+    found = open_session(ir.to_proto(module.model), Run(threads=1)).run(feeds)["y"]
     assert np.abs(found - exact).max() <= np.abs(exact).max() * (1 / 255 + 1e-5)

@@ -8,6 +8,7 @@ import onnx_ir as ir
 import pytest
 
 from onnxq.ir.module import GraphModule
+from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
 from onnxq.testing.running import run_model
 
@@ -31,7 +32,8 @@ LAYERS = {
 
 def outputs(module: GraphModule, feeds: Mapping[str, Any]) -> tuple[Any, Any]:
     """Return what the graph says, and what a session with all optimisations makes of it."""
-    return run_model(module, feeds)["y"], open_session(ir.to_proto(module.model), threads=1).run(feeds)["y"]
+    fused = open_session(ir.to_proto(module.model), Run(threads=1)).run(feeds)["y"]
+    return run_model(module, feeds)["y"], fused
 
 
 def sums(module: GraphModule) -> int:

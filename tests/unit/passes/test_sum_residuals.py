@@ -8,6 +8,7 @@ import pytest
 
 from onnxq.ir.module import GraphModule
 from onnxq.runtime.kernels import kernel_report
+from onnxq.runtime.run import Run
 from onnxq.testing.laws import run_model
 
 pytest.importorskip("onnxruntime", reason="the kernels are ONNX Runtime's")
@@ -32,5 +33,5 @@ def test_the_outputs_are_equal_bit_for_bit(
 
 
 def ran(module: GraphModule, feeds: dict[str, np.ndarray]) -> set[str]:
-    report = kernel_report(ir.to_proto(module.model), feeds, threads=1, runs=1)
+    report = kernel_report(ir.to_proto(module.model), feeds, Run(threads=1), runs=1)
     return {node.op_type for node in report.nodes}

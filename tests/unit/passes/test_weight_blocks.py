@@ -10,6 +10,7 @@ import pytest
 from onnxq.ir.module import GraphModule
 from onnxq.recipe import load_recipe
 from onnxq.runtime.kernels import kernel_report
+from onnxq.runtime.run import Run
 from onnxq.testing.laws import run_model
 
 pytest.importorskip("onnxruntime", reason="the kernels are ONNX Runtime's")
@@ -29,7 +30,7 @@ TWICE = "main (float[N,K] x) => (float[N,8] y) { f = MatMul(x, w) n = Neg(x) g =
 
 def kernels(module: GraphModule, feeds: dict[str, np.ndarray]) -> Counter[str]:
     """Return how often each operator ran."""
-    report = kernel_report(ir.to_proto(module.model), feeds, threads=1, runs=1)
+    report = kernel_report(ir.to_proto(module.model), feeds, Run(threads=1), runs=1)
     return Counter(node.op_type for node in report.nodes)
 
 
@@ -63,7 +64,7 @@ def run_optimized(module: GraphModule, x: np.ndarray) -> np.ndarray:
     """Run as a user does, with all of ONNX Runtime's fusions."""
     from onnxq.runtime.session import open_session
 
-    return open_session(ir.to_proto(module.model), threads=1).run({"x": x})["y"]
+    return open_session(ir.to_proto(module.model), Run(threads=1)).run({"x": x})["y"]
 
 
 @pytest.mark.parametrize("block", [32, 64, 128])

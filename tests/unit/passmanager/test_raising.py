@@ -12,6 +12,7 @@ from onnxq.passmanager.instruments import VerifyEach
 from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.runtime.available import cpu_kernels
+from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
 from onnxq.target import find_target
 
@@ -46,7 +47,7 @@ def test_a_node_keeps_its_kernel(op_type: str) -> None:
     """Of these, ONNX Runtime 1.32 runs the versions up to operator set 21, and nothing is left out of it."""
     module = model(op_type)
     (record,) = run(module, "convert-opset{minimum=23}", kernels=cpu_kernels)
-    open_session(ir.to_proto(module.model), threads=1)
+    open_session(ir.to_proto(module.model), Run(threads=1))
     assert module.opset == 21
     reasons = {remark.reason for remark in record.remarks}
     assert f"operator set 22 has no kernel for {op_type} in the installed ONNX Runtime" in reasons
@@ -58,7 +59,7 @@ def test_an_operator_without_a_kernel_is_what_its_body_is_made_of() -> None:
     module = parse(text)
     run(module, "convert-opset{minimum=23}", kernels=cpu_kernels)
     assert module.opset == 23
-    open_session(ir.to_proto(module.model), threads=1)
+    open_session(ir.to_proto(module.model), Run(threads=1))
 
 
 def test_what_has_no_kernel_to_begin_with_holds_nothing_back() -> None:
@@ -95,7 +96,7 @@ def test_the_body_of_an_operator_holds_until_a_part_gets_another_version(body: s
     module = parse(text)
     run(module, "convert-opset{minimum=23}", kernels=cpu_kernels, target=target)
     assert module.opset == 18
-    open_session(ir.to_proto(module.model), threads=1)
+    open_session(ir.to_proto(module.model), Run(threads=1))
 
 
 def test_what_had_no_kernel_before_does_not_hold_a_model_back() -> None:
@@ -107,7 +108,7 @@ def test_what_had_no_kernel_before_does_not_hold_a_model_back() -> None:
     module = parse(text)
     run(module, "convert-opset{minimum=13}", kernels=cpu_kernels)
     assert module.opset == 13
-    open_session(ir.to_proto(module.model), threads=1)
+    open_session(ir.to_proto(module.model), Run(threads=1))
 
 
 def test_an_operator_older_than_its_body_has_none() -> None:

@@ -30,6 +30,7 @@ from onnxq.quant.encodings import (
 from onnxq.quant.facts import facts_of
 from onnxq.quant.statistics import Gram, Range
 from onnxq.rewrite.edit import Editor
+from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
 from onnxq.target import find_target
 
@@ -68,7 +69,7 @@ def test_it_computes_what_onnx_runtime_computes(axis: int | None, seed: int) -> 
         f" y = DequantizeLinear<axis={axis or 0}>(q, s, z) }}".replace("[]", "")
     )
     feeds = {"x": x, "s": encoding.scale, "z": encoding.zero_point.astype(np.uint8)}
-    ran = open_session(model.SerializeToString(), threads=1).run(feeds)
+    ran = open_session(model.SerializeToString(), Run(threads=1)).run(feeds)
     np.testing.assert_array_equal(encoding.quantize(x), ran["q"])
     np.testing.assert_array_equal(encoding.dequantize(ran["q"]), ran["y"])
 
@@ -107,7 +108,7 @@ def test_blocks_compute_what_onnx_runtime_computes(length: int, axis: int) -> No
         f" y = DequantizeLinear<axis={axis}, block_size=32>(q, s, z) }}"
     )
     feeds = {"x": x, "s": encoding.scale, "z": encoding.zero_point.astype(np.uint8)}
-    ran = open_session(model.SerializeToString(), threads=1).run(feeds)
+    ran = open_session(model.SerializeToString(), Run(threads=1)).run(feeds)
     np.testing.assert_array_equal(encoding.quantize(x), ran["q"])
     np.testing.assert_array_equal(encoding.dequantize(ran["q"]), ran["y"])
 
@@ -244,7 +245,7 @@ def test_float8_stays_within_its_bound_and_computes_what_onnx_runtime_computes(
         f" {{ z = Cast<to=17>(f) q = QuantizeLinear{where}(x, s, z) y = DequantizeLinear{where}(q, s, z) }}"
     )
     feeds = {"x": x, "s": encoding.scale, "f": np.zeros_like(encoding.scale)}
-    ran = open_session(model.SerializeToString(), threads=1, optimization="none").run(feeds)
+    ran = open_session(model.SerializeToString(), Run(threads=1), optimization="none").run(feeds)
     np.testing.assert_array_equal(restored, ran["y"])
 
 

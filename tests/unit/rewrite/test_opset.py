@@ -14,6 +14,7 @@ from onnxq.ir.module import GraphModule
 from onnxq.rewrite.opset import convert_opset
 from onnxq.rewrite.opset_rules import RULES
 from onnxq.rewrite.retired import RETIRED
+from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
 from onnxq.testing.laws import random_feeds
 
@@ -137,7 +138,7 @@ def model_of(version: int, given: str, wanted: str, body: str) -> onnx.ModelProt
 
 
 def results(model: onnx.ModelProto, feeds: dict[str, Any]) -> list[Any]:
-    return list(open_session(model, threads=1, optimization="none").run(feeds).values())
+    return list(open_session(model, Run(threads=1), optimization="none").run(feeds).values())
 
 
 @pytest.mark.parametrize("name", CASES)

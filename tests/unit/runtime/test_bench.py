@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from onnxq.errors import DataError, ModelError, TargetError
-from onnxq.runtime.bench import Spread, bench, schedule
+from onnxq.runtime.bench import Spread, Timing, bench, schedule
 from onnxq.runtime.fallback import refuse_fallback
 from onnxq.runtime.footprint import footprint, peak_memory, size_on_disk
 from onnxq.runtime.kernels import KernelNode, KernelReport, Kind
+from onnxq.runtime.run import Run
 
 Save = Callable[..., Path]
 MATMUL = "main (float[N,T,4] x) => (float[N,T,8] y) { y = MatMul(x, w) }"
@@ -36,8 +37,7 @@ def test_models_are_timed_side_by_side(fp32: Path, qdq_matmul: Path) -> None:
     report = bench(
         {"fp32": fp32, "int8": qdq_matmul},
         feeds(3, 5, 3),
-        rounds=6,
-        memory=False,
+        timing=Timing(rounds=6, memory=False),
         on_progress=lambda *step: seen.append(step),
     )
     first, second = report.models
@@ -57,12 +57,16 @@ def test_models_are_timed_side_by_side(fp32: Path, qdq_matmul: Path) -> None:
 
 
 def test_a_small_budget_still_gives_five_rounds(fp32: Path) -> None:
-    assert bench({"a": fp32}, feeds(3), rounds=50, seconds_budget=0, memory=False).rounds == 5
+    assert bench({"a": fp32}, feeds(3), timing=Timing(rounds=50, seconds=0, memory=False)).rounds == 5
 
 
 def test_sequence_lengths_come_from_the_token_ids(save: Save) -> None:
     path = save("main (int64[N,T] ids) => (int64[N,T] y) { y = Neg(ids) }")
-    report = bench({"a": path}, [{"ids": np.ones((1, t), np.int64)} for t in (7, 9)], rounds=5, memory=False)
+    report = bench(
+        {"a": path},
+        [{"ids": np.ones((1, t), np.int64)} for t in (7, 9)],
+        timing=Timing(rounds=5, memory=False),
+    )
     assert report.sequence_lengths == (7, 9)
 
 
@@ -103,8 +107,8 @@ def test_a_footprint_is_taken_in_a_process_of_its_own(fp32: Path, save: Save) ->
     large = save(
         "main (float[N,2048] x) => (float[N,2048] y) { y = MatMul(x, w) }", "large.onnx", {"w": weight}
     )
-    small = footprint(fp32, feeds(3)[0], threads=1)
-    other = footprint(large, {"x": np.ones((1, 2048), np.float32)}, threads=1)
+    small = footprint(fp32, feeds(3)[0], Run(threads=1))
+    other = footprint(large, {"x": np.ones((1, 2048), np.float32)}, Run(threads=1))
     assert 0 < small.session_bytes < small.peak_bytes
     assert small.create_ms > 0
     # The weights are held at least once: 16 MiB, beside which the small model's are nothing.
@@ -113,14 +117,14 @@ def test_a_footprint_is_taken_in_a_process_of_its_own(fp32: Path, save: Save) ->
 
 def test_a_footprint_is_taken_with_the_sessions_entries(fp32: Path) -> None:
     with pytest.raises(TargetError, match=r"measuring its memory failed: .*Invalid value for optimization"):
-        footprint(fp32, feeds(3)[0], config={"optimization.minimal_build_optimizations": "X"})
+        footprint(fp32, feeds(3)[0], Run(entries={"optimization.minimal_build_optimizations": "X"}))
 
 
 def test_entries_of_one_model_are_not_those_of_another(fp32: Path) -> None:
     models = {"a": fp32, "b": fp32}
-    bench(models, feeds(3), rounds=5, configs={"a": {"session.load_model_format": "ONNX"}})
+    bench(models, feeds(3), timing=Timing(rounds=5), entries={"a": {"session.load_model_format": "ONNX"}})
     with pytest.raises(ModelError, match="Invalid value for optimization"):
-        bench(models, feeds(3), configs={"b": {"optimization.minimal_build_optimizations": "X"}})
+        bench(models, feeds(3), entries={"b": {"optimization.minimal_build_optimizations": "X"}})
 
 
 def test_the_childs_memory_does_not_hold_the_parents(fp32: Path) -> None:

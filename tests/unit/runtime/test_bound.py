@@ -8,6 +8,7 @@ import pytest
 
 from onnxq.errors import DataError
 from onnxq.runtime.bound import Replay, bound_to, repeatable
+from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
 
 ort = pytest.importorskip("onnxruntime", reason="runs models")
@@ -32,7 +33,7 @@ class Watched:
 
 
 def test_bound_runs_compute_the_same(save: Save) -> None:
-    session = open_session(save(BODY), threads=1)
+    session = open_session(save(BODY), Run(threads=1))
     watched = Watched(session.inference)
     object.__setattr__(session, "inference", watched)
     run = bound_to(session, {"x": X, "other": X}, "cpu")
@@ -44,7 +45,7 @@ def test_bound_runs_compute_the_same(save: Save) -> None:
 
 
 def test_outputs_may_keep_their_places(save: Save) -> None:
-    session = open_session(save(BODY), threads=1)
+    session = open_session(save(BODY), Run(threads=1))
     watched = Watched(session.inference)
     object.__setattr__(session, "inference", watched)
     replay = Replay(session, "cpu")
@@ -58,7 +59,7 @@ def test_outputs_may_keep_their_places(save: Save) -> None:
 
 
 def test_a_replay_takes_one_shape_and_leaves_its_feeds_alone(save: Save) -> None:
-    replay, x = Replay(open_session(save(BODY), threads=1), "cpu"), X.copy()
+    replay, x = Replay(open_session(save(BODY), Run(threads=1)), "cpu"), X.copy()
     replay.run({"x": x})
     replay.run({"x": 2 * x})
     np.testing.assert_array_equal(x, X)
@@ -68,17 +69,17 @@ def test_a_replay_takes_one_shape_and_leaves_its_feeds_alone(save: Save) -> None
 
 
 def test_a_plain_run_needs_no_binding(save: Save) -> None:
-    repeatable(open_session(save(BODY), threads=1), {"x": X})()
+    repeatable(open_session(save(BODY), Run(threads=1)), {"x": X})()
 
 
 @pytest.mark.cuda
 def test_a_cuda_session_is_bound_to_its_device(save: Save, cuda: None) -> None:
-    session = open_session(save(BODY), "cuda")
+    session = open_session(save(BODY), Run("cuda"))
     repeatable(session, {"x": X})()
 
 
 @pytest.mark.cuda
 def test_a_cuda_graph_is_replayed_on_new_feeds(save: Save, cuda: None) -> None:
-    replay = Replay(open_session(save(BODY), "cuda", cuda_graph=True), "cuda")
+    replay = Replay(open_session(save(BODY), Run("cuda", cuda_graph=True)), "cuda")
     for factor in (1, 2, 3):
         np.testing.assert_array_equal(replay.run({"x": factor * X})["y"], -factor * X)

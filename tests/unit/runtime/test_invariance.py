@@ -17,6 +17,7 @@ from onnxq.errors import DataError, ToleranceError
 from onnxq.ir.store import load_model
 from onnxq.recipe import load_recipe
 from onnxq.runtime.invariance import check_invariance, require_invariance
+from onnxq.runtime.run import Run
 
 Save = Callable[..., Path]
 QUIET = CompileOptions(validate=False, bench=False, tune=False)
@@ -70,7 +71,7 @@ def compiled(source: Path, recipe: str) -> Path:
 
 
 def test_static_int8_is_bit_identical(attention: Path) -> None:
-    report = check_invariance(compiled(attention, "cpu"), batch(9), threads=1)
+    report = check_invariance(compiled(attention, "cpu"), batch(9), Run(threads=1))
     assert (report.samples, report.padded) == (4, 3)
     assert [output.name for output in report.outputs] == ["tokens", "pooled"]
     tokens, pooled = report.outputs
@@ -81,7 +82,7 @@ def test_static_int8_is_bit_identical(attention: Path) -> None:
 
 
 def test_dynamic_int8_moves_and_says_so(attention: Path) -> None:
-    report = check_invariance(compiled(attention, "cpu-dynamic"), batch(9), threads=1)
+    report = check_invariance(compiled(attention, "cpu-dynamic"), batch(9), Run(threads=1))
     assert not report.holds
     # A step of an 8-bit grid is about a hundredth of the largest value.
     assert max(output.batch / output.scale for output in report.outputs) > 1e-3
@@ -94,7 +95,7 @@ def test_dynamic_int8_moves_and_says_so(attention: Path) -> None:
 
 
 def test_the_float_model_moves_by_rounding_at_most(attention: Path) -> None:
-    assert check_invariance(attention, batch(9), threads=1).holds
+    assert check_invariance(attention, batch(9), Run(threads=1)).holds
 
 
 def test_without_a_mask_only_batches_are_compared(qdq_matmul: Path) -> None:

@@ -11,13 +11,14 @@ import pytest
 
 from onnxq.runtime.kernels import KernelNode, KernelReport, Kind, kernel_report, kind_of
 from onnxq.runtime.profile import executed_nodes
+from onnxq.runtime.run import Run
 
 Save = Callable[..., Path]
 X = np.random.default_rng(1).normal(size=(2, 3, 4)).astype(np.float32)
 
 
 def test_a_qdq_matmul_runs_as_one_integer_kernel(qdq_matmul: Path) -> None:
-    report = kernel_report(qdq_matmul, {"x": X}, threads=1)
+    report = kernel_report(qdq_matmul, {"x": X}, Run(threads=1))
     assert [(node.op_type, node.domain, node.kind) for node in report.nodes] == [
         ("QuantizeLinear", "", Kind.QUANTIZE),
         ("MatMulIntegerToFloat", "com.microsoft", Kind.INTEGER),
@@ -37,7 +38,7 @@ def test_a_qdq_matmul_runs_as_one_integer_kernel(qdq_matmul: Path) -> None:
 
 def test_shares_sum_to_one_and_the_summary_is_sorted(qdq_matmul: Path) -> None:
     # Enough work that the profiler, which counts whole microseconds, sees every node.
-    report = kernel_report(qdq_matmul, {"x": np.tile(X, (200, 10, 1))}, threads=1, runs=3)
+    report = kernel_report(qdq_matmul, {"x": np.tile(X, (200, 10, 1))}, Run(threads=1), runs=3)
     assert sum(node.share for node in report.nodes) == pytest.approx(1)
     assert report.providers == {"CPUExecutionProvider": pytest.approx(1)}
     shares = [row.share for row in report.summary]
@@ -150,7 +151,7 @@ def test_one_interrupted_call_says_nothing_of_a_node() -> None:
 
 def test_the_profile_tells_what_a_node_computes(save: Save) -> None:
     path = save("main (float[N,4] x) => (float[N,4] y, int64[2] s) { y = Relu(x) s = Shape(y) }")
-    nodes = kernel_report(path, {"x": X[0]}, threads=1).nodes
+    nodes = kernel_report(path, {"x": X[0]}, Run(threads=1)).nodes
     assert {one.op_type: (one.types, one.counts) for one in nodes} == {
         "Relu": (("float",), False),
         "Shape": (("int64",), True),

@@ -11,6 +11,7 @@ import onnx
 import pytest
 
 from onnxq.runtime.kernels import KernelReport, LayerKernel, LayerState, Provenance, kernel_report
+from onnxq.runtime.run import Run
 
 Save = Callable[..., Path]
 RNG = np.random.default_rng(0)
@@ -39,7 +40,7 @@ def test_a_quantized_layer_is_found_by_the_values_around_it(save: Save) -> None:
         "compiled.onnx",
         W_Q,
     )
-    report = kernel_report(compiled, {"x": np.tile(X, (200, 10, 1))}, threads=1, source=source)
+    report = kernel_report(compiled, {"x": np.tile(X, (200, 10, 1))}, Run(threads=1), source=source)
     layer = by_name(report)["up"]
     assert traced(layer) == ("integer", ("MatMulIntegerToFloat",))
     assert report.provenance.untraced == 0
@@ -55,7 +56,7 @@ def test_a_value_that_a_fold_renamed_is_still_its_source(save: Save) -> None:
         "compiled.onnx",
         W,
     )
-    report = kernel_report(compiled, {"x": X}, threads=1, source=source)
+    report = kernel_report(compiled, {"x": X}, Run(threads=1), source=source)
     assert {name: traced(layer) for name, layer in by_name(report).items()} == {
         "up": ("float", ("MatMul",)),
         "down": ("float", ("MatMul",)),
@@ -96,7 +97,7 @@ def test_one_kernel_of_two_layers_is_split_evenly(save: Save) -> None:
         {{ y = Attention <q_num_heads = 1, kv_num_heads = 1, scale = 0.5> (q, k, v) }}"""
     )
     feeds = {name: RNG.normal(size=(8, 64, 8)).astype(np.float32) for name in "qkv"}
-    layers = by_name(kernel_report(compiled, feeds, threads=1, source=source))
+    layers = by_name(kernel_report(compiled, feeds, Run(threads=1), source=source))
     assert traced(layers["scores"]) == traced(layers["context"]) == ("float", ("Attention",))
     assert layers["scores"].share == layers["context"].share == pytest.approx(0.5)
 
@@ -109,7 +110,7 @@ def test_several_kernels_of_one_layer_are_added_up(save: Save) -> None:
         "compiled.onnx",
         parts,
     )
-    report = kernel_report(compiled, {"x": np.tile(X, (200, 10, 1))}, threads=1, source=source)
+    report = kernel_report(compiled, {"x": np.tile(X, (200, 10, 1))}, Run(threads=1), source=source)
     layer = by_name(report)["linear"]
     assert traced(layer) == ("float", ("MatMul", "MatMul", "MatMul"))
     assert layer.share == pytest.approx(sum(n.share for n in report.nodes if n.op_type == "MatMul"))
@@ -142,7 +143,7 @@ def test_an_embedding_of_integers_is_weight_only(save: Save) -> None:
         "compiled.onnx",
         W_Q,
     )
-    report = kernel_report(compiled, {"i": RNG.integers(4, size=(64, 64))}, threads=1, source=source)
+    report = kernel_report(compiled, {"i": RNG.integers(4, size=(64, 64))}, Run(threads=1), source=source)
     layer = by_name(report)["embed"]
     assert traced(layer) == ("weight-only", ("Gather",))
     assert layer.overhead == next(n.share for n in report.nodes if n.op_type == "DequantizeLinear")

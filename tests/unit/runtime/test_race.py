@@ -11,6 +11,7 @@ import pytest
 
 from onnxq.runtime.bench import Spread
 from onnxq.runtime.race import FIRST_ROUNDS, Standing, race
+from onnxq.runtime.run import Run
 
 
 def _model(path: Path, products: int) -> Path:
@@ -28,7 +29,10 @@ def test_ten_times_the_work_is_slower_and_leaves_early(tmp_path: Path) -> None:
     models = {"one": _model(tmp_path / "one.onnx", 1), "ten": _model(tmp_path / "ten.onnx", 10)}
     rounds: list[int] = []
     found = race(
-        models, [{"x": np.eye(96, dtype=np.float32)}], 1, on_progress=lambda done, total: rounds.append(done)
+        models,
+        [{"x": np.eye(96, dtype=np.float32)}],
+        Run(threads=1),
+        on_progress=lambda done, total: rounds.append(done),
     )
     assert found["ten"].gain.median < 0.5
     assert not found["ten"].faster

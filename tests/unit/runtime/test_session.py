@@ -13,7 +13,8 @@ from onnxq.errors import DataError, ModelError, TargetError
 from onnxq.runtime.environment import import_onnxruntime
 from onnxq.runtime.fallback import refuse_fallback
 from onnxq.runtime.kernels import kernel_report
-from onnxq.runtime.session import Provider, ValueSpec, open_session, short_reason, usable_provider
+from onnxq.runtime.run import Run
+from onnxq.runtime.session import ValueSpec, open_session, short_reason, usable_provider
 
 Save = Callable[..., Path]
 HAS_CUDA = "CUDAExecutionProvider" in import_onnxruntime().get_available_providers()
@@ -23,7 +24,7 @@ X = np.array([[-1, 0, 1, 2]], np.float32)
 
 
 def test_a_session_tells_its_inputs_outputs_and_provider(save: Save) -> None:
-    session = open_session(save(TWO), threads=1)
+    session = open_session(save(TWO), Run(threads=1))
     assert [(spec.name, spec.dtype, spec.shape) for spec in session.inputs] == [
         ("x", np.dtype("float32"), ("N", 4)),
         ("i", np.dtype("int64"), ("K",)),
@@ -128,32 +129,26 @@ def test_a_failing_run_gives_one_line(save: Save, capfd: pytest.CaptureFixture[s
 @pytest.mark.skipif(HAS_CUDA, reason="this ONNX Runtime has CUDA")
 def test_a_missing_provider_names_those_there_are(save: Save) -> None:
     with pytest.raises(TargetError, match="has no provider 'cuda'") as caught:
-        open_session(save(RELU), "cuda")
+        open_session(save(RELU), Run("cuda"))
     assert caught.value.hint == 'it has: cpu; pip install "onnxq[cuda]" for an NVIDIA GPU'
-
-
-@pytest.mark.parametrize("provider", ["cpu", "tensorrt"])
-def test_cuda_graphs_are_refused_where_there_are_none(provider: Provider, save: Save) -> None:
-    with pytest.raises(TargetError, match=f"there are no CUDA graphs on provider '{provider}'"):
-        open_session(save(RELU), provider, cuda_graph=True)
 
 
 @pytest.mark.cuda
 @pytest.mark.skipif(usable_provider("tensorrt") is None, reason="needs TensorRT and an NVIDIA GPU")
 def test_tensorrt_runs_when_it_is_there(save: Save) -> None:
     path = save("main (float[4,4] x) => (float[4,4] y) { a = MatMul(x, x) y = Softmax(a) }")
-    session = open_session(path, "tensorrt")
+    session = open_session(path, Run("tensorrt"))
     assert session.providers[0] == "TensorrtExecutionProvider"
     x = np.eye(4, dtype=np.float32)
     # 1e-3: TensorRT may multiply in TF32, which has 10 bits of precision.
     np.testing.assert_allclose(session.run({"x": x})["y"], open_session(path).run({"x": x})["y"], atol=1e-3)
-    refuse_fallback("compiled", kernel_report(path, {"x": x}, "tensorrt"))
+    refuse_fallback("compiled", kernel_report(path, {"x": x}, Run("tensorrt")))
 
 
 @pytest.mark.cuda
 @pytest.mark.skipif(usable_provider("cuda") is None, reason="needs onnxruntime-gpu and an NVIDIA GPU")
 def test_cuda_runs_when_there_is_one(save: Save) -> None:
-    session = open_session(save(RELU), "cuda")
+    session = open_session(save(RELU), Run("cuda"))
     assert session.providers[0] == "CUDAExecutionProvider"
     np.testing.assert_array_equal(session.run({"x": X})["y"], np.maximum(X, 0))
 
@@ -215,13 +210,13 @@ def test_threads_and_optimization_reach_the_options(save: Save, tmp_path: Path) 
     text = "main (float[N,4] x) => (float[N,4] y) { h = Identity(x) y = Relu(h) }"
     saved = {level: tmp_path / f"{level}.onnx" for level in ("none", "all")}
     for level, path in saved.items():
-        session = open_session(save(text), threads=1, optimization=level, optimized_model_path=path)  # type: ignore[arg-type]
+        session = open_session(save(text), Run(threads=1), optimization=level, optimized_model_path=path)  # type: ignore[arg-type]
         assert session.inference.get_session_options().intra_op_num_threads == 1
     assert {level: len(onnx.load(path).graph.node) for level, path in saved.items()} == {"none": 2, "all": 1}
 
 
 def test_float32_is_rounded_where_the_model_takes_float16(save: Save) -> None:
-    session = open_session(save("main (float16[N] x) => (float16[N] y) { y = Neg(x) }"), threads=1)
+    session = open_session(save("main (float16[N] x) => (float16[N] y) { y = Neg(x) }"), Run(threads=1))
     fed = session.select({"x": np.array([1, 1 / 3], np.float32)})["x"]
     assert (fed.dtype, fed.tolist()) == (np.float16, [1, float(np.float16(1 / 3))])
     with pytest.raises(DataError, match="the data is float64, the model wants float16"):

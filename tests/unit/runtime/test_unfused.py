@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from onnxq.runtime.kernels import LayerKernel, LayerState, kernel_report
+from onnxq.runtime.run import Run
 from onnxq.runtime.session import Optimization
 
 Save = Callable[..., Path]
@@ -142,7 +143,7 @@ def layers(save: Save, pattern: Pattern) -> tuple[LayerKernel, ...]:
     given, result = pattern.types
     path = save(f"main ({given}) => ({result}) {{ {pattern.body} }}", weights=WEIGHTS)
     feeds = {"x": RNG.normal(size=SHAPES[pattern.types]).astype(np.float32)}
-    report = kernel_report(path, feeds, threads=1, optimization=pattern.optimization, runs=1)
+    report = kernel_report(path, feeds, Run(threads=1), optimization=pattern.optimization, runs=1)
     return report.provenance.layers
 
 

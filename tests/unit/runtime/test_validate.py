@@ -11,6 +11,7 @@ import pytest
 
 from onnxq.errors import DataError, ModelError
 from onnxq.runtime.metrics import load_metric
+from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
 from onnxq.runtime.validate import validate
 
@@ -45,7 +46,7 @@ def test_disturbed_weights_give_the_numbers_computed_by_hand(pair: Any) -> None:
     first, second, weight, disturbed = pair
     x = np.concatenate([batch.feeds["x"] for batch in batches(5)]).astype(np.float64)
     y, z = x @ weight, x @ disturbed
-    report = validate(first, second, batches(5), threads=1)
+    report = validate(first, second, batches(5), run=Run(threads=1))
     (output,) = report.outputs
     cosines = (y * z).sum(1) / np.linalg.norm(y, axis=1) / np.linalg.norm(z, axis=1)
     # The models compute six-term sums in float32: relative error of y below 6 * 2**-24, so of

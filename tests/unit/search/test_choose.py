@@ -10,6 +10,7 @@ import pytest
 
 from onnxq.engine.score import Score
 from onnxq.recipe import Recipe
+from onnxq.runtime.run import Run
 from onnxq.search.choose import choose
 from onnxq.testing.laws import FeedsBatch
 
@@ -36,7 +37,7 @@ def test_a_form_that_gives_nan_is_the_worst(tmp_path: Path, plain: str, tried: s
     }
     recipe = Recipe(name="mine", pipeline=PIPELINE, choices={"encode-activations": {"dtype": ("int8",)}})
     feeds = {"x": np.ones((2, 4), np.float32)}
-    score = Score(source, lambda: [FeedsBatch(feeds)], threads=1)
+    score = Score(source, lambda: [FeedsBatch(feeds)], Run(threads=1))
     choice = choose(
         recipe,
         lambda one: score.errors_of(forms["int8" if "dtype=int8" in one.pipeline else "uint8"]),
@@ -55,7 +56,7 @@ def test_a_smaller_error_in_the_mean_is_not_bought_with_a_large_one(
     cut = _model(tmp_path, f"c = Constant<value_float = {bound}>() y = Min(x, c)")
     recipe = Recipe(name="mine", pipeline=PIPELINE, choices={"encode-activations": {"dtype": ("int8",)}})
     feeds = {"x": np.append(np.ones(39), 4).reshape(10, 4).astype(np.float32)}
-    score = Score(source, lambda: [FeedsBatch(feeds)], threads=1)
+    score = Score(source, lambda: [FeedsBatch(feeds)], Run(threads=1))
     choice = choose(
         recipe,
         lambda one: score.errors_of(cut if "dtype=int8" in one.pipeline else off),
