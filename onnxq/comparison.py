@@ -66,8 +66,11 @@ class CompileOptions:
         threads: Threads within an operator; None leaves it to ONNX Runtime.
         bench_batch_size: Samples in each timed run.
         validation_samples: How many samples the comparison takes, beyond those calibrated on.
+        validation_data: Other samples to compare and time on, instead.
         gates: What the result must reach; added to the recipe's own.
         metric: A task metric, computed for both models.
+        force: Replace files that onnxq did not write, too; what is being read never is.
+        also_read: Files that are being read, besides the source and the data.
 
     """
 
@@ -79,8 +82,11 @@ class CompileOptions:
     threads: int | None = None
     bench_batch_size: int = 1
     validation_samples: int = 256
+    validation_data: Dataset | None = None
     gates: Gates = field(default_factory=Gates)
     metric: Metric | None = None
+    force: bool = False
+    also_read: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -147,24 +153,19 @@ class Comparison:
 
 
 def choose_samples(
-    given: Dataset | None,
-    data: Dataset | None,
-    used: int,
-    inputs: Sequence[InputSpec],
-    options: CompileOptions,
+    data: Dataset | None, used: int, inputs: Sequence[InputSpec], options: CompileOptions
 ) -> Samples:
     """Choose given samples, or unseen ones of the calibration data, or seen ones, or random ones.
 
     Args:
-        given: Samples that were given for this purpose.
         data: The calibration data.
         used: How many samples of it ranges were measured on.
         inputs: What the model takes.
-        options: How many samples to compare.
+        options: Samples for this purpose, or how many to compare.
 
     """
-    if given is not None:
-        return Samples(given)
+    if options.validation_data is not None:
+        return Samples(options.validation_data)
     if data is None:
         warning = "compared and timed on random inputs, as there is no data: give --data"
         random = open_data("random", inputs, DataOptions(limit=16))

@@ -180,9 +180,9 @@ class Compilation:
         )
         self.recipe = self.choice.recipe
 
-    def tune(self, validation_data: Dataset | None) -> None:
+    def tune(self) -> None:
         """Replace the recipe by its fastest form on this machine."""
-        samples = choose_samples(validation_data, self.data, 0, self._inputs, self.options)
+        samples = choose_samples(self.data, 0, self._inputs, self.options)
         try:
             self.tuning = tune(
                 self.source.path,
@@ -217,19 +217,12 @@ class Compilation:
         if self.options.keep_useful and has_float and (poor := useless(accuracy)):
             raise UselessError(poor[0])
 
-    def finish(
-        self,
-        built: Built,
-        outputs: Outputs,
-        validation_data: Dataset | None,
-        describe: Callable[[Manifest], str],
-    ) -> CompileResult:
+    def finish(self, built: Built, outputs: Outputs, describe: Callable[[Manifest], str]) -> CompileResult:
         """Save the model, compare, time, and write what is known beside it: all of it, or nothing.
 
         Args:
             built: The model.
             outputs: Where it goes.
-            validation_data: Samples to compare and time on, if they were given.
             describe: Makes the report, for people to read.
 
         Raises:
@@ -240,7 +233,7 @@ class Compilation:
         module, table = built.module, self.table_of(built)
         self._stamp(module)
         used = table.samples if table is not None else 0
-        samples = choose_samples(validation_data, self.data, used, self._inputs, self.options)
+        samples = choose_samples(self.data, used, self._inputs, self.options)
         target = self.recipe.runs_on
         provider, threads = usable_provider(target.provider), self.options.threads
         run = None if provider is None else Run(provider, threads, target.options_for(module))

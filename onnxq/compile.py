@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from onnxq.calibration.data import Dataset
@@ -25,13 +25,10 @@ def compile_model(
     *,
     recipe: Recipe,
     data: Dataset | None = None,
-    validation_data: Dataset | None = None,
     table: CalibrationTable | None = None,
     instruments: Sequence[Instrument] = (),
     options: CompileOptions | None = None,
     on_progress: Progress | None = None,
-    force: bool = False,
-    inputs: Sequence[Path] = (),
 ) -> CompileResult:
     """Compile ``source`` into ``output``, with a manifest and a report beside it.
 
@@ -42,13 +39,10 @@ def compile_model(
         output: Where the compiled model goes.
         recipe: Which passes, for which target.
         data: Samples to measure ranges on; what lies beyond those is used to validate.
-        validation_data: Other samples to validate and time with.
         table: Ranges that were measured before, instead of ``data``.
         instruments: What watches the passes.
         options: What happens around them.
         on_progress: Called as the work goes on.
-        force: Replace files that onnxq did not write, too; what is being read never is.
-        inputs: More files that are being read, besides ``source`` and the data.
 
     Raises:
         OnnxqError: What is wrong, where, and what to do; the outputs are then as they were before,
@@ -58,20 +52,27 @@ def compile_model(
     options, progress = options or CompileOptions(), on_progress or _quiet
     require_measurable(options.gates, compared=options.validate, has_metric=options.metric is not None)
     work = Compilation(Source.of(Path(source)), recipe.settled(), data, options, progress)
-    read = [path for dataset in (data, validation_data) if dataset is not None for path in dataset.paths]
-    outputs = Outputs(Path(output), (*model_files(Path(source)), *inputs, *read), force)
+    outputs = Outputs(Path(output), tuple(_read(work)), options.force)
     outputs.files(work.source.module)  # what cannot be written is better known now
     if table is not None:
         work.accept(table)
     if options.choose and recipe.choices:
         work.choose()
     if options.tune and options.bench and recipe.target in TUNED_TARGETS:
-        work.tune(validation_data)
+        work.tune()
     try:
-        return work.finish(work.build.of(work.recipe, instruments), outputs, validation_data, render_report)
+        return work.finish(work.build.of(work.recipe, instruments), outputs, render_report)
     except UselessError as error:
         work.keep_float(error.output)
-    return work.finish(work.build.of(work.recipe, instruments), outputs, validation_data, render_report)
+    return work.finish(work.build.of(work.recipe, instruments), outputs, render_report)
+
+
+def _read(work: Compilation) -> Iterator[Path]:
+    """Yield what a compilation reads, which must not be replaced."""
+    yield from model_files(work.source.path)
+    yield from work.options.also_read
+    for data in (work.data, work.options.validation_data):
+        yield from data.paths if data is not None else ()
 
 
 def calibrate_model(

@@ -13,7 +13,7 @@ from onnxq.manifest import manifest_path, report_path
 from onnxq.overwriting import MANIFEST, MODEL, REPORT, Kind, is_same, refuse_overwriting
 from onnxq.reading import parse_json
 
-_HINT = "give another output, or replace it with --force (in Python force=True)"
+_HINT = "give another output, or replace it with --force (in Python CompileOptions(force=True))"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -160,6 +160,7 @@ class _Run:
         return builders
 
     def _compile(self, recipe: str, path: Path, options: CompileOptions | None = None) -> CompileResult:
+        options = options or CompileOptions(validate=False, bench=False, choose=self.case.has_results)
         chosen = load_recipe(recipe)
         samples = {"samples": sum(map(batch_size, self.case.calibration))}
         chosen = chosen.model_copy(update={"calibration": chosen.calibration.model_copy(update=samples)})
@@ -168,8 +169,7 @@ class _Run:
             path,
             recipe=chosen,
             data=self._data(self.case.calibration) if chosen.needs_data else None,
-            validation_data=self._data(self.case.held_out),
-            options=options or CompileOptions(validate=False, bench=False, choose=self.case.has_results),
+            options=replace(options, validation_data=self._data(self.case.held_out)),
         )
 
     def _data(self, feeds: Sequence[Feeds]) -> Dataset:

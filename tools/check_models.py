@@ -95,8 +95,7 @@ def _compile(case: Case, output: Path) -> CompileResult:
         output,
         recipe=recipe,
         data=calibration,
-        validation_data=held_out,
-        options=CompileOptions(threads=1, tune=False),
+        options=CompileOptions(threads=1, tune=False, validation_data=held_out),
     )
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onnxq.cli.console import progress, show, show_json
-from onnxq.cli.options import DataSettings, Json, SessionSettings, SomeData
+from onnxq.cli.options import DataSettings, Json, SessionSettings
 from onnxq.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -55,11 +55,10 @@ class TimingSettings:
 def run(
     models: Models,
     *,
-    data: SomeData = None,
+    reading: DataSettings,
     shape: Shapes = None,
     running: SessionSettings,
     timed: TimingSettings,
-    reading: DataSettings,
     as_json: Json = False,
 ) -> None:
     """Time models side by side, and tell which kernels ran.
@@ -72,7 +71,7 @@ def run(
     run, named = running.run(), _named(models)
     entries = {name: running.asked_by(model) for name, model in named.items()}
     single = replace(reading, batch_size=reading.batch_size or 1)
-    dataset = _dataset(models[0], data, shape or (), single)
+    dataset = _dataset(models[0], shape or (), single)
     feeds = [batch.feeds for batch in islice(dataset.batches(), timed.rounds)]
     with progress() as on_progress:
         report = bench(
@@ -101,11 +100,11 @@ def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
     return name, tuple(map(int, parts))
 
 
-def _dataset(model: Path, data: str | None, shapes: Sequence[str], reading: DataSettings) -> Dataset:
-    if data and shapes:
+def _dataset(model: Path, shapes: Sequence[str], reading: DataSettings) -> Dataset:
+    if reading.data and shapes:
         raise RecipeError("both --data and --shape are given", hint="give one of them")
-    if data:
-        return reading.open(data, model)
+    if reading.data:
+        return reading.read(reading.data, model)
     if not shapes:
         raise DataError(
             "there is nothing to feed the models",

@@ -9,7 +9,7 @@ import typer
 
 from onnxq.cli.choose import RecipeSettings
 from onnxq.cli.console import progress, show, show_json
-from onnxq.cli.options import DataSettings, Json, Model, NeededData
+from onnxq.cli.options import Json, Model, NeededDataSettings
 from onnxq.overwriting import TABLE, refuse_overwriting
 
 Output = Annotated[
@@ -21,10 +21,9 @@ Output = Annotated[
 def run(
     model: Model,
     *,
-    data: NeededData,
+    reading: NeededDataSettings,
     output: Output,
     wanted: RecipeSettings,
-    reading: DataSettings,
     as_json: Json = False,
 ) -> None:
     """Measure the ranges of MODEL's activations on data.
@@ -34,8 +33,8 @@ def run(
     """
     from onnxq.compile import calibrate_model
 
-    refuse_overwriting(output, TABLE, inputs=[model, Path(data)])
-    dataset = reading.open(data, model)
+    refuse_overwriting(output, TABLE, inputs=[model, Path(reading.data)])
+    dataset = reading.open(model)
     with progress() as on_progress:
         table = calibrate_model(model, dataset, recipe=wanted.choose(has_data=True), on_progress=on_progress)
     table.save(output)

@@ -18,13 +18,13 @@ from onnxq.cli.options import (
     Json,
     MetricName,
     Model,
-    SomeData,
     Threads,
     metric_of,
 )
 from onnxq.errors import RecipeError, ToleranceError, did_you_mean
 
 if TYPE_CHECKING:
+    from onnxq.calibration.table import CalibrationTable
     from onnxq.comparison import CompileOptions
     from onnxq.manifest import Manifest
     from onnxq.passmanager.instruments import Instrument
@@ -39,11 +39,25 @@ WITHOUT_DATA = (
 Output = Annotated[
     Path, typer.Option("-o", "--output", metavar="OUT", help="Where the result goes.", show_default=False)
 ]
-Table = Annotated[
-    Path | None,
-    typer.Option("--table", metavar="TABLE", help="Ranges from onnxq calibrate.", show_default=False),
-]
-Force = Annotated[bool, typer.Option("--force", help="Replace a file that onnxq did not write.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RangeSettings(DataSettings):
+    """Where ranges come from."""
+
+    table: Annotated[
+        Path | None,
+        typer.Option("--table", metavar="TABLE", help="Ranges from onnxq calibrate.", show_default=False),
+    ] = None
+
+    def measured(self, recipe: str | None) -> CalibrationTable | None:
+        """Return the table that was given, or else, without data, that of a manifest given as recipe.
+
+        Raises:
+            OnnxqError: The file is no table, or no manifest.
+
+        """
+        return choose_table(self.table, None if self.data else recipe)
 
 
 @dataclass(frozen=True)
@@ -67,8 +81,9 @@ class WorkSettings:
         bool, typer.Option("--no-validate", help="Do not compare the models; the result is only opened.")
     ] = False
     metric: MetricName = None
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that onnxq did not write.")] = False
 
-    def options(self, *, shipped: bool) -> CompileOptions:
+    def options(self, *, shipped: bool, also_read: tuple[Path, ...]) -> CompileOptions:
         """Return the library's options; forms are timed, and useless ones replaced, of ``shipped`` recipes.
 
         Raises:
@@ -85,6 +100,8 @@ class WorkSettings:
             keep_useful=shipped,
             threads=self.threads,
             metric=metric_of(self.metric),
+            force=self.force,
+            also_read=also_read,
         )
 
 
@@ -138,14 +155,11 @@ def run(
     model: Model,
     *,
     output: Output,
-    data: SomeData = None,
+    ranges: RangeSettings,
     wanted: RecipeSettings,
-    table: Table = None,
     work: WorkSettings,
-    force: Force = False,
     gates: GateSettings,
     watch: WatchSettings,
-    reading: DataSettings,
     as_json: Json = False,
 ) -> None:
     """Compile MODEL into a smaller, faster one; validate and time it.
@@ -156,12 +170,12 @@ def run(
     from onnxq.compile import compile_model
     from onnxq.runtime.gates import Gates, require_measurable
 
-    measured = choose_table(table, None if data else wanted.recipe)
-    options = work.options(shipped=wanted.is_shipped)
+    measured = ranges.measured(wanted.recipe)
+    options = work.options(shipped=wanted.is_shipped, also_read=_files(ranges.table, wanted.recipe))
     require_measurable(gates.over(Gates()), compared=options.validate, has_metric=options.metric is not None)
-    recipe = gates.into(wanted.choose(has_data=bool(data or measured)))
+    recipe = gates.into(wanted.choose(has_data=bool(ranges.data or measured)))
     watching = list(watch.instruments(recipe))
-    dataset = reading.open(data, model, tell=False) if data else None
+    dataset = ranges.open(model, tell=False)
     if wanted.none_chosen and "quantize-dynamically" in recipe.pipeline:
         remark(WITHOUT_DATA)
     try:
@@ -175,8 +189,6 @@ def run(
                 instruments=[_reproducer(output, recipe), *watching],
                 options=options,
                 on_progress=on_progress,
-                force=force,
-                inputs=_read(table, wanted.recipe),
             ).manifest
     except ToleranceError:
         present(output, load_manifest(output), as_json=as_json, passed=False, with_passes=watch.time_passes)
@@ -224,6 +236,6 @@ def _reproducer(output: Path, recipe: Recipe) -> Instrument:
     return Reproducer(failed_path(output), recipe.runs_on)
 
 
-def _read(*named: Path | str | None) -> list[Path]:
+def _files(*named: Path | str | None) -> tuple[Path, ...]:
     """Return the files among these: a recipe may be a name, too."""
-    return [Path(name) for name in named if name is not None and os.path.isfile(name)]
+    return tuple(Path(name) for name in named if name is not None and os.path.isfile(name))

@@ -44,13 +44,12 @@ def run(*, output: Folder = Path("onnxq-demo"), as_json: Json = False) -> None:
             output / "digits_vit.int8.onnx",
             recipe=load_recipe("cpu"),
             data=open_feeds("digits, for calibration", lambda: _batches(split.calibration_images), inputs),
-            validation_data=open_feeds(
-                "digits, held out", lambda: _batches(split.test_images, split.test_labels), inputs
-            ),
             options=CompileOptions(
                 threads=1,
                 bench_batch_size=BATCH,
-                validation_samples=len(split.test_images),
+                validation_data=open_feeds(
+                    "digits, held out", lambda: _batches(split.test_images, split.test_labels), inputs
+                ),
                 metric=load_metric("top1"),
             ),
             on_progress=on_progress,

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from onnxq.cli.console import remark, show, show_json
-from onnxq.cli.options import DataSettings, Json, SomeData, StrictRunSettings
+from onnxq.cli.options import DataSettings, Json, StrictRunSettings
 from onnxq.overwriting import PAGE, refuse_overwriting
 
 if TYPE_CHECKING:
     from onnxq.diff.models import Aligned
     from onnxq.diff.result import ModelDiff
-    from onnxq.runtime.batch import Batch
 
 Before = Annotated[
     Path,
@@ -45,9 +43,8 @@ def run(
     html: Html = None,
     fail_on: FailOn = None,
     everything: AsMany = False,
-    data: SomeData = None,
-    running: StrictRunSettings,
     reading: DataSettings,
+    running: StrictRunSettings,
     as_json: Json = False,
 ) -> None:
     """Show what changed from model A to model B.
@@ -62,10 +59,11 @@ def run(
     if html is not None:
         refuse_overwriting(html, PAGE, inputs=[before, after])
     rules = [parse_rule(text) for text in fail_on or ()]
+    dataset = reading.open(before)
     found = align_models(
         before,
         after,
-        _batches(data, before, reading),
+        None if dataset is None else dataset.batches(),
         running.run(),
         allow_fallback=running.allow_fallback or (),
     )
@@ -79,10 +77,6 @@ def run(
         _present(diff, limit=not everything)
     if hit or (not rules and diff):
         raise typer.Exit(1)
-
-
-def _batches(data: str | None, model: Path, reading: DataSettings) -> Iterator[Batch] | None:
-    return None if data is None else reading.open(data, model).batches()
 
 
 def _write(path: Path, found: Aligned) -> None:

@@ -35,9 +35,12 @@ Model = Annotated[Path, typer.Argument(metavar="MODEL", help="An .onnx file.", s
 Reference = Annotated[Path, typer.Argument(metavar="A", help="The original .onnx file.", show_default=False)]
 Candidate = Annotated[Path, typer.Argument(metavar="B", help="The compiled .onnx file.", show_default=False)]
 
-_DATA_HELP = "Data: a file or folder of arrays, texts or images, package.module:function, or the word random."
-SomeData = Annotated[str | None, typer.Option("--data", metavar="DATA", help=_DATA_HELP, show_default=False)]
-NeededData = Annotated[str, typer.Option("--data", metavar="DATA", help=_DATA_HELP, show_default=False)]
+_DATA_OPTION = typer.Option(
+    "--data",
+    metavar="DATA",
+    help="Data: a file or folder of arrays, texts or images, package.module:function, or the word random.",
+    show_default=False,
+)
 
 MOST_THREADS = 1024
 """More than any machine has cores; ONNX Runtime would start as many as it is told, and bring it down."""
@@ -77,7 +80,7 @@ MetricName = Annotated[
 
 
 @dataclass(frozen=True)
-class DataSettings:
+class ReadingSettings:
     """How ``--data`` is read; see ``onnxq.calibration.data.DataOptions``."""
 
     batch_size: Annotated[
@@ -131,7 +134,7 @@ class DataSettings:
     ] = "rgb"
     seed: Annotated[int, typer.Option(help="For random data.", rich_help_panel=_DATA)] = 0
 
-    def open(self, data: str, model: Path, *, tell: bool = True) -> Dataset:
+    def read(self, data: str, model: Path, *, tell: bool = True) -> Dataset:
         """Return ``data`` for ``model``, and say what a user has to know of it, unless that is told later.
 
         Raises:
@@ -183,6 +186,28 @@ class DataSettings:
             "model_dir": model.parent,
         }
         return DataOptions(**{**plain, **parsed})
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings(ReadingSettings):
+    """Data, where it is given, and how it is read."""
+
+    data: Annotated[str | None, _DATA_OPTION] = None
+
+    def open(self, model: Path, *, tell: bool = True) -> Dataset | None:
+        """Return the data for ``model``, as ``read`` does; None if there is none."""
+        return None if self.data is None else self.read(self.data, model, tell=tell)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeededDataSettings(ReadingSettings):
+    """Data, and how it is read."""
+
+    data: Annotated[str, _DATA_OPTION]
+
+    def open(self, model: Path) -> Dataset:
+        """Return the data for ``model``, as ``read`` does."""
+        return self.read(self.data, model)
 
 
 @dataclass(frozen=True)

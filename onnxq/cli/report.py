@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from onnxq.cli.console import remark, show, show_json
-from onnxq.cli.options import DataSettings, Json, SomeData
+from onnxq.cli.options import DataSettings, Json
 from onnxq.errors import RecipeError
 from onnxq.overwriting import PAGE, refuse_overwriting
 
@@ -41,7 +41,6 @@ def run(
     *,
     html: Html = None,
     source: Source = None,
-    data: SomeData = None,
     reading: DataSettings,
     as_json: Json = False,
 ) -> None:
@@ -54,11 +53,11 @@ def run(
     from onnxq.report.text import draw
     from onnxq.story import read_story
 
-    if (source is None) != (data is None):
+    if (source is None) != (reading.data is None):
         raise RecipeError("--source and --data belong together", hint="give both, or neither")
     if html is not None:
         refuse_overwriting(html, PAGE, inputs=[manifest])
-    dataset = reading.open(data, source) if data is not None and source is not None else None
+    dataset = None if source is None else reading.open(source)
     story = read_story(manifest, source, dataset)
     content = story.to_dict()
     if html is not None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from onnxq.cli.choose import RecipeSettings
 from onnxq.cli.console import progress, remark, show, show_json
-from onnxq.cli.options import DataSettings, Json, Model, NeededData, Threads
+from onnxq.cli.options import Json, Model, NeededDataSettings, Threads
 
 Samples = Annotated[
     int, typer.Option("--samples", min=1, metavar="N", help="Compare the outputs on so many samples.")
@@ -19,12 +19,11 @@ Top = Annotated[int, typer.Option("--top", min=1, metavar="N", help="Show so man
 def run(
     model: Model,
     *,
-    data: NeededData,
+    reading: NeededDataSettings,
     samples: Samples = 16,
     top: Top = 15,
     threads: Threads = None,
     wanted: RecipeSettings,
-    reading: DataSettings,
     as_json: Json = False,
 ) -> None:
     """Rank MODEL's tensors and layers by what quantizing them costs.
@@ -34,11 +33,9 @@ def run(
     those of the recipe as it stands: its choices stay undecided, and what they would
     bring is not in the numbers. Give the manifest of a compilation for what was decided.
     """
-    from onnxq.report.sensitivity import layers_table, overall_table, tensors_table
-    from onnxq.report.text import draw
     from onnxq.search.sensitivity import measure_sensitivity
 
-    dataset = reading.open(data, model)
+    dataset = reading.open(model)
     with progress() as on_progress:
         found = measure_sensitivity(
             model,
@@ -50,10 +47,16 @@ def run(
         )
     for warning in found.warnings:
         remark(warning, "warning")
-    report = found.to_dict()
     if as_json:
-        show_json("sensitivity", report)
-        return
+        show_json("sensitivity", found.to_dict())
+    else:
+        _present(found.to_dict(), top)
+
+
+def _present(report: dict[str, Any], top: int) -> None:
+    from onnxq.report.sensitivity import layers_table, overall_table, tensors_table
+    from onnxq.report.text import draw
+
     for table in (overall_table(report), tensors_table(report, top), layers_table(report, top)):
         show(draw(table))
-    show(f"compared on {found.samples} samples")
+    show(f"compared on {report['samples']} samples")

@@ -12,11 +12,10 @@ import typer
 from onnxq.cli.console import progress, remark, show, show_json
 from onnxq.cli.options import (
     Candidate,
-    DataSettings,
     GateSettings,
     Json,
     MetricName,
-    NeededData,
+    NeededDataSettings,
     Reference,
     SessionSettings,
     Threads,
@@ -48,12 +47,11 @@ def run(
     reference: Reference,
     candidate: Candidate,
     *,
-    data: NeededData,
+    reading: NeededDataSettings,
     metric: MetricName = None,
     invariance: Invariance = False,
     gates: GateSettings,
     running: UntimedSettings,
-    reading: DataSettings,
     as_json: Json = False,
 ) -> None:
     """Compare compiled model B with its original A on data.
@@ -69,7 +67,7 @@ def run(
     runs = [running.run().with_defaults(running.asked_by(model)) for model in models]
     wanted, judge = gates.over(Gates()), metric_of(metric)
     require_measurable(wanted, compared=True, has_metric=judge is not None)
-    dataset = reading.open(data, reference)
+    dataset = reading.open(reference)
     for model, run in zip(models, runs, strict=True):
         _require_provider(model, dataset, run, running.allow_fallback or ())
     original, compiled = map(open_comparable, models, runs)
@@ -84,10 +82,7 @@ def run(
     for note in dataset.notes:
         remark(note)
     _warn(reference, candidate, report, on_cpu=runs[1].provider == "cpu")
-    found = None
-    if invariance:
-        feeds = next(dataset.batches()).feeds
-        found = check_invariance(candidate, feeds, runs[1])
+    found = check_invariance(candidate, next(dataset.batches()).feeds, runs[1]) if invariance else None
     _present(report.to_dict(), found, as_json=as_json)
     enforce(report, wanted)
     if found:

@@ -158,7 +158,7 @@ def measure_sensitivity(
     originals = Originals()
     module = _decided(source, recipe, data, threads, originals)
     options = CompileOptions(validation_samples=samples)
-    chosen = choose_samples(None, data, recipe.calibration.samples, input_specs(module.model), options)
+    chosen = choose_samples(data, recipe.calibration.samples, input_specs(module.model), options)
     run = Run(threads=threads)
     channels = _outlier_channels(module, chosen, run)
     kinds = {layer.node.name or "": layer.node.op_type for layer in linear_layers(module)}

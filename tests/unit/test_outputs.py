@@ -2,8 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxq.calibration.data import DataOptions, input_specs, open_data
+from onnxq.calibration.data import DataOptions, Dataset, input_specs, open_data
 from onnxq.comparison import CompileOptions
 from onnxq.compile import calibrate_model, compile_model
 from onnxq.errors import InputError, ModelError
@@ -46,8 +46,18 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
-def compiled(source: Path, output: Path, **more: object) -> None:
-    compile_model(source, output, recipe=load_recipe("fp32"), options=QUIET, **more)
+def compiled(
+    source: Path,
+    output: Path,
+    data: Dataset | None = None,
+    instruments: Sequence[Instrument] = (),
+    **changed: object,
+) -> None:
+    """Compile with options that are not the quiet ones."""
+    options = replace(QUIET, **changed)
+    compile_model(
+        source, output, recipe=load_recipe("fp32"), data=data, instruments=instruments, options=options
+    )
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -163,7 +173,7 @@ def test_what_lies_beside_the_model_is_not_replaced(source: Path, tmp_path: Path
 def test_other_inputs_can_be_named(source: Path, tmp_path: Path) -> None:
     (tmp_path / "table").write_text("{}")
     table = tmp_path / "table"
-    refused(READ, lambda: compiled(source, table, inputs=[table], force=True), tmp_path)
+    refused(READ, lambda: compiled(source, table, also_read=(table,), force=True), tmp_path)
 
 
 def test_a_data_file_is_replaced_only_with_the_model_that_it_belongs_to(
