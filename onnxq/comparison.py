@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from onnxq.ir.store import load_model
 from onnxq.ir.weights import weight_share
 from onnxq.passmanager.base import PassRecord
 from onnxq.processor import at_hand, here
+from onnxq.progress import Progress
 from onnxq.runtime.bench import LatencyReport, Spread, bench
 from onnxq.runtime.compare import OutputAccuracy
 from onnxq.runtime.gates import Gates
@@ -29,9 +29,6 @@ from onnxq.runtime.run import Run
 from onnxq.runtime.seeded import open_comparable
 from onnxq.runtime.session import Session, open_session
 from onnxq.runtime.validate import AccuracyReport, validate
-
-Progress = Callable[[str, int, int | None], None]
-"""Called with the stage, what is done and what there is to do."""
 
 TIMED_BATCHES = 8
 """How many batches the timing goes round."""
@@ -112,6 +109,12 @@ class Samples:
     def meaningful(self) -> bool:
         """Whether a model's accuracy can be told on them: they are neither random nor otherwise doubtful."""
         return not self.made_up and not self.data.warning
+
+    @property
+    def expected(self) -> int | None:
+        """How many batches there will be; None if only reading can tell."""
+        chosen = with_options(self.data, limit=self._limit())
+        return None if chosen.expected is None else chosen.expected - -(-self.skip // chosen.batch_size)
 
     def batches(self) -> Iterator[Batch]:
         """Yield whole batches; one that holds a skipped sample is left out."""
@@ -204,19 +207,22 @@ def compare(
     try:
         accuracy, latency = None, None
         if options.validate:
+            expected = samples.expected
+            progress("comparing", 0, expected)
             accuracy = validate(
                 source,
                 opened,
                 samples.batches(),
                 options.metric,
                 run or on_cpu,
-                on_progress=partial(progress, "validating"),
+                on_progress=lambda done, _: progress("comparing", done, expected),
             )
+            progress("comparing", accuracy.batches, accuracy.batches)
         del opened  # two models in memory are enough to time
         if options.bench and run is not None:
             feeds = [batch.feeds for batch in samples.timed(options.bench_batch_size)]
             models = {"source": source, "compiled": output}
-            latency = bench(models, feeds, run, source=source, on_progress=partial(progress, "timing"))
+            latency = bench(models, feeds, run, source=source, on_progress=progress)
     except InputError as error:
         if not samples.made_up:
             raise

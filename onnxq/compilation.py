@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,6 @@ from onnxq.calibration.table import CalibrationTable
 from onnxq.comparison import (
     Comparison,
     CompileOptions,
-    Progress,
     choose_samples,
     compare,
     warn_of_decisions,
@@ -46,8 +46,10 @@ from onnxq.manifest import (
 )
 from onnxq.outputs import Outputs
 from onnxq.passmanager.base import Pass, PassRecord
+from onnxq.passmanager.instruments import Count, Instrument
 from onnxq.passmanager.pipeline import override, parse_pipeline
 from onnxq.processor import cpu_flags
+from onnxq.progress import Progress, steps_of
 from onnxq.quant.facts import joined
 from onnxq.recipe import Recipe
 from onnxq.runtime.bench import LatencyReport
@@ -140,14 +142,11 @@ class Compilation:
             return None
         limit = self.recipe.calibration.samples
         data = with_options(self.data, limit=min(limit, self.data.options.limit or limit))
-        return Measurements.on(data, self.options.threads, self._stage("calibrating"))
+        return Measurements.on(data, self.options.threads, self.progress)
 
     @cached_property
     def _inputs(self) -> tuple[InputSpec, ...]:
         return input_specs(self.source.module.model)
-
-    def _stage(self, name: str) -> Callable[[int, int | None], None]:
-        return lambda done, total: self.progress(name, done, total)
 
     def accept(self, table: CalibrationTable) -> None:
         """Take facts from ``table``, which has to be the source's."""
@@ -176,7 +175,7 @@ class Compilation:
         self.choice = choose(
             self.recipe,
             lambda tried: score.errors(self.build.trial(tried, foreseen)),
-            self._stage("choosing"),
+            steps_of(self.progress, "choosing"),
         )
         self.recipe = self.choice.recipe
 
@@ -190,13 +189,25 @@ class Compilation:
                 self.build,
                 [batch.feeds for batch in samples.timed(self.options.bench_batch_size)],
                 self.options.threads,
-                self._stage("tuning"),
+                self.progress,
             )
         except InputError:
             if not samples.made_up:
                 raise
             return  # comparing says why random inputs do not run
         self.recipe = self.tuning.recipe
+
+    def built(self, instruments: Sequence[Instrument]) -> Built:
+        """Build what is written, from the source, with every pass verified."""
+        total = len(parse_pipeline(self.recipe.pipeline))
+        count = Count(lambda done: self.progress("building", done, total))
+        built = self.build.of(self.recipe, (count, *instruments))
+        self.progress("building", total, total)
+        return built
+
+    def kept_when_interrupted(self) -> AbstractContextManager[None]:
+        """Let an interrupt of the block say what the next run finds again; see ``Measurements``."""
+        return nullcontext() if self._measurements is None else self._measurements.kept_when_interrupted()
 
     def keep_float(self, poor: OutputAccuracy) -> None:
         """Take the recipe with its layers in float, as its result leaves ``poor`` useless."""
@@ -239,6 +250,7 @@ class Compilation:
         run = None if provider is None else Run(provider, threads, target.options_for(module))
         output = outputs.model
         with replacing(*outputs.files(module)) as (report, content, *model):
+            self.progress("writing", 0, None)
             write_model(module, model)
             tried = model[-1]
             with called(tried, str(output)):
@@ -251,6 +263,7 @@ class Compilation:
             manifest = self._manifest(built, table, tried, comparison)
             content.write_text(manifest.to_json(), encoding="utf-8")
             report.write_text(describe(manifest), encoding="utf-8")
+            self.progress("reading the source again", 0, None)
             self.source.verify()
         for gates in (self.recipe.gates, self.options.gates):
             if comparison.accuracy is not None:

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from onnxq.calibration.data import Dataset
 from onnxq.calibration.table import CalibrationTable
-from onnxq.comparison import CompileOptions, Progress
+from onnxq.comparison import CompileOptions
 from onnxq.compilation import TUNED_TARGETS, Compilation, CompileResult, UselessError
 from onnxq.engine.source import Source
 from onnxq.errors import CalibrationError
 from onnxq.ir.store import model_files
 from onnxq.outputs import Outputs
 from onnxq.passmanager.instruments import Instrument
+from onnxq.progress import Progress, quiet
 from onnxq.recipe import Recipe
 from onnxq.report.markdown import render_report
 from onnxq.runtime.gates import require_measurable
@@ -28,7 +29,7 @@ def compile_model(
     table: CalibrationTable | None = None,
     instruments: Sequence[Instrument] = (),
     options: CompileOptions | None = None,
-    on_progress: Progress | None = None,
+    on_progress: Progress = quiet,
 ) -> CompileResult:
     """Compile ``source`` into ``output``, with a manifest and a report beside it.
 
@@ -47,24 +48,27 @@ def compile_model(
     Raises:
         OnnxqError: What is wrong, where, and what to do; the outputs are then as they were before,
             except for a missed gate, which leaves them for inspection.
+        KeyboardInterrupt: The same; it says what was measured that the next run finds again.
 
     """
-    options, progress = options or CompileOptions(), on_progress or _quiet
+    options = options or CompileOptions()
     require_measurable(options.gates, compared=options.validate, has_metric=options.metric is not None)
-    work = Compilation(Source.of(Path(source)), recipe.settled(), data, options, progress)
+    on_progress("reading the source", 0, None)
+    work = Compilation(Source.of(Path(source)), recipe.settled(), data, options, on_progress)
     outputs = Outputs(Path(output), tuple(_read(work)), options.force)
     outputs.files(work.source.module)  # what cannot be written is better known now
     if table is not None:
         work.accept(table)
-    if options.choose and recipe.choices:
-        work.choose()
-    if options.tune and options.bench and recipe.target in TUNED_TARGETS:
-        work.tune()
-    try:
-        return work.finish(work.build.of(work.recipe, instruments), outputs, render_report)
-    except UselessError as error:
-        work.keep_float(error.output)
-    return work.finish(work.build.of(work.recipe, instruments), outputs, render_report)
+    with work.kept_when_interrupted():
+        if options.choose and recipe.choices:
+            work.choose()
+        if options.tune and options.bench and recipe.target in TUNED_TARGETS:
+            work.tune()
+        try:
+            return work.finish(work.built(instruments), outputs, render_report)
+        except UselessError as error:
+            work.keep_float(error.output)
+        return work.finish(work.built(instruments), outputs, render_report)
 
 
 def _read(work: Compilation) -> Iterator[Path]:
@@ -76,7 +80,7 @@ def _read(work: Compilation) -> Iterator[Path]:
 
 
 def calibrate_model(
-    source: Path | str, data: Dataset, *, recipe: Recipe, on_progress: Progress | None = None
+    source: Path | str, data: Dataset, *, recipe: Recipe, on_progress: Progress = quiet
 ) -> CalibrationTable:
     """Measure what the recipe's passes need, and return it as a table for later compilations.
 
@@ -84,8 +88,10 @@ def calibrate_model(
         CalibrationError: No pass of the recipe needs data for this model.
 
     """
-    work = Compilation(Source.of(Path(source)), recipe, data, CompileOptions(), on_progress or _quiet)
-    table = work.table_of(work.build.of(recipe))
+    on_progress("reading the source", 0, None)
+    work = Compilation(Source.of(Path(source)), recipe, data, CompileOptions(), on_progress)
+    with work.kept_when_interrupted():
+        table = work.table_of(work.built(()))
     work.source.verify()
     if table is None:
         raise CalibrationError(
@@ -94,7 +100,3 @@ def calibrate_model(
             hint="the model has nothing that it quantizes, or another recipe has to be chosen: onnxq recipes",
         )
     return table
-
-
-def _quiet(stage: str, done: int, total: int | None) -> None:
-    """Report no progress."""

@@ -81,7 +81,7 @@ def run(
             timed.timing(),
             entries=entries,
             allow_fallback=running.allow_fallback or (),
-            on_progress=lambda done, total: on_progress("timing", done, total),
+            on_progress=on_progress,
         )
     _present(report.to_dict(), as_json=as_json)
 

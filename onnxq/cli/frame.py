@@ -101,8 +101,8 @@ def _exit_code(work: Callable[[], None]) -> int:
     except OnnxqError as error:
         show_error(error)
         return _with_traceback(error.exit_code)
-    except KeyboardInterrupt:
-        complain("interrupted")
+    except KeyboardInterrupt as stop:
+        complain(": ".join(("interrupted", *map(str, stop.args))))
         return INTERRUPTED
     except OSError as error:
         complain(_os_reason(error))

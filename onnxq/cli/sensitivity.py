@@ -43,7 +43,7 @@ def run(
             dataset,
             samples=samples,
             threads=threads,
-            on_progress=lambda done, total: on_progress("tensors and layers", done, total),
+            on_progress=on_progress,
         )
     for warning in found.warnings:
         remark(warning, "warning")

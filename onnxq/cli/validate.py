@@ -77,7 +77,7 @@ def run(
             compiled,
             dataset.batches(),
             judge,
-            on_progress=lambda done, total: on_progress("validating", done, total),
+            on_progress=lambda done, _: on_progress("comparing", done, dataset.expected),
         )
     for note in dataset.notes:
         remark(note)

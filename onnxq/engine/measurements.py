@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from onnxq.calibration.collect import collect
 from onnxq.calibration.data import Dataset
@@ -11,10 +13,9 @@ from onnxq.engine.cache import FactsCache
 from onnxq.engine.samples import Kept
 from onnxq.ir.fingerprint import fingerprints
 from onnxq.ir.module import GraphModule, name_of
+from onnxq.progress import Progress, quiet, steps_of
 from onnxq.quant.facts import Facts, Need, joined, meets
 from onnxq.runtime.run import Run
-
-Progress = Callable[[int, int | None], None]
 
 
 @dataclass
@@ -24,8 +25,7 @@ class Measurements:
     Args:
         data: What is measured on.
         threads: Threads within an operator; None leaves it to ONNX Runtime.
-        cache: What earlier runs measured on the same data; None begins with nothing.
-        on_progress: Called with (samples done, samples in all).
+        progress: Told how many samples are read, and measured.
         streams: How often the data was run through a model.
         measured: How many values were measured.
         recalled: How many values an earlier run had measured.
@@ -34,19 +34,37 @@ class Measurements:
 
     data: Kept
     threads: int | None = None
-    cache: FactsCache | None = None
-    on_progress: Progress | None = None
+    progress: Progress = quiet
     streams: int = field(default=0, init=False)
     measured: int = field(default=0, init=False)
     recalled: int = field(default=0, init=False)
     _known: dict[str, Facts] = field(default_factory=dict, init=False)
 
     @classmethod
-    def on(cls, data: Dataset, threads: int | None, on_progress: Progress | None = None) -> Measurements:
+    def on(cls, data: Dataset, threads: int | None, progress: Progress = quiet) -> Measurements:
         """Begin with what earlier runs measured on this data."""
-        kept = Kept(data)
-        cache = FactsCache.on(kept.digest(), kept.batch_size, threads)
-        return cls(kept, threads, cache, on_progress)
+        return cls(Kept(data), threads, progress)
+
+    @cached_property
+    def _cache(self) -> FactsCache | None:
+        """What is remembered of this data, which is read for it; None where nothing is."""
+        digest = self.data.digest(steps_of(self.progress, "reading data"))
+        return FactsCache.on(digest, self.data.batch_size, self.threads)
+
+    @contextmanager
+    def kept_when_interrupted(self) -> Iterator[None]:
+        """Let an interrupt of the block say how much of what it measured the next run finds again.
+
+        Raises:
+            KeyboardInterrupt: The block was interrupted.
+
+        """
+        try:
+            yield
+        except KeyboardInterrupt as stop:
+            if self.measured == 0 or self._cache is None:
+                raise
+            raise KeyboardInterrupt(f"{_values(self.measured)} kept for the next run") from stop
 
     def of(self, module: GraphModule, needs: Sequence[Need]) -> dict[str, Facts]:
         """Return, by name, facts that meet ``needs``, measured on ``module`` as it stands where need be.
@@ -69,9 +87,9 @@ class Measurements:
 
     def _recall(self, prints: Iterable[str]) -> None:
         unknown = {print_ for print_ in prints if print_ not in self._known}
-        if self.cache is None or not unknown:
+        if self._cache is None or not unknown:
             return
-        found = self.cache.recall(unknown)
+        found = self._cache.recall(unknown)
         self.recalled += len(found)
         self._known.update(found)
 
@@ -79,6 +97,7 @@ class Measurements:
         """Measure each fingerprint once, under the first name that has it."""
         first = {print_: name for name, print_ in reversed(list(prints.items()))}
         named = [replace(need, value=first.get(prints.get(need.value, ""), need.value)) for need in needs]
+        self._tell(0)
         found = collect(
             module.model,
             dict.fromkeys(named),
@@ -90,12 +109,15 @@ class Measurements:
         self.measured += len(found)
         new = {prints[name]: facts for name, facts in found.items()}
         self._known = joined(self._known, new)
-        if self.cache is not None:
-            self.cache.keep({print_: self._known[print_] for print_ in new})
+        if self._cache is not None:
+            self._cache.keep({print_: self._known[print_] for print_ in new})
 
     def _tell(self, done: int) -> None:
-        if self.on_progress is not None:
-            self.on_progress(done, self.data.samples)
+        self.progress("calibrating", done, self.data.samples)
+
+
+def _values(count: int) -> str:
+    return "1 value that was measured is" if count == 1 else f"{count} values that were measured are"
 
 
 def _prints(module: GraphModule, names: set[str]) -> dict[str, str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from onnxq.calibration.data import Batch, Dataset
+from onnxq.progress import Steps
 
 MOST_BYTES = 256 << 20
 """Larger data is read again each time."""
@@ -34,11 +35,13 @@ class Kept:
         """How many samples a full batch has."""
         return self.data.batch_size
 
-    def digest(self) -> str:
-        """Return the SHA-256 of all samples as the model gets them."""
+    def digest(self, on_progress: Steps = lambda done, total: None) -> str:
+        """Return the SHA-256 of all samples as the model gets them; tell how many of them are read."""
         if self._batches is None:
-            for _ in self.batches():
-                pass
+            done = 0
+            for batch in self.batches():
+                done += batch.rows
+                on_progress(done, self.samples)
         return self.data.digest()
 
     def count(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -57,6 +58,17 @@ class VerifyEach(Instrument):
             check_operators(module)
         elif old != self._digest:
             raise VerifyError("the pass changed the graph behind the Editor's back")
+
+
+@dataclass
+class Count(Instrument):
+    """Tells, before each pass, how many are done."""
+
+    tell: Callable[[int], None]
+
+    def before(self, module: GraphModule, pass_: Pass, index: int) -> None:
+        """Tell."""
+        self.tell(index)
 
 
 @dataclass

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from onnxq.errors import DataError
+from onnxq.progress import Progress, quiet
 from onnxq.runtime.batch import Feeds, batch_size
 from onnxq.runtime.bound import Once, prepared
 from onnxq.runtime.compare import plain
@@ -28,7 +29,6 @@ SHORTEST_BLOCK, LONGEST_BLOCK = 3, 200
 STILL = {"session.force_spinning_stop": "1"}
 """With this entry a session's idle threads do not spin while another one is timed."""
 
-Progress = Callable[[int, int], None]
 Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 T = TypeVar("T")
 Prepared = Mapping[str, Callable[[Feeds], Once]]
@@ -153,7 +153,7 @@ def bench(
     source: Path | None = None,
     entries: Mapping[str, Mapping[str, str]] | None = None,
     allow_fallback: Collection[str] = (),
-    on_progress: Progress | None = None,
+    on_progress: Progress = quiet,
 ) -> LatencyReport:
     """Time ``models`` side by side on the same feeds.
 
@@ -169,7 +169,7 @@ def bench(
         source: What all models were made from, for their kernels to be told by its layers.
         entries: More session configuration entries of single models, by name, where ``run`` has no other.
         allow_fallback: Names of nodes, or operators, that may run elsewhere.
-        on_progress: Called with (rounds done, rounds in all).
+        on_progress: Told of profiling, of the rounds, and of measuring memory.
 
     Raises:
         DataError: There are no feeds or no models, or the feeds do not fit a model.
@@ -180,19 +180,30 @@ def bench(
     if not feeds or not models:
         raise DataError("there is nothing to time", hint="give at least one model and one batch of data")
     runs = {name: run.with_defaults((entries or {}).get(name, {})) for name in models}
-    kernels = {
-        name: kernel_report(path, feeds[0], runs[name], source=source) for name, path in models.items()
-    }
-    for name, report in kernels.items():
-        refuse_fallback(name, report, allow_fallback)
+    kernels = {}
+    for name, path in _counted(models, "profiling", on_progress):
+        kernels[name] = kernel_report(path, feeds[0], runs[name], source=source)
+        refuse_fallback(name, kernels[name], allow_fallback)
+    on_progress("timing", 0, timing.rounds)
     runs = {name: one.with_defaults(STILL) for name, one in runs.items()}
     sessions = {name: prepared(open_session(path, runs[name])) for name, path in models.items()}
     blocks = {name: warmed_block(session, feeds[0], timing.warmup) for name, session in sessions.items()}
     count = _affordable(sessions, feeds[0], blocks, timing)
     times = _rounds(sessions, feeds, blocks, count, on_progress)
-    prints = {name: footprint(path, feeds[0], runs[name]) for name, path in models.items() if timing.memory}
+    prints: dict[str, Footprint] = {}
+    if timing.memory:
+        for name, path in _counted(models, "measuring memory", on_progress):
+            prints[name] = footprint(path, feeds[0], runs[name])
     latencies = [_latency(name, models[name], times, prints.get(name), kernels[name]) for name in models]
     return _report(run, blocks, feeds, latencies)
+
+
+def _counted(models: Mapping[str, Path], phase: str, on_progress: Progress) -> Iterator[tuple[str, Path]]:
+    """Yield names and models, and tell how many are done."""
+    for done, named in enumerate(models.items()):
+        on_progress(phase, done, len(models))
+        yield named
+    on_progress(phase, len(models), len(models))
 
 
 def _report(
@@ -220,15 +231,14 @@ def _rounds(
     feeds: Sequence[Feeds],
     blocks: Mapping[str, int],
     count: int,
-    on_progress: Progress | None,
+    on_progress: Progress,
 ) -> dict[str, list[float]]:
     """Return one latency in milliseconds for each model and round."""
     times: dict[str, list[float]] = {name: [] for name in sessions}
     for number, order in enumerate(schedule(list(sessions), count)):
         for name in order:
             times[name].append(block_ms(sessions[name], feeds[number % len(feeds)], blocks[name]))
-        if on_progress:
-            on_progress(number + 1, count)
+        on_progress("timing", number + 1, count)
     return times
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from onnxq.progress import Steps
 from onnxq.runtime.batch import Feeds
 from onnxq.runtime.bench import STILL, Spread, block_ms, schedule, warmed_block
 from onnxq.runtime.bound import Once, prepared
@@ -25,7 +26,6 @@ FIRST_ROUNDS = 5
 """Before so many rounds nobody leaves: one slow moment of the machine is no reason."""
 MOST_ROUNDS = 30
 
-Progress = Callable[[int, int], None]
 Racer = Callable[[Feeds], Once]
 
 
@@ -57,7 +57,7 @@ def race(
     run: Run = Run(),
     *,
     seconds: float = 10.0,
-    on_progress: Progress | None = None,
+    on_progress: Steps = lambda done, total: None,
 ) -> dict[str, Standing]:
     """Time models beside the first of them; return how each of the others stands to it.
 
@@ -66,12 +66,13 @@ def race(
         feeds: Round n uses feeds n, from the start when they are used up.
         run: Where and how all run.
         seconds: About how long it may take.
-        on_progress: Called with (rounds done, rounds at most).
+        on_progress: Called with (rounds done, rounds that there is time for).
 
     Raises:
         OnnxqError: A model does not open, or does not run on these feeds.
 
     """
+    on_progress(0, MOST_ROUNDS)
     sessions = {name: open_session(path, run.with_defaults(STILL)) for name, path in models.items()}
     for session in sessions.values():
         session.run(feeds[0])  # what does not run is told of here, with a reason
@@ -79,9 +80,9 @@ def race(
     runs = {name: warmed_block(entrant, feeds[0], 3) for name, entrant in entrants.items()}
     first, *others = entrants
     gains: dict[str, list[float]] = {name: [] for name in others}
-    running, end = list(others), time.perf_counter() + seconds
+    running, done, start = list(others), 0, time.perf_counter()
     for number in range(MOST_ROUNDS):
-        if not running or (number >= FIRST_ROUNDS and time.perf_counter() > end):
+        if not running or (number >= FIRST_ROUNDS and time.perf_counter() > start + seconds):
             break
         times = {
             name: block_ms(entrants[name], feeds[number % len(feeds)], runs[name])
@@ -90,9 +91,15 @@ def race(
         for name in running:
             gains[name].append(times[first] / times[name])
         running = [name for name in running if not _is_out(gains[name])]
-        if on_progress is not None:
-            on_progress(number + 1, MOST_ROUNDS)
+        done = number + 1
+        on_progress(done, _rounds(done, time.perf_counter() - start, seconds))
+    on_progress(done, done)
     return {name: Standing(Spread.of(found)) for name, found in gains.items()}
+
+
+def _rounds(done: int, taken: float, seconds: float) -> int:
+    """Return how many rounds there will be, if nobody leaves."""
+    return max(done, FIRST_ROUNDS, min(MOST_ROUNDS, int(done * seconds / taken)))
 
 
 def _order(first: str, running: Sequence[str], number: int) -> Sequence[str]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from onnxq.engine.score import Errors
+from onnxq.progress import Steps
 from onnxq.recipe import Recipe
 
 CLEAR_GAIN = 0.95
@@ -18,8 +19,6 @@ CLEAR_GAIN = 0.95
 
 CLEAR_LOSS = 2.0
 """The largest error may not double: cutting off what is large and rare lowers the mean and ruins the rest."""
-
-Progress = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True)
@@ -49,27 +48,28 @@ class Choice:
     trials: tuple[Trial, ...]
 
 
-def choose(recipe: Recipe, errors_of: Callable[[Recipe], Errors], on_progress: Progress) -> Choice:
+def choose(recipe: Recipe, errors_of: Callable[[Recipe], Errors], on_progress: Steps) -> Choice:
     """Decide the recipe's choices.
 
     Args:
         recipe: What to compile with, its choices undecided.
         errors_of: Builds a recipe and compares it with its source.
-        on_progress: Called with (values tried, values in all).
+        on_progress: Called with (recipes tried, recipes in all), the recipe as it stands being one.
 
     """
     values, current = list(settings(recipe)), recipe.decided()
+    on_progress(0, len(values) + 1)
     best = errors_of(current)
     trials = [Trial(recipe.name, best.noise, best.largest, taken=True)]
-    for done, setting in enumerate(values):
-        on_progress(done, len(values))
+    for done, setting in enumerate(values, start=1):
+        on_progress(done, len(values) + 1)
         tried = current.with_options([setting])
         found = errors_of(tried)
         taken = found.noise < CLEAR_GAIN * best.noise and found.largest <= CLEAR_LOSS * best.largest
         trials.append(Trial(setting, found.noise, found.largest, taken))
         if taken:
             current, best = tried, found
-    on_progress(len(values), len(values))
+    on_progress(len(values) + 1, len(values) + 1)
     return Choice(current, tuple(trials))
 
 

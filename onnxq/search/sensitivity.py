@@ -34,6 +34,7 @@ from onnxq.ir.store import save_model
 from onnxq.passmanager.instruments import Instrument
 from onnxq.passmanager.originals import Originals
 from onnxq.passmanager.pipeline import format_pipeline, parse_pipeline
+from onnxq.progress import Progress, quiet
 from onnxq.quant.facts import Need
 from onnxq.quant.statistics import ChannelRange
 from onnxq.recipe import Recipe
@@ -50,8 +51,6 @@ SCHEMA = 1
 TENSORS = ("weight", "activation")
 SHOWN_CHANNELS = 3
 """How many channels of a tensor are named."""
-
-Progress = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ def measure_sensitivity(
     *,
     samples: int = 16,
     threads: int | None = None,
-    on_progress: Progress | None = None,
+    on_progress: Progress = quiet,
 ) -> SensitivityReport:
     """Quantize each tensor and each layer alone, and leave each alone, and compare the model's outputs.
 
@@ -148,7 +147,7 @@ def measure_sensitivity(
         data: Samples to measure ranges on, as many as the recipe says; those beyond are compared on.
         samples: How many samples are compared; the time grows with it.
         threads: Threads within an operator; None leaves it to ONNX Runtime.
-        on_progress: Called with (mixtures done, mixtures in all).
+        on_progress: Told of the samples that are measured on, and of the tensors and layers.
 
     Raises:
         RecipeError: The recipe encodes nothing of this model before an ``insert-qdq``.
@@ -156,7 +155,7 @@ def measure_sensitivity(
 
     """
     originals = Originals()
-    module = _decided(source, recipe, data, threads, originals)
+    module = _decided(source, recipe, data, threads, originals, on_progress)
     options = CompileOptions(validation_samples=samples)
     chosen = choose_samples(data, recipe.calibration.samples, input_specs(module.model), options)
     run = Run(threads=threads)
@@ -172,9 +171,9 @@ def measure_sensitivity(
         entries = []
         parts = [*_tensors(edges), *_layers(kinds, edges)]
         for number, part in enumerate(parts):
+            on_progress("tensors and layers", number, len(parts))
             entries.append(part.measured(bench, channels.get(part.name, ())))
-            if on_progress is not None:
-                on_progress(number + 1, len(parts))
+        on_progress("tensors and layers", len(parts), len(parts))
         return _report(source, recipe, bench, entries, chosen.warnings)
 
 
@@ -200,16 +199,23 @@ def _ranked(entries: Iterable[Entry]) -> tuple[Entry, ...]:
 
 
 def _decided(
-    source: Path, recipe: Recipe, data: Dataset, threads: int | None, watch: Instrument
+    source: Path,
+    recipe: Recipe,
+    data: Dataset,
+    threads: int | None,
+    watch: Instrument,
+    on_progress: Progress,
 ) -> GraphModule:
     """Return the source as it stands before its decisions are realised."""
     passes = parse_pipeline(recipe.pipeline)
     end = next((place for place, pass_ in enumerate(passes) if pass_.realises), 0)
     most = recipe.calibration.samples
     limited = with_options(data, limit=min(most, data.options.limit or most))
-    build = Build(Source.of(source), measurements=Measurements.on(limited, threads))
+    measurements = Measurements.on(limited, threads, on_progress)
+    build = Build(Source.of(source), measurements=measurements)
     before = recipe.model_copy(update={"pipeline": format_pipeline(passes[:end])})
-    module = build.of(before, (watch,)).module
+    with measurements.kept_when_interrupted():
+        module = build.of(before, (watch,)).module
     if not module.decisions():
         raise RecipeError(
             f"it encodes nothing of {source.name} before it realises what is decided",

@@ -27,12 +27,13 @@ from onnxq.ir.store import output_files, write_model
 from onnxq.passmanager.base import Pass
 from onnxq.passmanager.pipeline import format_pipeline, parse_pipeline
 from onnxq.passmanager.values import value_text
+from onnxq.progress import Progress, quiet, steps_of
 from onnxq.reading import parse_json
 from onnxq.recipe import Recipe
 from onnxq.runtime.batch import Feeds
 from onnxq.runtime.environment import cpu_name, runtime_versions
 from onnxq.runtime.kernels import kernel_report
-from onnxq.runtime.race import Progress, Standing, race
+from onnxq.runtime.race import Standing, race
 from onnxq.runtime.run import Run
 
 FASTER = 0.9
@@ -94,7 +95,7 @@ def tune(
     build: Build,
     feeds: Sequence[Feeds],
     threads: int | None,
-    on_progress: Progress | None = None,
+    on_progress: Progress = quiet,
 ) -> Tuning:
     """Return the fastest form of ``recipe`` for ``source`` on this machine.
 
@@ -104,20 +105,24 @@ def tune(
         build: Builds recipes.
         feeds: What to time with.
         threads: Threads within an operator.
-        on_progress: Called with (rounds done, rounds at most) of each race.
+        on_progress: Told of the forms that are built, and of the rounds of each race.
 
     """
     with TemporaryDirectory(prefix="onnxq-tune-") as folder:
         timing = _Timing(source, build, Path(folder), feeds, Run(threads=threads), on_progress)
+        on_progress("building forms", 0, None)
         timing.write(build.trial(_timed_alone(recipe)), "all")
         groups = _groups(build.sketch(_decided(recipe)))
         forms = list(_forms(recipe, groups))
         memory = _Memory.of(recipe, feeds, threads)
-        verdicts = memory.recall(forms) or _tried(recipe, forms, groups, timing)
-        tuned = _without(recipe, groups, [verdict.name for verdict in verdicts if verdict.dropped])
-        tuning = _never_slower(recipe, tuned, verdicts, timing)
-        memory.keep(tuning.verdicts)
-        return tuning
+        found = memory.recall(forms) or _tried(recipe, forms, groups, timing)
+        verdicts = _confirmed(recipe, groups, found, timing)
+        memory.keep(verdicts)
+        return _never_slower(_without(recipe, groups, _dropped(verdicts)), verdicts, timing)
+
+
+def _dropped(verdicts: Sequence[Verdict]) -> list[str]:
+    return [verdict.name for verdict in verdicts if verdict.dropped]
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,7 @@ class _Timing:
     folder: Path
     feeds: Sequence[Feeds]
     run: Run
-    on_progress: Progress | None
+    on_progress: Progress
 
     def path(self, name: str) -> Path:
         return self.folder / f"{name}.onnx"
@@ -148,8 +153,8 @@ class _Timing:
         total = sum(node.microseconds for node in report.nodes)
         return {one.name: (one.share + one.overhead) * total for one in report.provenance.layers}
 
-    def race(self, models: Mapping[str, Path]) -> dict[str, Standing]:
-        return race(models, self.feeds, self.run, on_progress=self.on_progress)
+    def race(self, phase: str, models: Mapping[str, Path]) -> dict[str, Standing]:
+        return race(models, self.feeds, self.run, on_progress=steps_of(self.on_progress, phase))
 
 
 def _with_passes(recipe: Recipe, passes: Sequence[Pass]) -> Recipe:
@@ -223,13 +228,14 @@ def _tried(
     """Time the model without each form against the model with all of them, where that may be faster."""
     found = _profiled(recipe, groups, timing)
     models, whole = {"all": timing.path("all")}, timing.path("all").read_bytes()
-    for number, form in enumerate(forms):
-        if form.name in found:
-            continue
+    tried = [form for form in forms if form.name not in found]
+    for number, form in enumerate(tried):
+        timing.on_progress("building forms", number, len(tried))
         path = timing.make(form.recipe, str(number))
         if path.read_bytes() != whole:
             models[form.name] = path
-    found |= {name: _verdict(name, standing) for name, standing in timing.race(models).items()}
+    timing.on_progress("building forms", len(tried), len(tried))
+    found |= {name: _verdict(name, one) for name, one in timing.race("racing forms", models).items()}
     return [found.get(form.name, Verdict(form.name, 1.0, (1.0, 1.0), dropped=False)) for form in forms]
 
 
@@ -238,6 +244,7 @@ def _profiled(recipe: Recipe, groups: Mapping[str, Sequence[str]], timing: _Timi
     exact = in_float(recipe)
     if not groups or exact == recipe:
         return {}
+    timing.on_progress("profiling layers", 0, None)
     integers = timing.layers(timing.path("all"))
     floats = timing.layers(timing.make(exact, "exact"))
     total, found = sum(integers.values()), {}
@@ -254,24 +261,34 @@ def _verdict(name: str, standing: Standing) -> Verdict:
     return Verdict(name, gain.median, (gain.p10, gain.p90), standing.faster)
 
 
-def _never_slower(recipe: Recipe, tuned: Recipe, verdicts: Sequence[Verdict], timing: _Timing) -> Tuning:
-    """Let the tuned form race against the untuned one, the exact passes and the source.
+def _confirmed(
+    recipe: Recipe, groups: Mapping[str, Sequence[str]], verdicts: Sequence[Verdict], timing: _Timing
+) -> Sequence[Verdict]:
+    """Let what the verdicts leave race against all forms, and drop nothing if it is not faster.
 
-    On a busy machine, a verdict from a few rounds among dozens of forms may be an accident: it has to be
-    confirmed, unless it is remembered, as then it was. What the noise does not tell apart is equal, and then
-    int8 is kept.
+    On a busy machine, a verdict from a few rounds among dozens of forms may be an accident. One that is
+    remembered was confirmed.
+    """
+    if not any(verdict.dropped and verdict.gain is not None for verdict in verdicts):
+        return verdicts
+    tuned = timing.make(_without(recipe, groups, _dropped(verdicts)), "tuned")
+    found = timing.race("confirming", {"all": timing.path("all"), "tuned": tuned})
+    if found["tuned"].faster:
+        return verdicts
+    return [replace(verdict, dropped=False) for verdict in verdicts]
+
+
+def _never_slower(tuned: Recipe, verdicts: Sequence[Verdict], timing: _Timing) -> Tuning:
+    """Let the tuned form race against the exact passes and the source.
+
+    What the noise does not tell apart is equal, and then int8 is kept.
     """
     exact = in_float(tuned)
-    plain = _with_passes(recipe, ()).model_copy(update={"needs_data": False})
-    if any(verdict.dropped and verdict.gain is not None for verdict in verdicts):
-        confirmed = timing.race({"all": timing.path("all"), "tuned": timing.make(tuned, "tuned")})
-        if not confirmed["tuned"].faster:
-            tuned = recipe
-            verdicts = [replace(verdict, dropped=False) for verdict in verdicts]
+    plain = _with_passes(tuned, ()).model_copy(update={"needs_data": False})
     rivals = {"the source as it is": timing.source}
     if exact != tuned:
         rivals["the exact passes alone"] = timing.make(exact, "exact")
-    standings = timing.race({"tuned": timing.make(tuned, "tuned"), **rivals})
+    standings = timing.race("racing the source", {"tuned": timing.make(tuned, "tuned"), **rivals})
     name, best = max(standings.items(), key=lambda one: one[1].gain.median)
     if best.faster:
         choice = plain if name == "the source as it is" else exact

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -404,9 +405,15 @@ def test_an_interrupted_run_says_so_and_can_be_repeated(
         process.send_signal(signal.SIGINT)
         _, remarks = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert remarks.endswith("error: interrupted\n")
+    assert re.fullmatch(
+        r"error: interrupted: \d+ values that were measured are kept for the next run",
+        remarks.splitlines()[-1],
+    )
     assert not list(tmp_path.glob("out.*"))
-    assert onnxq(*arguments, "--no-bench").exit_code == 0
+    again = onnxq(*arguments, "--no-bench", "--json")
+    assert again.exit_code == 0
+    used = loaded(again.stdout, "compile")["manifest"]["data"]
+    assert (used["measured"], used["recalled"] > 0) == (0, True)
 
 
 def test_sensitivity_ranks_tensors_and_layers(onnxq, model: Path, data: Path) -> None:

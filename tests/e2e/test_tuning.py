@@ -75,6 +75,7 @@ def test_a_dropped_form_is_left_out_by_name(
     model: Path, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Plant a verdict and an honest clock's choice, so that the outcome does not depend on timing."""
+    monkeypatch.setattr("onnxq.search.tune._confirmed", lambda recipe, groups, verdicts, timing: verdicts)
     monkeypatch.setattr("onnxq.search.tune._never_slower", _keep_tuned)
     monkeypatch.setattr("onnxq.search.tune._tried", _drop_the_narrow_layer)
     result = compile_model(model, tmp_path / "out.onnx", recipe=load_recipe("cpu"), data=data)
@@ -140,7 +141,7 @@ def test_recipes_without_data_or_integers_are_tuned_too(
     assert result.manifest.tuning is not None
 
 
-def _keep_tuned(recipe: Recipe, tuned: Recipe, verdicts: list[Verdict], timing: object) -> object:
+def _keep_tuned(tuned: Recipe, verdicts: list[Verdict], timing: object) -> object:
     from onnxq.search.tune import Tuning
 
     return Tuning(tuned, tuple(verdicts))

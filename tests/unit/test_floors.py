@@ -9,7 +9,18 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FLOORS = [
-    {"errors", "files", "fragments", "limits", "overwriting", "processor", "reading", "shown", "staging"},
+    {
+        "errors",
+        "files",
+        "fragments",
+        "limits",
+        "overwriting",
+        "processor",
+        "progress",
+        "reading",
+        "shown",
+        "staging",
+    },
     {"quant"},
     {"ir"},
     {"analysis"},

@@ -82,6 +82,12 @@ class Dataset:
         fixed = self._matcher.fixed_batch or 1
         return min(count, self.options.limit or count) // fixed * fixed
 
+    @property
+    def expected(self) -> int | None:
+        """How many batches there will be; None if only reading can tell."""
+        samples = self.samples
+        return None if samples is None else -(-samples // self.batch_size)
+
     def batches(self) -> Iterator[Batch]:
         """Yield the batches from the beginning.
 

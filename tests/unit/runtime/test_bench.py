@@ -33,7 +33,7 @@ def test_the_order_turns_round_every_round() -> None:
 
 
 def test_models_are_timed_side_by_side(fp32: Path, qdq_matmul: Path) -> None:
-    seen: list[tuple[int, int]] = []
+    seen: list[tuple[str, int, int | None]] = []
     report = bench(
         {"fp32": fp32, "int8": qdq_matmul},
         feeds(3, 5, 3),
@@ -41,7 +41,10 @@ def test_models_are_timed_side_by_side(fp32: Path, qdq_matmul: Path) -> None:
         on_progress=lambda *step: seen.append(step),
     )
     first, second = report.models
-    assert seen == [(done, 6) for done in range(1, 7)]
+    assert seen == [
+        *(("profiling", done, 2) for done in range(3)),
+        *(("timing", done, 6) for done in range(7)),
+    ]
     assert len(first.rounds_ms) == len(second.rounds_ms) == report.rounds == 6
     assert second.latency_ms == Spread.of(second.rounds_ms)
     assert second.speedup == np.median(first.rounds_ms) / np.median(second.rounds_ms)
