@@ -9,14 +9,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     StrictBool,
+    Tag,
     ValidationError,
     model_validator,
 )
@@ -31,6 +33,20 @@ from onnxq.target import TARGETS, Target, find_target
 
 FRAGMENTS = "fragments"
 """The key of a recipe under which its own fragments stand."""
+
+_SWITCH, _OPTIONS = "switch", "options"
+
+
+def _kind(choice: object) -> str:
+    return _OPTIONS if isinstance(choice, Mapping) else _SWITCH
+
+
+Choice = Annotated[
+    Annotated[tuple[Literal["on", "off"], ...], Tag(_SWITCH)]
+    | Annotated[dict[str, tuple[str, ...]], Tag(_OPTIONS)],
+    Discriminator(_kind),
+]
+"""What is tried of a pass: it on or off, or values of its options."""
 
 
 def _known_target(name: str) -> str:
@@ -74,7 +90,8 @@ class Recipe(_Section):
         processor: A key of ``onnxq.processor.PROCESSORS``: what the model is compiled for. None is the one
             at hand; a manifest names it, so that the recipe in it gives the same model everywhere.
         needs_data: Whether a pass reads ranges that only data can give.
-        choices: Pass and option to the values that are tried besides the pipeline's own, as text.
+        choices: Of passes, by name, either options and the values that are tried besides the pipeline's own,
+            as text, or ``on`` or ``off``, where the pass itself is tried or left out.
         calibration: How ranges are measured.
         gates: What the result must reach.
 
@@ -86,7 +103,7 @@ class Recipe(_Section):
     target: Annotated[str, AfterValidator(_known_target)] = "cpu"
     processor: Annotated[str | None, AfterValidator(_known_processor)] = None
     needs_data: StrictBool = False
-    choices: dict[str, dict[str, tuple[str, ...]]] = {}
+    choices: dict[str, Choice] = {}
     calibration: Calibration = Calibration()
     gates: Gates = Gates()
 
@@ -120,7 +137,8 @@ class Recipe(_Section):
         lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in plain.items()]
         lines += ['pipeline = """', self.pipeline.strip().replace("\\", "\\\\"), '"""']
         if self.choices:
-            lines += ["", "[choices]", *_choice_lines(self.choices)]
+            tried = self.tried().items()
+            lines += ["", "[choices]", *(f"{key} = {json.dumps(list(values))}" for key, values in tried)]
         for section, values in (
             ("calibration", self.calibration.model_dump()),
             ("gates", asdict(self.gates)),
@@ -130,9 +148,9 @@ class Recipe(_Section):
         return "\n".join(lines) + "\n"
 
     def with_options(self, settings: Sequence[str]) -> Recipe:
-        """Return the recipe with options of its passes set, each given as ``pass.option=value``.
+        """Return the recipe with its passes set, each given as ``pass.option=value`` or ``pass=off``.
 
-        What is set is no longer a choice.
+        What is set is no longer a choice, and a pass with an option that is set is on.
 
         Raises:
             PipelineError: The pipeline does not parse, or has no such pass or option.
@@ -153,21 +171,34 @@ class Recipe(_Section):
         """Return the recipe as its pipeline stands, with nothing left to choose."""
         return self.model_copy(update={"choices": {}})
 
-    def _choices_without(self, settings: Sequence[str]) -> dict[str, dict[str, tuple[str, ...]]]:
-        given = {setting.partition("=")[0].strip() for setting in settings}
-        left = {
-            pass_: {option: values for option, values in options.items() if f"{pass_}.{option}" not in given}
-            for pass_, options in self.choices.items()
-        }
-        return {pass_: options for pass_, options in left.items() if options}
+    def tried(self) -> dict[str, tuple[str, ...]]:
+        """Return the values that are tried, by what is set to them: ``pass.option``, or ``pass``."""
+        found: dict[str, tuple[str, ...]] = {}
+        for pass_, choice in self.choices.items():
+            if isinstance(choice, dict):
+                found |= {f"{pass_}.{option}": values for option, values in choice.items()}
+            else:
+                found[pass_] = choice
+        return found
+
+    def _choices_without(self, settings: Sequence[str]) -> dict[str, Choice]:
+        """Return what ``settings`` leave open: a pass that they name is on or off, of one off nothing."""
+        given = [_key_and_value(setting) for setting in settings]
+        touched = {key.partition(".")[0] for key, _ in given}
+        off, keys = {key for key, value in given if value == "off"}, {key for key, _ in given}
+        left: dict[str, Choice] = {}
+        for pass_, choice in self.choices.items():
+            if isinstance(choice, dict):
+                options = {key: values for key, values in choice.items() if f"{pass_}.{key}" not in keys}
+                left |= {pass_: options} if options and pass_ not in off else {}
+            elif pass_ not in touched:
+                left[pass_] = choice
+        return left
 
 
-def _choice_lines(choices: Mapping[str, Mapping[str, Sequence[str]]]) -> list[str]:
-    return [
-        f"{pass_}.{option} = {json.dumps(list(values))}"
-        for pass_, options in choices.items()
-        for option, values in options.items()
-    ]
+def _key_and_value(setting: str) -> tuple[str, str]:
+    key, _, value = setting.partition("=")
+    return key.strip(), value.strip()
 
 
 def default_recipe(target: str, *, has_data: bool) -> Recipe:
@@ -306,7 +337,7 @@ def _checked(data: dict[str, Any], where: str) -> Recipe:
 
 def _explained(fault: ErrorDetails) -> tuple[str, str | None]:
     """Return what is wrong with one key, and a suggestion if there is one."""
-    key = ".".join(map(str, fault["loc"]))
+    key = ".".join(str(part) for part in fault["loc"] if part not in (_SWITCH, _OPTIONS))
     if fault["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         return f"unknown key {key!r}", did_you_mean(str(fault["loc"][-1]), _keys(fault["loc"][:-1]))
     if fault["type"] == "missing":

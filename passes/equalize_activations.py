@@ -35,7 +35,7 @@ class EqualizeActivations(Pass):
     """Scale the channels between layers by their ranges; run it before anything is encoded.
 
     Options:
-        alpha: From 0, which changes nothing, to 1, equal ranges.
+        alpha: Above 0, where ranges stay as they are, to 1, equal ranges.
 
     """
 
@@ -44,10 +44,13 @@ class EqualizeActivations(Pass):
     numbers_only: ClassVar[bool] = True
     alpha: float = 0.5
 
+    def __post_init__(self) -> None:
+        """Refuse what would change nothing, or turn ranges around."""
+        if not 0 < self.alpha <= 1:
+            raise ValueError(f"alpha lies above 0 and is at most 1: {self.name}{{off}} changes nothing")
+
     def needs(self, module: GraphModule) -> Iterable[Need]:
         """Ask for the range of each channel that a layer reads, where it takes a scale."""
-        if self.alpha == 0:
-            return
         found = Numbering.of(module)
         for value in found.read:
             if not found.pinned.issuperset(found.numbers[value].tolist()):
@@ -55,8 +58,6 @@ class EqualizeActivations(Pass):
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave channels alone that not only layers read, or that were never seen or are infinite."""
-        if self.alpha == 0:
-            return
         found = Numbering.of(module)
         largest, scale = _largest(found, module), np.ones(found.count)
         for source in found.sources:

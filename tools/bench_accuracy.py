@@ -45,8 +45,12 @@ DYNAMIC = "quantize_dynamic"
 STATIC, BLOCKWISE, CONFIRMED = "Static int8", "4-bit weights in blocks of 32", "Confirmed on other text"
 LEAST_COSINE, GOAL_COSINE, MOST_POINTS, LEAST_SPEED = 0.999, 0.9995, 0.1, 0.96
 QUICK_PAIRS = 200
-OFF = ("shift-and-scale{kinds=, shift=false},", "round-weights{layers=},", "correct-clipping{sites=},")
-"""What the recipe holds for its choices."""
+OFF = (
+    "shift-and-scale{off, kinds=norm+value, shift=false},",
+    "round-weights{off},",
+    "correct-clipping{off},",
+)
+"""What the recipe holds for its choices, in whose places methods put theirs."""
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ WEIGHTS = {
     "min-max, per channel": (),
 }
 ANALYTIC, MSE = "correct-bias.method=analytic", "encode-activations.method=mse"
-ROUNDED, EQUALIZED = "round-weights.layers=*", "equalize-activations.alpha=0.5"
+ROUNDED, EQUALIZED = "round-weights=on", "equalize-activations=on"
 RANGES = {
     "min-max, no correction": (),
     "min-max, analytic": (ANALYTIC,),
@@ -105,9 +105,7 @@ class _Study:
         recipe = load_recipe("all-tensors")
         text = recipe.pipeline.replace("minimum=13", "minimum=21")
         for levels in LEVELS:
-            wide = text.replace(
-                "tie-encodings", f"mixed-precision{{sites=, levels={levels}}}, tie-encodings", 1
-            )
+            wide = text.replace("tie-encodings", f"mixed-precision{{levels={levels}}}, tie-encodings", 1)
             mixed = recipe.model_copy(update={"pipeline": wide})
             result = self._compile(self.minilm, mixed, ())
             record = next(record for record in result.records if "mixed-precision" in record.text)

@@ -48,7 +48,7 @@ class RecipeSettings:
     ] = None
     settings: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="SETTING", help="Set pass.option=value; may be repeated."),
+        typer.Option("--set", metavar="SETTING", help="Set pass.option=value, or pass=off; may be repeated."),
     ] = None
 
     @property

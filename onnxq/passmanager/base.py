@@ -110,14 +110,18 @@ class Pass(ABC):
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Change the module through ``ctx.edit``."""
 
-    def __str__(self) -> str:
-        """Print as pipeline text, with the options that differ from their defaults."""
-        options = [
+    def settings(self) -> list[str]:
+        """Return as pipeline text the options that differ from their defaults."""
+        return [
             f"{f.name}={value_text(getattr(self, f.name))}"
             for f in fields(self)
             if getattr(self, f.name) != f.default
         ]
-        return f"{self.name}{{{', '.join(options)}}}" if options else self.name
+
+    def __str__(self) -> str:
+        """Print as pipeline text."""
+        settings = self.settings()
+        return f"{self.name}{{{', '.join(settings)}}}" if settings else self.name
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,13 @@
 ::
 
     pipeline = [pass {"," pass}]
-    pass     = name ["{" [option {"," option}] "}"]
+    pass     = name ["{" [setting {"," setting}] "}"]
+    setting  = "off" | option
     option   = name "=" [item {"+" item}]
     item     = text without blanks and , { } " +, or a string in double quotes, as in JSON
 
-White space may stand between any two of these.
+White space may stand between any two of these. A pass that is ``off`` keeps its place and its options, and
+does nothing.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ from typing import Any, NoReturn
 
 from onnxq.errors import PipelineError, did_you_mean
 from onnxq.passmanager.base import Pass
+from onnxq.passmanager.off import switched
 from onnxq.passmanager.options import Option, convert, options_of
 from onnxq.passmanager.registry import find_pass
 from onnxq.passmanager.values import BARE
@@ -28,6 +31,8 @@ from onnxq.passmanager.values import BARE
 _NAME = re.compile(r"[A-Za-z0-9][\w-]*")
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 _SPACE = re.compile(r"\s*")
+_OFF = re.compile(r"off\s*(?=[,}])")
+_SWITCH = {"on": True, "off": False}
 
 
 def parse_pipeline(text: str) -> list[Pass]:
@@ -67,11 +72,13 @@ def format_pipeline(passes: Iterable[Pass]) -> str:
 
 
 def override(passes: Sequence[Pass], setting: str) -> list[Pass]:
-    """Return the passes with one option set in every pass of that name.
+    """Return the passes with one option set in every pass of that name, or every such pass switched.
+
+    A pass that is off is on once an option of it is set.
 
     Args:
         passes: The pipeline.
-        setting: ``pass.option=value``.
+        setting: ``pass.option=value``, ``pass=off`` or ``pass=on``.
 
     Raises:
         PipelineError: It does not parse, or the pipeline has no such pass or option.
@@ -83,13 +90,17 @@ def override(passes: Sequence[Pass], setting: str) -> list[Pass]:
     if name not in names:
         hint = did_you_mean(name, names)
         raise parser.error(f"the pipeline has no pass {name!r}", at, len(name), hint)
-    parser.expect(".", "pass.option=value")
+    if parser.take("="):
+        on = parser.switch()
+        parser.end()
+        return [switched(p, on=on) if p.name == name else p for p in passes]
+    parser.expect(".", "pass.option=value or pass=off")
     start = parser.at
-    given = [pass_ for pass_ in passes if pass_.name == name]
-    option, value = parser.option(options_of(type(given[0])), name)
+    given = {p: switched(p, on=True) for p in passes if p.name == name}
+    option, value = parser.option(options_of(type(next(iter(given.values())))), name)
     parser.end()
     try:
-        return [replace(p, **{option: value}) if p.name == name else p for p in passes]
+        return [replace(given[p], **{option: value}) if p in given else p for p in passes]
     except ValueError as error:
         raise parser.error(str(error), start, parser.at - start) from error
 
@@ -120,28 +131,38 @@ class _Parser:
         name, at = self.name("the name of a pass")
         cls = find_pass(name, text=self.text, at=at)
         options = options_of(cls)
-        values = self.options(options, name) if self.take("{") else {}
+        values, off = self.settings(options, name) if self.take("{") else ({}, False)
         length = len(self.text[at : self.at].rstrip())
         for option in options.values():
             if option.name not in values and option.default is MISSING:
                 raise self.error(f"pass {name!r} needs its option {option.name!r}", at, length)
         try:
-            return cls(**values)
+            return switched(cls(**values), on=not off)
         except ValueError as error:
             raise self.error(f"pass {name!r}: {error}", at, length) from error
 
-    def options(self, options: dict[str, Option], owner: str) -> dict[str, Any]:
-        """Read to the closing brace; none of ``options`` may be given twice."""
+    def settings(self, options: dict[str, Option], owner: str) -> tuple[dict[str, Any], bool]:
+        """Read to the closing brace; return the options, none given twice, and whether the pass is off."""
         values: dict[str, Any] = {}
+        off = False
         while not self.take("}"):
-            if values:
+            if values or off:
                 self.expect(",", "a comma or the closing brace }")
+            if not off and (off := self.word(_OFF)):
+                continue
             start = self.at
             name, value = self.option(options, owner)
             if name in values:
                 raise self.error(f"option {name!r} is given twice", start, len(name))
             values[name] = value
-        return values
+        return values, off
+
+    def switch(self) -> bool:
+        """Read ``on`` or ``off``."""
+        name, at = self.name("on or off")
+        if name not in _SWITCH:
+            raise self.error(f"a pass is on or off, not {name}", at, len(name))
+        return _SWITCH[name]
 
     def option(self, options: dict[str, Option], owner: str) -> tuple[str, Any]:
         """Read a name and a value of its type."""
@@ -191,6 +212,12 @@ class _Parser:
         self.at = found.end()
         self.space()
         return found[0], at
+
+    def word(self, pattern: re.Pattern[str]) -> bool:
+        """Read what matches, if it stands here."""
+        found = pattern.match(self.text, self.at)
+        self.at = self.at if found is None else found.end()
+        return found is not None
 
     def take(self, mark: str) -> bool:
         if not self.text.startswith(mark, self.at):

@@ -1,8 +1,9 @@
-"""Choosing: options whose best value only the model can tell, decided by the error of its outputs.
+"""Choosing: options, and passes, of which only the model can tell what is best, by the error of its outputs.
 
-A recipe names such options and the values to try. They are decided one after the other, in the order of the
-recipe, each on top of those before: a value is taken if the compiled model's outputs then lie clearly closer
-to the source's on calibration data, and the largest error does not grow for it.
+A recipe names such options and the values to try, and passes to try on, or off. They are decided one after
+the other, in the order of the recipe, each on top of those before: a value is taken if the compiled model's
+outputs then lie clearly closer to the source's on calibration data, and the largest error does not grow for
+it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Trial:
     """What one value brought.
 
     Args:
-        setting: ``pass.option=value``; for the recipe as it stands, its name.
+        setting: ``pass.option=value`` or ``pass=on``; for the recipe as it stands, its name.
         noise: See ``Errors``. A value that makes it infinite is never taken, and after such a start any
             other is.
         largest: See ``Errors``.
@@ -74,7 +75,6 @@ def choose(recipe: Recipe, errors_of: Callable[[Recipe], Errors], on_progress: S
 
 
 def settings(recipe: Recipe) -> Iterator[str]:
-    """Yield each value that is to be tried, as ``pass.option=value``."""
-    for pass_, options in recipe.choices.items():
-        for option, values in options.items():
-            yield from (f"{pass_}.{option}={value}" for value in values)
+    """Yield each value that is to be tried, as ``pass.option=value``, or ``pass=on``."""
+    for key, values in recipe.tried().items():
+        yield from (f"{key}={value}" for value in values)

@@ -118,11 +118,6 @@ def alone(name: str) -> Route:
 def _recipe_route(recipe: Recipe, *, chosen: bool = False) -> Route:
     """Return a recipe as it is, or with the last of the values that it may choose."""
     if chosen:
-        taken = [
-            f"{pass_}.{option}={values[-1]}"
-            for pass_, options in recipe.choices.items()
-            for option, values in options.items()
-        ]
-        recipe = recipe.with_options(taken)
+        recipe = recipe.with_options([f"{key}={values[-1]}" for key, values in recipe.tried().items()])
     suffix = " with choices" if chosen else ""
     return Route(f"recipe {recipe.name}{suffix}", recipe.pipeline, recipe.target)

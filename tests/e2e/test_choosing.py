@@ -13,6 +13,7 @@ from onnxq import CompileOptions, Dataset, compile_model, load_recipe, open_feed
 from onnxq.calibration.data import InputSpec, input_specs
 from onnxq.engine.score import Errors, Score
 from onnxq.errors import PipelineError
+from onnxq.ir.digest import graph_digest
 from onnxq.ir.store import load_model, save_model
 from onnxq.ir.text import parse
 from onnxq.recipe import Recipe, parse_recipe
@@ -82,6 +83,33 @@ def test_what_the_caller_sets_is_no_choice(model: Path, data: Dataset, tmp_path:
     settled = recipe(**TWO).with_options(["encode-activations.method=percentile"])
     assert settled.choices == {"encode-activations": {"dtype": ("int8",)}}
     assert recipe(**TWO).with_options([*SETTINGS]).choices == {}
+
+
+def test_a_pass_that_is_off_is_the_pass_with_nothing_to_do(
+    model: Path, data: Dataset, tmp_path: Path
+) -> None:
+    """Off is left as the empty list of values left it, and on is what all values were."""
+    switch, listed = (
+        Recipe(name="mine", pipeline=PIPELINE.replace("insert", f"{clipping}, insert"), choices=choices)
+        for clipping, choices in (
+            ("correct-clipping{off}", {"correct-clipping": ("on",)}),
+            ("correct-clipping{sites=}", {"correct-clipping": {"sites": ("*",)}}),
+        )
+    )
+    taken = [switch.with_options(["correct-clipping=on"]), listed.with_options(["correct-clipping.sites=*"])]
+    found = [
+        compile_model(model, tmp_path / f"{n}.onnx", recipe=recipe, data=data, options=QUIET)
+        for n, recipe in enumerate((switch, listed, switch.decided(), listed.decided(), *taken))
+    ]
+    trials = [[dict(one) for one in result.manifest.choices or ()] for result in found[:2]]
+    assert [one.pop("setting") for one in trials[0]] == ["mine", "correct-clipping=on"]
+    assert [one.pop("setting") for one in trials[1]] == ["mine", "correct-clipping.sites=*"]
+    assert trials[0] == trials[1]
+    graphs = [graph_digest(load_model(result.output)) for result in found]
+    assert graphs[0] == graphs[1]
+    assert graphs[2] == graphs[3] != graphs[4] == graphs[5]
+    record = next(one for one in found[2].manifest.passes if one.text == "correct-clipping{off}")
+    assert (record.edits, record.skipped) == ((), ())
 
 
 def test_nothing_is_tried_when_not_asked_for(model: Path, data: Dataset, tmp_path: Path) -> None:

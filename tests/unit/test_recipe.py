@@ -72,9 +72,38 @@ def test_an_option_of_a_pass_that_is_not_there_is_refused() -> None:
         load_recipe("fp32").with_options(["encode-activations.scope=gemm-io"])
 
 
+def test_a_recipe_says_which_passes_are_tried_on_and_which_off() -> None:
+    text = HEAD + '[choices]\nsmooth = ["on"]\nfuse-gelu = ["off"]\nround-weights.layers = ["a*", "*"]\n'
+    recipe = parse_recipe(text, where="")
+    tried = {"smooth": ("on",), "fuse-gelu": ("off",), "round-weights.layers": ("a*", "*")}
+    assert recipe.tried() == tried
+    assert 'smooth = ["on"]' in recipe.to_toml()
+    assert parse_recipe(recipe.to_toml(), where="").choices == recipe.choices
+    assert Recipe.model_validate_json(recipe.model_dump_json()).tried() == tried
+
+
+@pytest.mark.parametrize(
+    ("setting", "left"),
+    [
+        ("round-weights=off", {"encode-activations.method"}),
+        ("round-weights.layers=a*", {"encode-activations.method"}),
+        ("encode-activations.method=mse", {"round-weights"}),
+        ("encode-activations = off", {"round-weights"}),
+        ("encode-activations=on", {"round-weights", "encode-activations.method"}),
+    ],
+)
+def test_what_is_set_is_no_choice_any_more(setting: str, left: set[str]) -> None:
+    text = HEAD.replace("fold-constants", "encode-weights, round-weights{off}, encode-activations")
+    text += '[choices]\nround-weights = ["on"]\nencode-activations.method = ["mse"]\n'
+    assert parse_recipe(text, where="").with_options([setting]).tried().keys() == left
+
+
 @pytest.mark.parametrize(
     ("text", "message", "hint"),
     [
+        ("[choices]\nsmooth = ['of']", "choices.smooth.0: must be 'on' or 'off', found 'of'", None),
+        ("[choices]\nsmooth = 'on'", "choices.smooth: must be a valid tuple, found 'on'", None),
+        ("[choices]\na.b = 'on'", "choices.a.b: must be a valid tuple, found 'on'", None),
         ("[calibration]\nsampels = 3", "unknown key 'calibration.sampels'", "did you mean 'samples'?"),
         ("[gates]\nmin_cosin = 1.0", "unknown key 'gates.min_cosin'", "did you mean 'min_cosine'?"),
         ("sumary = 'x'", "unknown key 'sumary'", "did you mean 'summary'?"),

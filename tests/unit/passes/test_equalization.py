@@ -7,11 +7,12 @@ import re
 import numpy as np
 import pytest
 
+from onnxq.errors import PipelineError
 from onnxq.ir.module import GraphModule, array_of
 from onnxq.ir.text import parse
 from onnxq.passmanager.instruments import VerifyEach
 from onnxq.passmanager.manager import PassManager
-from onnxq.passmanager.pipeline import parse_pipeline
+from onnxq.passmanager.pipeline import load_pass, parse_pipeline
 from onnxq.target import find_target
 from onnxq.testing.laws import FeedsData, HoldToPromise, run_model
 
@@ -94,3 +95,10 @@ def test_absorbing_changes_nothing_on_the_calibration_data(seed: int) -> None:
     assert any(name.startswith("d_bias") for name in module.graph.initializers)
     scale = 99 * 8 * 2.0
     np.testing.assert_allclose(absorbed, exact, rtol=0, atol=72 * scale * 2**-23)
+
+
+@pytest.mark.parametrize("alpha", ["0", "-0.5", "1.5"])
+def test_equalizing_by_nothing_is_refused_and_told_how_to_say_it(alpha: str) -> None:
+    message = r"alpha lies above 0 and is at most 1: equalize-activations\{off\} changes nothing"
+    with pytest.raises(PipelineError, match=message):
+        load_pass(f"equalize-activations{{alpha={alpha}}}")

@@ -92,7 +92,7 @@ def recipes() -> Iterator[Recipe]:
             load_recipe("cpu").with_options([f"encode-weights.{option}"]).model_copy(update={"name": option})
         )
     chosen = load_recipe("portable").with_options(
-        ["encode-weights.method=mse", "round-weights.layers=*", "equalize-activations.alpha=0.5"]
+        ["encode-weights.method=mse", "round-weights=on", "equalize-activations=on"]
     )
     yield chosen.model_copy(update={"name": "chosen"})
     for name, split in (("eight bits", "bits=8"), ("branches", "mode=branches, bits=8")):

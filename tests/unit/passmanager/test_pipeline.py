@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from onnxq.errors import PipelineError, UnknownPassError
 from onnxq.passmanager.base import Pass
+from onnxq.passmanager.off import switched
 from onnxq.passmanager.pipeline import format_pipeline, load_pass, override, parse_pipeline
 from onnxq.passmanager.registry import find_pass
 
@@ -50,6 +51,14 @@ def try_options(offer: Callable[..., None], source: Callable[..., str]) -> None:
 def test_a_pipeline_parses_with_blanks_and_newlines_and_prints_back() -> None:
     passes = parse_pipeline("try-nothing,\n  try-options { mode = min-max ,count=4 }\n, try-options")
     assert format_pipeline(passes) == "try-nothing,try-options{count=4, mode=min-max},try-options"
+
+
+def test_a_pass_can_be_off_and_keeps_its_place_and_its_options() -> None:
+    text = "try-nothing { off },try-options{count=4 , off, mode=min-max}"
+    nothing, options = parse_pipeline(text)
+    assert format_pipeline([nothing, options]) == "try-nothing{off},try-options{off, count=4, mode=min-max}"
+    assert (nothing.name, options.name) == ("try-nothing", "try-options")
+    assert override([options], "try-options=on") == parse_pipeline("try-options{count=4, mode=min-max}")
 
 
 def test_no_text_is_no_passes() -> None:
@@ -98,9 +107,8 @@ def passes_with_options() -> st.SearchStrategy[Pass]:
 
 @given(st.data())
 def test_what_is_printed_parses_to_the_same_passes(data: st.DataObject) -> None:
-    passes = data.draw(
-        st.lists(passes_with_options() | st.builds(lambda: load_pass("try-nothing")), max_size=4)
-    )
+    one = passes_with_options() | st.builds(lambda: load_pass("try-nothing"))
+    passes = data.draw(st.lists(one | one.map(lambda pass_: switched(pass_, on=False)), max_size=4))
     assert parse_pipeline(format_pipeline(passes)) == passes
 
 
@@ -118,6 +126,9 @@ FAULTS = [
     ("try-options{count=1", "", "expected a comma or the closing brace }, found the end", None),
     ("try-options{count}", "}", "expected = and a value, found '}'", None),
     ("try-options{kinds=a+}", "}", "expected a value, found '}'", None),
+    ("try-nothing{off, off}", "off}", "has no option 'off'", "pass 'try-nothing' has no options"),
+    ("try-nothing{off,}", "}", "expected the name of an option, found '}'", None),
+    ("try-nothing{off=1}", "off", "has no option 'off'", "pass 'try-nothing' has no options"),
     ("try-options{=1}", "=", "expected the name of an option, found '='", None),
     ('try-options{text="\\q"}', '"\\q', "a backslash in quotes must be as in JSON", None),
     ("try-nothing,,try-nothing", ",try", "expected the name of a pass, found ','", None),
@@ -166,14 +177,29 @@ def test_override_sets_the_option_in_every_pass_of_that_name() -> None:
     assert [dataclasses.asdict(p) for p in passes] != [dataclasses.asdict(p) for p in changed]
 
 
+def test_override_switches_every_pass_of_that_name_and_an_option_that_is_set_switches_on() -> None:
+    passes = parse_pipeline("try-options{count=1},try-nothing,try-options{off}")
+    off = override(passes, "try-options=off")
+    assert format_pipeline(off) == "try-options{off, count=1},try-nothing,try-options{off}"
+    assert format_pipeline(override(off, "try-options = on")) == (
+        "try-options{count=1},try-nothing,try-options"
+    )
+    assert format_pipeline(override(off, "try-options.bits=4")) == (
+        "try-options{count=1, bits=4},try-nothing,try-options{bits=4}"
+    )
+
+
 @pytest.mark.parametrize(
     ("setting", "message", "hint"),
     [
+        ("try-options=of", "a pass is on or off, not of", None),
+        ("try-options=", "expected on or off, found the end", None),
+        ("try-option=off", "the pipeline has no pass 'try-option'", "did you mean 'try-options'?"),
         ("try-option.count=1", "the pipeline has no pass 'try-option'", "did you mean 'try-options'?"),
         ("try-options.cuont=1", "pass 'try-options' has no option 'cuont'", "did you mean 'count'?"),
         ("try-options.count=x", "option 'count' cannot be x", "it must be int"),
         ("try-options.count=-1", "count must not be negative", None),
-        ("try-options", "expected pass.option=value, found the end", None),
+        ("try-options", "expected pass.option=value or pass=off, found the end", None),
         ("try-options.count=1 2", "expected a comma or the end, found '2'", None),
     ],
 )
