@@ -245,9 +245,6 @@ class Compilation:
         self._stamp(module)
         used = table.samples if table is not None else 0
         samples = choose_samples(self.data, used, self._inputs, self.options)
-        target = self.recipe.runs_on
-        provider, threads = usable_provider(target.provider), self.options.threads
-        run = None if provider is None else Run(provider, threads, target.options_for(module))
         output = outputs.model
         with replacing(*outputs.files(module)) as (report, content, *model):
             self.progress("writing", 0, None)
@@ -255,7 +252,7 @@ class Compilation:
             tried = model[-1]
             with called(tried, str(output)):
                 comparison = compare(
-                    self.source.path, tried, samples, self.options, self.progress, run
+                    self.source.path, tried, samples, self.options, self.progress, self._run(module)
                 ).about(output)
             judged = comparison.accuracy if self._judges_itself and samples.meaningful else None
             if judged is not None:
@@ -265,16 +262,26 @@ class Compilation:
             report.write_text(describe(manifest), encoding="utf-8")
             self.progress("reading the source again", 0, None)
             self.source.verify()
+        self._enforce(comparison.accuracy, output)
+        if judged is not None:
+            enforce_useful(judged)
+        return CompileResult(output, manifest, built.records, comparison.accuracy, comparison.latency)
+
+    def _run(self, module: GraphModule) -> Run | None:
+        """Return where and how the target runs a model; None if that is not here."""
+        target = self.recipe.runs_on
+        provider = usable_provider(target.provider)
+        return None if provider is None else Run(provider, self.options.threads, target.options_for(module))
+
+    def _enforce(self, accuracy: AccuracyReport | None, output: Path) -> None:
+        """Hold the result to the gates of the recipe and to those that were asked for."""
         for gates in (self.recipe.gates, self.options.gates):
-            if comparison.accuracy is not None:
-                enforce(comparison.accuracy, gates)
+            if accuracy is not None:
+                enforce(accuracy, gates)
             elif gates != Gates() and self.options.validate:
                 raise ToleranceError(
                     "no gate could be measured, as the models were not compared", where=str(output)
                 )
-        if judged is not None:
-            enforce_useful(judged)
-        return CompileResult(output, manifest, built.records, comparison.accuracy, comparison.latency)
 
     def _warnings(self, module: GraphModule) -> tuple[str, ...]:
         of_data = (self.data.warning,) if self.data is not None and self.data.warning else ()

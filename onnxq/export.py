@@ -99,19 +99,12 @@ def export_model(
         _check_folder(Path(model))
         _refuse_own_folder(Path(model), output)
     main_export, tasks = _import_optimum()
+    options = {"opset": opset, "trust_remote_code": trust_remote_code, "local_files_only": local}
     with replacing_folder(output, force=force) as staged, _settled(local) as log:
         with _failures_of(model):
             library = tasks.infer_library_from_model(model).replace("sentence_transformers", "transformers")
             chosen = _choose_task(tasks, model, library, task)
-            main_export(
-                model,
-                staged,
-                task=chosen,
-                opset=opset,
-                library_name=library,
-                trust_remote_code=trust_remote_code,
-                local_files_only=local,
-            )
+            main_export(model, staged, task=chosen, library_name=library, **options)
         if local:
             _copy_kept(Path(model), staged)
         files = sorted(str(file.relative_to(staged)) for file in staged.rglob("*") if file.is_file())

@@ -18,8 +18,8 @@ from onnxq.errors import OnnxqError
 from onnxq.runtime.bench import Spread, block_ms, schedule
 from onnxq.runtime.bound import Once, prepared
 from onnxq.runtime.kernels import kernel_report
-from onnxq.runtime.run import Run
-from onnxq.runtime.session import PROVIDERS, open_session
+from onnxq.runtime.run import PROVIDERS, Run
+from onnxq.runtime.session import open_session
 
 ROUNDS, BLOCK_SECONDS = 11, 0.02
 FEWEST, MOST = 3, 40

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 from zipfile import ZipFile
 
-from onnxq.runtime.session import PROVIDERS as PROVIDER_NAMES
+from onnxq.runtime.run import PROVIDERS as PROVIDER_NAMES
 
 OUTPUT = Path(__file__).resolve().parent.parent / "onnxq" / "assets"
 PROVIDERS = ("cuda", "cpu")

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from onnxq.cli.console import progress, remark, show, show_json
 from onnxq.cli.options import Json
+
+if TYPE_CHECKING:
+    from onnxq.export import Exported
 
 Source = Annotated[
     str,
@@ -61,18 +65,12 @@ def run(
     for text in result.remarks:
         remark(text, "warning")
     if as_json:
-        show_json(
-            "export",
-            {
-                "folder": str(result.folder),
-                "task": result.task,
-                "models": list(result.models),
-                "files": list(result.files),
-                "tolerance": result.tolerance,
-                "remarks": list(result.remarks),
-            },
-        )
-        return
+        show_json("export", {**asdict(result), "folder": str(result.folder)})
+    else:
+        _present(result)
+
+
+def _present(result: Exported) -> None:
     show(f"exported for {result.task} to {result.folder}: {', '.join(result.models)}")
     if result.tolerance is not None:
         show(f"its outputs are PyTorch's to within {result.tolerance:g}")

@@ -73,21 +73,17 @@ def race(
 
     """
     on_progress(0, MOST_ROUNDS)
-    sessions = {name: open_session(path, run.with_defaults(STILL)) for name, path in models.items()}
-    for session in sessions.values():
-        session.run(feeds[0])  # what does not run is told of here, with a reason
-    entrants = {name: prepared(session) for name, session in sessions.items()}
-    runs = {name: warmed_block(entrant, feeds[0], 3) for name, entrant in entrants.items()}
-    first, *others = entrants
-    gains: dict[str, list[float]] = {name: [] for name in others}
-    running, done, start = list(others), 0, time.perf_counter()
+    entrants = {name: _entrant(path, feeds[0], run) for name, path in models.items()}
+    blocks = {name: warmed_block(entrant, feeds[0], 3) for name, entrant in entrants.items()}
+    first, *running = entrants
+    gains: dict[str, list[float]] = {name: [] for name in running}
+    done, start = 0, time.perf_counter()
     for number in range(MOST_ROUNDS):
         if not running or (number >= FIRST_ROUNDS and time.perf_counter() > start + seconds):
             break
-        times = {
-            name: block_ms(entrants[name], feeds[number % len(feeds)], runs[name])
-            for name in _order(first, running, number)
-        }
+        order = _order(first, running, number)
+        fed = feeds[number % len(feeds)]
+        times = {name: block_ms(entrants[name], fed, blocks[name]) for name in order}
         for name in running:
             gains[name].append(times[first] / times[name])
         running = [name for name in running if not _is_out(gains[name])]
@@ -95,6 +91,13 @@ def race(
         on_progress(done, _rounds(done, time.perf_counter() - start, seconds))
     on_progress(done, done)
     return {name: Standing(Spread.of(found)) for name, found in gains.items()}
+
+
+def _entrant(model: Path, feeds: Feeds, run: Run) -> Racer:
+    """Open a model; one that does not run is told of here, with a reason."""
+    session = open_session(model, run.with_defaults(STILL))
+    session.run(feeds)
+    return prepared(session)
 
 
 def _rounds(done: int, taken: float, seconds: float) -> int:

@@ -11,7 +11,8 @@ Source: Nagel et al., 2021, arXiv:2106.08295, section 3.7: the debugging flow.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -162,19 +163,26 @@ def measure_sensitivity(
     channels = _outlier_channels(module, chosen, run)
     kinds = {layer.node.name or "": layer.node.op_type for layer in linear_layers(module)}
     edges = insert_switches(module, originals.found)
-    with TemporaryDirectory(prefix="onnxq-sensitivity-") as folder:
-        save_model(module, path := Path(folder, "model.onnx"))
-        with called(path, "the model with switches"):
-            switched = open_session(path, run)
+    parts = [*_tensors(edges), *_layers(kinds, edges)]
+    with _opened(module, run) as switched:
         reference = Remembered(**vars(open_session(source, run)))
         bench = _Bench(reference, switched, list(chosen.batches()), edges)
         entries = []
-        parts = [*_tensors(edges), *_layers(kinds, edges)]
         for number, part in enumerate(parts):
             on_progress("tensors and layers", number, len(parts))
             entries.append(part.measured(bench, channels.get(part.name, ())))
         on_progress("tensors and layers", len(parts), len(parts))
         return _report(source, recipe, bench, entries, chosen.warnings)
+
+
+@contextmanager
+def _opened(module: GraphModule, run: Run) -> Iterator[Session]:
+    """Open the model with switches, which lies in a temporary folder as long as it is open."""
+    with TemporaryDirectory(prefix="onnxq-sensitivity-") as folder:
+        save_model(module, path := Path(folder, "model.onnx"))
+        with called(path, "the model with switches"):
+            switched = open_session(path, run)
+        yield switched
 
 
 def _report(

@@ -103,3 +103,26 @@ def _imports_at_once(path: Path, modules: dict[str, Path]) -> Iterator[str]:
             for alias in node.names:
                 part = f"{node.module}.{alias.name}"
                 yield part if part in modules else str(node.module)
+
+
+MOST_PARAMETERS = 8
+"""What travels together beyond that is a value, such as ``Run`` or ``CompileOptions``."""
+
+
+@pytest.mark.parametrize("folder", ["onnxq", "passes"])
+def test_no_function_takes_too_many_parameters(folder: str) -> None:
+    found = {
+        f"{path.name}: {one.name}": _parameters(one) for path in _files(folder) for one in _functions(path)
+    }
+    assert {name: count for name, count in found.items() if count > MOST_PARAMETERS} == {}
+
+
+def _functions(path: Path) -> Iterator[ast.FunctionDef]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    yield from (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+
+
+def _parameters(function: ast.FunctionDef) -> int:
+    taken = function.args
+    names = [one.arg for one in (*taken.posonlyargs, *taken.args, *taken.kwonlyargs)]
+    return len([name for name in names if name not in ("self", "cls")])
