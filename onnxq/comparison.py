@@ -207,17 +207,7 @@ def compare(
     try:
         accuracy, latency = None, None
         if options.validate:
-            expected = samples.expected
-            progress("comparing", 0, expected)
-            accuracy = validate(
-                source,
-                opened,
-                samples.batches(),
-                options.metric,
-                run or on_cpu,
-                on_progress=lambda done, _: progress("comparing", done, expected),
-            )
-            progress("comparing", accuracy.batches, accuracy.batches)
+            accuracy = _validate(source, opened, run or on_cpu, samples, options.metric, progress)
         del opened  # two models in memory are enough to time
         if options.bench and run is not None:
             feeds = [batch.feeds for batch in samples.timed(options.bench_batch_size)]
@@ -253,6 +243,28 @@ def _open(source: Path, output: Path, run: Run) -> Session:
             where=str(output),
             hint="please report it with the model; leaving passes out may help: onnxq recipes",
         ) from error
+
+
+def _validate(
+    source: Path,
+    candidate: Session,
+    run: Run,
+    samples: Samples,
+    metric: Metric | None,
+    progress: Progress,
+) -> AccuracyReport:
+    expected = samples.expected
+    progress("comparing", 0, expected)
+    found = validate(
+        source,
+        candidate,
+        samples.batches(),
+        metric,
+        run,
+        on_progress=lambda done, _: progress("comparing", done, expected),
+    )
+    progress("comparing", found.batches, found.batches)
+    return found
 
 
 def _rounded(output: Path, run: Run) -> Session | str:

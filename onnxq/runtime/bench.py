@@ -186,16 +186,27 @@ def bench(
         refuse_fallback(name, kernels[name], allow_fallback)
     on_progress("timing", 0, timing.rounds)
     runs = {name: one.with_defaults(STILL) for name, one in runs.items()}
-    sessions = {name: prepared(open_session(path, runs[name])) for name, path in models.items()}
-    blocks = {name: warmed_block(session, feeds[0], timing.warmup) for name, session in sessions.items()}
-    count = _affordable(sessions, feeds[0], blocks, timing)
-    times = _rounds(sessions, feeds, blocks, count, on_progress)
+    blocks, times = _timed(models, feeds, runs, timing, on_progress)
     prints: dict[str, Footprint] = {}
     if timing.memory:
         for name, path in _counted(models, "measuring memory", on_progress):
             prints[name] = footprint(path, feeds[0], runs[name])
     latencies = [_latency(name, models[name], times, prints.get(name), kernels[name]) for name in models]
     return _report(run, blocks, feeds, latencies)
+
+
+def _timed(
+    models: Mapping[str, Path],
+    feeds: Sequence[Feeds],
+    runs: Mapping[str, Run],
+    timing: Timing,
+    on_progress: Progress,
+) -> tuple[dict[str, int], dict[str, list[float]]]:
+    """Open all models; return how many runs fill a block of each, and its milliseconds in each round."""
+    sessions = {name: prepared(open_session(path, runs[name])) for name, path in models.items()}
+    blocks = {name: warmed_block(session, feeds[0], timing.warmup) for name, session in sessions.items()}
+    count = _affordable(sessions, feeds[0], blocks, timing)
+    return blocks, _rounds(sessions, feeds, blocks, count, on_progress)
 
 
 def _counted(models: Mapping[str, Path], phase: str, on_progress: Progress) -> Iterator[tuple[str, Path]]:

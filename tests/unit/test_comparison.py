@@ -1,13 +1,29 @@
 """What a compilation warns of: results far from the source's, and models that are slower beyond doubt."""
 
+from pathlib import Path
+
 import pytest
 
-from onnxq.comparison import warn_of_accuracy, warn_of_decisions, warn_of_floats, warn_of_size, warn_of_speed
+from onnxq.calibration.data import input_specs
+from onnxq.comparison import (
+    CompileOptions,
+    choose_samples,
+    compare,
+    warn_of_accuracy,
+    warn_of_decisions,
+    warn_of_floats,
+    warn_of_size,
+    warn_of_speed,
+)
+from onnxq.errors import ModelError
 from onnxq.ir.records import Remark
+from onnxq.ir.store import load_model, save_model
 from onnxq.ir.text import parse
 from onnxq.passmanager.base import PassRecord
+from onnxq.progress import quiet
 from onnxq.runtime.bench import Spread
 from onnxq.runtime.compare import OutputAccuracy
+from onnxq.runtime.run import Run
 from onnxq.runtime.slices import LostSlices
 
 
@@ -82,3 +98,19 @@ def test_a_file_that_did_not_shrink_is_told_of() -> None:
     assert warn_of_size(9000, 8999) == ()
     assert warn_of_size(9000, 9000) == ("the file did not shrink: 9000 bytes became 9000",)
     assert warn_of_size(100, 700) == ()  # stamps outweigh so small a file
+
+
+def test_the_comparison_runs_with_the_targets_entries(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    text = (
+        """<ir_version: 10, opset_import: ["" : 21]> main (float[N,2] x) => (float[N,2] y) { y = Relu(x) }"""
+    )
+    save_model(parse(text), path)
+    options = CompileOptions(bench=False, threads=1)
+    samples = choose_samples(None, 0, input_specs(load_model(path).model), options)
+    found = compare(path, path, samples, options, quiet, Run(threads=1))
+    assert found.accuracy is not None
+    assert found.accuracy.outputs[0].max_abs == 0
+    wrong = Run(threads=1, entries={"optimization.minimal_build_optimizations": "X"})
+    with pytest.raises(ModelError, match="Invalid value for optimization"):
+        compare(path, path, samples, options, quiet, wrong)

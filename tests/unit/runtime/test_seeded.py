@@ -7,6 +7,8 @@ import onnx
 import pytest
 
 from onnxq.runtime.seeded import open_comparable, random_operators
+from onnxq.runtime.validate import validate
+from onnxq.testing.laws import FeedsBatch
 
 BODIES = {
     "RandomNormalLike": "r = RandomNormalLike(x)",
@@ -45,3 +47,13 @@ def test_a_dropout_that_does_not_train_draws_nothing(tmp_path: Path) -> None:
         "ratio = Constant<value = float {0.5}>() on = Constant<value = bool {0}>() r = Dropout(x, ratio, on)"
     )
     assert random_operators(written(tmp_path, body)) == ()
+
+
+def test_what_is_compared_by_one_seed_says_so(tmp_path: Path) -> None:
+    path = written(tmp_path, BODIES["Bernoulli"])
+    batch = FeedsBatch({"x": np.zeros((4, 3), np.float32)})
+    found = validate(open_comparable(path), open_comparable(path), [batch])
+    assert found.outputs[0].max_abs == 0
+    assert found.notes == (
+        "Bernoulli: the model draws random numbers; both models got the same, by one seed",
+    )
