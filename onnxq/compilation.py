@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -42,18 +41,18 @@ from onnxq.manifest import (
     ModelFile,
     ProcessorAssumed,
     installed_versions,
-    summarise,
 )
 from onnxq.outputs import Outputs
 from onnxq.passmanager.base import Pass, PassRecord
 from onnxq.passmanager.instruments import Count, Instrument
 from onnxq.passmanager.pipeline import override, parse_pipeline
+from onnxq.passmanager.summary import summarise
 from onnxq.processor import cpu_flags
 from onnxq.progress import Progress, steps_of
 from onnxq.quant.facts import joined
 from onnxq.recipe import Recipe
 from onnxq.runtime.bench import LatencyReport
-from onnxq.runtime.compare import OutputAccuracy, plain
+from onnxq.runtime.compare import OutputAccuracy
 from onnxq.runtime.environment import runtime_versions
 from onnxq.runtime.gates import (
     Gates,
@@ -351,16 +350,16 @@ class Compilation:
             ir_version=module.model.ir_version,
             session_options=self.recipe.runs_on.options_for(module),
             data=None if table is None else self._data_used(table),
-            table=None if table is None else json.loads(table.for_manifest().to_json()),
+            table=None if table is None else table.for_manifest(),
             versions={**installed_versions(), **runtime_versions()},
             cpu_flags=cpu_flags(),
             processor=None if assumed is None else ProcessorAssumed.called(assumed),
             passes=summarise(built.records),
-            choices=None if self.choice is None else [plain(asdict(one)) for one in self.choice.trials],
-            tuning=None if self.tuning is None else [asdict(verdict) for verdict in self.tuning.verdicts],
-            accuracy=None if accuracy is None else accuracy.to_dict(),
-            latency=None if latency is None else latency.to_dict(),
-            kernels=None if latency is None else latency.models[1].kernels.to_dict(),
+            choices=None if self.choice is None else self.choice.trials,
+            tuning=None if self.tuning is None else self.tuning.verdicts,
+            accuracy=accuracy,
+            latency=latency,
+            kernels=None if latency is None else latency.models[1].kernels,
             warnings=tuple(map(as_utf8, warnings)),
         )
 

@@ -8,23 +8,23 @@ from __future__ import annotations
 
 import json
 import platform
-from collections import Counter
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, ConfigDict
+from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveInt, ValidationError
 
-from onnxq.errors import ModelError
-from onnxq.ir.records import Edit
-from onnxq.passmanager.base import PassRecord
+from onnxq.errors import InputError, ModelError
+from onnxq.passmanager.summary import PassSummary
 from onnxq.processor import find_processor
 from onnxq.reading import parse_json
 from onnxq.recipe import Recipe
 from onnxq.target import TARGETS
+from onnxq.written import Accuracy, Kernels, Latency, Table, Tried, Tuned
 
 SCHEMA_VERSION = 1
+_NAME_ONE = "name the .manifest.json beside a compiled model"
+_AGAIN = "compile the model again; another version of onnxq may know more keys"
 _MOVE_AWAY = "compile the model again, or move the file away"
 PACKAGES = ("onnxq", "onnx", "onnx-ir", "onnxscript", "numpy", "ml-dtypes")
 
@@ -39,11 +39,11 @@ def _plain_name(name: str) -> str:
 class ModelFile(BaseModel):
     """One model file: its name, the SHA-256 of its content, and its size with external data."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: Annotated[str, AfterValidator(_plain_name)]
     digest: str
-    size_bytes: int
+    size_bytes: PositiveInt
 
 
 class DataUsed(BaseModel):
@@ -53,7 +53,7 @@ class DataUsed(BaseModel):
     that earlier ones had.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     digest: str
@@ -65,7 +65,7 @@ class DataUsed(BaseModel):
 class ProcessorAssumed(BaseModel):
     """The processor that the model was compiled for, and what its products of 8-bit integers do."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     saturates: bool
@@ -78,37 +78,6 @@ class ProcessorAssumed(BaseModel):
         return cls(name=found.name, saturates=found.saturates, summary=found.summary)
 
 
-class Skipped(BaseModel):
-    """A node that a pass left alone."""
-
-    model_config = ConfigDict(frozen=True)
-
-    node: str
-    op_type: str
-    reason: str
-
-
-class Edits(BaseModel):
-    """How often a pass made one kind of change, and why."""
-
-    model_config = ConfigDict(frozen=True)
-
-    action: str
-    why: str
-    count: int
-
-
-class PassSummary(BaseModel):
-    """What one pass did."""
-
-    model_config = ConfigDict(frozen=True)
-
-    text: str
-    seconds: float
-    edits: tuple[Edits, ...]
-    skipped: tuple[Skipped, ...]
-
-
 class Manifest(BaseModel):
     """Recipe, digests, versions, records and reports of one compilation.
 
@@ -116,7 +85,7 @@ class Manifest(BaseModel):
     ``cpu_flags`` the features of the processor that compiled it, and ``processor`` what it was compiled for.
     """
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: int = SCHEMA_VERSION
     recipe: Recipe
@@ -126,21 +95,60 @@ class Manifest(BaseModel):
     ir_version: int
     session_options: dict[str, str] = {}
     data: DataUsed | None
-    table: dict[str, Any] | None
+    table: Table | None
     versions: dict[str, str]
     cpu_flags: tuple[str, ...]
     processor: ProcessorAssumed | None = None
     passes: tuple[PassSummary, ...]
-    choices: list[dict[str, Any]] | None = None
-    tuning: list[dict[str, Any]] | None = None
-    accuracy: dict[str, Any] | None
-    latency: dict[str, Any] | None
-    kernels: dict[str, Any] | None
+    choices: tuple[Tried, ...] | None = None
+    tuning: tuple[Tuned, ...] | None = None
+    accuracy: Accuracy | None
+    latency: Latency | None
+    kernels: Kernels | None
     warnings: tuple[str, ...]
 
     def to_json(self) -> str:
         """Return the manifest as indented JSON."""
         return json.dumps(self.model_dump(mode="json"), indent=1) + "\n"
+
+
+def read_manifest(path: Path) -> Manifest:
+    """Read a manifest.
+
+    Raises:
+        InputError: The file cannot be read, holds something else, is damaged, or is of another version.
+        CalibrationError: The table in it is damaged.
+
+    """
+    try:
+        content = parse_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"it cannot be read: {error.strerror}", where=str(path)) from error
+    except ValueError as error:
+        raise InputError("it is no manifest", where=str(path), hint=_NAME_ONE) from error
+    if not isinstance(content, dict) or "schema_version" not in content:
+        raise InputError("it is no manifest", where=str(path), hint=_NAME_ONE)
+    if content["schema_version"] != SCHEMA_VERSION:
+        raise InputError(
+            f"its schema version is {content['schema_version']!r}, and this onnxq reads {SCHEMA_VERSION}",
+            where=str(path),
+            hint="read it with the onnxq that wrote it, or compile the model again",
+        )
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        raise InputError(f"the manifest is damaged: {_fault(error)}", where=str(path), hint=_AGAIN) from error
+
+
+def _fault(error: ValidationError) -> str:
+    """Return the first fault that was found, as one clause."""
+    first = error.errors()[0]
+    key = ".".join(map(str, first["loc"]))
+    if first["type"] == "missing":
+        return f"there is no key {key!r}"
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
+        return f"unknown key {key!r}"
+    return f"{key}: {first['msg']}"
 
 
 def manifest_path(model: Path) -> Path:
@@ -190,28 +198,6 @@ def failed_path(model: Path) -> Path:
 def _beside(model: Path, suffix: str) -> Path:
     """Only ``.onnx`` gives way: ``net.int8`` and ``net.fp16`` are two models."""
     return model.with_name(model.name.removesuffix(".onnx") + suffix)
-
-
-def summarise(records: Sequence[PassRecord]) -> tuple[PassSummary, ...]:
-    """Count each pass's edits by kind and reason, and keep what it skipped."""
-    return tuple(
-        PassSummary(
-            text=record.text,
-            seconds=round(record.seconds, 4),
-            edits=_counted(record.edits),
-            skipped=tuple(
-                Skipped(node=remark.node, op_type=remark.op_type, reason=remark.reason)
-                for remark in record.remarks
-            ),
-        )
-        for record in records
-    )
-
-
-def _counted(edits: Sequence[Edit]) -> tuple[Edits, ...]:
-    """Count the edits of the same kind and reason, in the order of their first."""
-    counts = Counter((edit.action, edit.why) for edit in edits)
-    return tuple(Edits(action=action, why=why, count=count) for (action, why), count in counts.items())
 
 
 def installed_versions() -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,27 +9,21 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from pydantic import ValidationError
 
 from onnxq.calibration.collect import Data, collect
-from onnxq.calibration.table import CalibrationTable
 from onnxq.diff.flat import Flat
 from onnxq.diff.tensors import encoding_of
-from onnxq.errors import InputError
 from onnxq.ir.module import is_standard, name_of
 from onnxq.ir.store import load_model, model_digest
-from onnxq.manifest import Manifest
+from onnxq.manifest import Manifest, read_manifest
 from onnxq.quant.encodings import Encoding
 from onnxq.quant.encodings import encoding_of as make_encoding
 from onnxq.quant.facts import Facts, Kind, Need
 from onnxq.quant.seen import clipped_share, expected_sqnr_db, outlier_ratio, picture
 from onnxq.quant.statistics import ChannelRange, Histogram, Range
-from onnxq.reading import UnreadableError, untrusted
-from onnxq.report.tables_of_story import story_charts, story_facts, story_tables
 from onnxq.runtime.compare import plain
 from onnxq.shown import Shown
 
-_NAME_ONE = "name the .manifest.json beside a compiled model"
 OUTLIERS = 8
 """Channels that are named for each tensor."""
 
@@ -70,15 +63,15 @@ class SeenTensor:
 
 @dataclass(frozen=True)
 class Story(Shown):
-    """A manifest's content, and the tensors, those with most noise first."""
+    """A manifest, and the tensors, those with most noise first."""
 
-    content: Mapping[str, Any]
+    manifest: Manifest
     tensors: tuple[SeenTensor, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as plain values, the calibration table's raw form left out."""
-        kept = {key: part for key, part in self.content.items() if key != "table"}
-        return dict(plain({**kept, "tensors": [asdict(tensor) for tensor in self.tensors]}))
+        """Return everything as plain values, the calibration table left out."""
+        told = self.manifest.model_dump(mode="json", exclude={"table"})
+        return dict(plain({**told, "tensors": [asdict(tensor) for tensor in self.tensors]}))
 
 
 def read_story(path: Path | str, source: Path | str | None = None, data: Data | None = None) -> Story:
@@ -90,7 +83,7 @@ def read_story(path: Path | str, source: Path | str | None = None, data: Data | 
         data: Samples.
 
     Raises:
-        InputError: It is no manifest.
+        InputError: It is no manifest; see ``read_manifest``.
 
     """
     path = Path(path)
@@ -99,15 +92,13 @@ def read_story(path: Path | str, source: Path | str | None = None, data: Data | 
     encodings = encodings_of(output) if output.is_file() else {}
     facts: dict[str, Facts] = {}
     if manifest.table is not None:
-        facts.update(CalibrationTable.from_json(json.dumps(manifest.table), str(path)).facts)
+        facts.update(manifest.table.facts)
     if source is not None and data is not None:
         facts.update(_measured(Path(source), data, [name for name in encodings if name in facts]))
     seen = [_seen(name, facts[name], encoding) for name, encoding in encodings.items() if name in facts]
-    content = manifest.model_dump(mode="json")
-    content["warnings"] += strangers(manifest, None if source is None else Path(source), output)
-    story = Story(content, tuple(sorted(seen, key=_badness)))
-    _check_told(story, path)
-    return story
+    strange = strangers(manifest, None if source is None else Path(source), output)
+    told = manifest.model_copy(update={"warnings": (*manifest.warnings, *strange)})
+    return Story(told, tuple(sorted(seen, key=_badness)))
 
 
 def strangers(manifest: Manifest, source: Path | None, output: Path | None) -> list[str]:
@@ -118,32 +109,6 @@ def strangers(manifest: Manifest, source: Path | None, output: Path | None) -> l
         for path, model, role in told
         if path is not None and path.is_file() and model_digest(path) != model.digest
     ]
-
-
-def read_manifest(path: Path) -> Manifest:
-    """Read a manifest.
-
-    Raises:
-        InputError: The file cannot be read, or holds something else.
-
-    """
-    try:
-        return Manifest.model_validate_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"it cannot be read: {error.strerror}", where=str(path)) from error
-    except (ValidationError, UnicodeDecodeError, RecursionError) as error:
-        raise InputError("it is no manifest", where=str(path), hint=_NAME_ONE) from error
-
-
-def _check_told(story: Story, path: Path) -> None:
-    """Tell it once: the reports inside a manifest are plain values, and any of them may be missing."""
-    try:
-        with untrusted():
-            story_tables(story.to_dict())
-            story_charts(story.to_dict())
-            story_facts(story.to_dict())
-    except UnreadableError as error:
-        raise InputError(f"the manifest is damaged: {error}", where=str(path), hint=_NAME_ONE) from error
 
 
 def encodings_of(path: Path) -> dict[str, Encoding]:

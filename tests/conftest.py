@@ -30,6 +30,12 @@ def models() -> Path:
     return REPOSITORY / "models"
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_fixtures(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Let no fixture that lives longer than a test read or write what the user's own runs remember."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(autouse=True)
 def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Let no test read or write what the user's own tuning remembers."""

@@ -177,7 +177,7 @@ class _Run:
 
     def _tune(self, path: Path) -> None:
         result = self._compile("cpu", path, CompileOptions(validate=False, threads=1))
-        dropped = [verdict["name"] for verdict in result.manifest.tuning or () if verdict["dropped"]]
+        dropped = [verdict.name for verdict in result.manifest.tuning or () if verdict.dropped]
         said = [*(f"left out, as faster without: {name}" for name in dropped), *result.manifest.warnings]
         self.notes.append(f"{self.case.name}, onnxq tuned: {'; '.join(said) or 'everything pays'}.")
 

@@ -18,15 +18,14 @@ from measuring import REPOSITORY
 from mutations import Form
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxq.analysis.overview import overview
 from onnxq.calibration.data import DataOptions, InputSpec, input_specs, open_data
 from onnxq.calibration.table import CalibrationTable
 from onnxq.comparison import CompileOptions
 from onnxq.compile import calibrate_model, compile_model
 from onnxq.diff.flat import Flat
 from onnxq.diff.picture import picture_of_model
-from onnxq.diff.weights import bits_per_weight, stored_weights
-from onnxq.ir.store import load_model, model_digest, model_size, save_model
+from onnxq.inspection import Inspection
+from onnxq.ir.store import load_model, model_digest, save_model
 from onnxq.ir.text import parse, render
 from onnxq.manifest import session_options_beside
 from onnxq.passmanager.pipeline import parse_pipeline
@@ -157,9 +156,7 @@ def use_model(content: bytes, folder: Path) -> None:
     model_digest(path)
     module = load_model(path)
     flat = Flat.of(module.model)
-    shown = {**overview(module).to_dict(), "model": str(path), "size_bytes": model_size(path)}
-    shown["bits_per_weight"] = bits_per_weight(stored_weights(flat))
-    for table in inspection_tables(shown, limit=24):
+    for table in inspection_tables(Inspection.of(path, module), limit=24):
         draw(table)
     picture_of_model(flat, "m", None)
     render(module, elide_above=64)

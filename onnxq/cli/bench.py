@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,7 +16,7 @@ from onnxq.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from onnxq.calibration.data import Dataset
-    from onnxq.runtime.bench import Timing
+    from onnxq.runtime.bench import LatencyReport, Timing
 
 Models = Annotated[
     list[Path],
@@ -83,7 +83,7 @@ def run(
             allow_fallback=running.allow_fallback or (),
             on_progress=on_progress,
         )
-    _present(report.to_dict(), as_json=as_json)
+    _present(report, as_json=as_json)
 
 
 def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
@@ -119,14 +119,14 @@ def _named(models: Sequence[Path]) -> dict[str, Path]:
     return {model.name if distinct else str(model): model for model in models}
 
 
-def _present(latency: dict[str, Any], *, as_json: bool) -> None:
+def _present(latency: LatencyReport, *, as_json: bool) -> None:
     from onnxq.report.tables import conditions, footprint_table, kernels_table, latency_table
     from onnxq.report.text import draw
 
     if as_json:
-        show_json("bench", latency)
+        show_json("bench", latency.to_dict())
         return
     show(draw(latency_table(latency)), draw(footprint_table(latency)))
-    for model in latency["models"]:
-        show(draw(replace(kernels_table(model["kernels"], limit=6), title=f"Kernels of {model['name']}")))
+    for model in latency.models:
+        show(draw(replace(kernels_table(model.kernels, limit=6), title=f"Kernels of {model.name}")))
     show(conditions(latency))

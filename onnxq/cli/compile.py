@@ -168,6 +168,7 @@ def run(
     `--data`, where a pass needs more of it than ranges.
     """
     from onnxq.compile import compile_model
+    from onnxq.manifest import manifest_path, read_manifest
     from onnxq.runtime.gates import Gates, require_measurable
 
     measured = ranges.measured(wanted.recipe)
@@ -191,18 +192,12 @@ def run(
                 on_progress=on_progress,
             ).manifest
     except ToleranceError:
-        present(output, load_manifest(output), as_json=as_json, passed=False, with_passes=watch.time_passes)
+        missed = read_manifest(manifest_path(output))
+        present(output, missed, as_json=as_json, passed=False, with_passes=watch.time_passes)
         raise
     for note in dataset.notes if dataset else ():
         remark(note)
     present(output, manifest, as_json=as_json, passed=True, with_passes=watch.time_passes)
-
-
-def load_manifest(output: Path) -> Manifest:
-    """Return the manifest that was written beside ``output``."""
-    from onnxq.manifest import Manifest, manifest_path
-
-    return Manifest.model_validate_json(manifest_path(output).read_text(encoding="utf-8"))
 
 
 def present(
@@ -214,14 +209,14 @@ def present(
     from onnxq.report.text import compilation, draw
 
     files = {"output": output, "manifest_file": manifest_path(output), "report_file": report_path(output)}
-    content = manifest.model_dump(mode="json", exclude={"table"})
     if as_json:
+        content = manifest.model_dump(mode="json", exclude={"table"})
         paths = {key: str(path) for key, path in files.items()}
         show_json("compile", {**paths, "passed": passed, "manifest": content})
         return
     if with_passes:
-        show(draw(passes_table(content["passes"])))
-    *work, result = compilation(content)
+        show(draw(passes_table(manifest.passes)))
+    *work, result = compilation(manifest)
     show(*work, *(f"wrote {path}" for path in files.values()), "")
     for warning in manifest.warnings:
         remark(warning, "warning")

@@ -6,11 +6,14 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, requires, version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from onnxq.cli.console import show, show_json
 from onnxq.cli.options import Json
 from onnxq.errors import TargetError
+
+if TYPE_CHECKING:
+    from onnxq.runtime.available import Available
 
 CORE = ("onnxq", "onnx", "onnx-ir", "onnxscript", "numpy", "ml-dtypes")
 TYPES = ("float", "float16", "bfloat16", "int8", "uint8")
@@ -26,19 +29,20 @@ def run(*, as_json: Json = False) -> None:
     from onnxq.runtime.environment import import_onnxruntime
 
     runtime = _runtime()
+    found = None if runtime is None else _available()
     report: dict[str, Any] = {
         "versions": {name: _version(name) for name in CORE},
         "runtime": runtime,
         "cpu_flags": list(cpu_flags()),
         "processor": {"at_hand": at_hand().name, "compiled_for": here().name},
         "gpu": _gpu(),
-        "available": None if runtime is None else _available(),
+        "available": None if found is None else found.to_dict(),
         "extras": {name: [one for one in needs if _version(one) is None] for name, needs in extras().items()},
     }
     if as_json:
         show_json("doctor", report)
     else:
-        _present(report)
+        _present(report, found)
     import_onnxruntime()
 
 
@@ -68,10 +72,10 @@ def _runtime() -> dict[str, str] | None:
         return None
 
 
-def _available() -> dict[str, Any]:
+def _available() -> Available:
     from onnxq.runtime.available import available
 
-    return available().to_dict()
+    return available()
 
 
 def _gpu() -> dict[str, Any]:
@@ -82,7 +86,7 @@ def _gpu() -> dict[str, Any]:
     return {**gpu().to_dict(), "kernels": listed.operators_by_type(TYPES), "kernels_source": listed.source}
 
 
-def _present(report: dict[str, Any]) -> None:
+def _present(report: dict[str, Any], found: Available | None) -> None:
     from onnxq.report.tables import Table
     from onnxq.report.tables_of_model import available_tables
     from onnxq.report.text import draw
@@ -93,8 +97,8 @@ def _present(report: dict[str, Any]) -> None:
     rows.append(("processor", _processor_text(report["processor"])))
     show(draw(Table("Installed", ("what", "version"), tuple(rows), text_columns=2)))
     show(*_gpu_lines(report["gpu"]))
-    if report["available"]:
-        show(*map(draw, available_tables(report["available"])))
+    if found:
+        show(*map(draw, available_tables(found)))
     missing = tuple(
         (name, "complete" if not lacking else f'pip install "onnxq[{name}]"', ", ".join(lacking))
         for name, lacking in report["extras"].items()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,7 +14,9 @@ from onnxq.errors import RecipeError
 from onnxq.overwriting import PAGE, refuse_overwriting
 
 if TYPE_CHECKING:
+    from onnxq.inspection import Inspection
     from onnxq.ir.module import GraphModule
+    from onnxq.runtime.kernels import KernelReport
 
 Html = Annotated[
     Path | None,
@@ -83,47 +85,40 @@ def run(
     if wanted.text and not as_json:
         show(render(module, elide_above=ELIDE_ABOVE))
         return
-    content = _content(model, module, wanted)
+    found = _found(model, module, wanted)
     if wanted.kernels:
-        content["kernels"] = _kernels(model, wanted.source, reading, running)
+        found = replace(found, kernels=_kernels(model, wanted.source, reading, running))
     if html is not None:
-        _write(html, module, content)
+        _write(html, module, found)
     if as_json:
-        show_json("inspect", content)
+        text = {"text": render(module, elide_above=ELIDE_ABOVE)} if wanted.text else {}
+        show_json("inspect", {**found.to_dict(), **text})
     else:
-        _present(content)
+        _present(found)
 
 
-def _content(model: Path, module: GraphModule, wanted: PartSettings) -> dict[str, Any]:
-    from onnxq.analysis.overview import overview
-    from onnxq.diff.flat import Flat
-    from onnxq.diff.weights import bits_per_weight, stored_weights
-    from onnxq.ir.store import model_size
-    from onnxq.ir.text import render
+def _found(model: Path, module: GraphModule, wanted: PartSettings) -> Inspection:
+    from onnxq.inspection import Inspection
     from onnxq.search.prospects import fold_sites, prospects
 
-    content = {"model": str(model), "size_bytes": model_size(model), **overview(module).to_dict()}
-    content["bits_per_weight"] = bits_per_weight(stored_weights(Flat.of(module.model)))
-    if wanted.passes:
-        content["passes"] = [one.model_dump(mode="json") for one in prospects(model)]
-    if wanted.sites:
-        content["sites"] = [site.to_dict() for site in fold_sites(model)]
-    if wanted.text:
-        content["text"] = render(module, elide_above=ELIDE_ABOVE)
-    return content
+    return replace(
+        Inspection.of(model, module),
+        passes=prospects(model) if wanted.passes else None,
+        sites=tuple(fold_sites(model)) if wanted.sites else None,
+    )
 
 
-def _kernels(model: Path, source: Path | None, reading: DataSettings, running: RunSettings) -> dict[str, Any]:
+def _kernels(model: Path, source: Path | None, reading: DataSettings, running: RunSettings) -> KernelReport:
     """Run the model, on random numbers where there is no data."""
     from onnxq.manifest import session_options_beside
     from onnxq.runtime.kernels import kernel_report
 
     dataset = reading.open(model) or reading.random(model, {})
     run = running.run().with_defaults(session_options_beside(model))
-    return kernel_report(model, next(dataset.batches()).feeds, run, source=source).to_dict()
+    return kernel_report(model, next(dataset.batches()).feeds, run, source=source)
 
 
-def _write(path: Path, module: GraphModule, content: dict[str, Any]) -> None:
+def _write(path: Path, module: GraphModule, found: Inspection) -> None:
     from onnxq.diff.flat import Flat
     from onnxq.diff.picture import picture_of_model
     from onnxq.report.charts import kernels_chart
@@ -131,28 +126,31 @@ def _write(path: Path, module: GraphModule, content: dict[str, Any]) -> None:
     from onnxq.report.tables import file_size
     from onnxq.report.tables_of_model import inspection_tables
 
-    name, kernels = Path(content["model"]).name, content.get("kernels")
-    facts = [("size", file_size(content["size_bytes"])), ("parameters", f"{content['parameters']:,}")]
+    name, kernels = found.model.name, found.kernels
+    facts = [
+        ("size", file_size(found.size_bytes)),
+        ("parameters", f"{found.overview.parameters:,}"),
+        ("nodes", str(sum(found.overview.operators.values()))),
+    ]
     write_page(
         path,
         name,
         kind="inspect",
-        facts=[*facts, ("nodes", str(sum(content["operators"].values())))],
-        picture=picture_of_model(Flat.of(module.model), name, kernels and kernels["nodes"]),
-        tables=inspection_tables(content),
+        facts=facts,
+        picture=picture_of_model(Flat.of(module.model), name, kernels),
+        tables=inspection_tables(found),
         charts=[kernels_chart(kernels)] if kernels else [],
     )
     remark(f"wrote {path}")
 
 
-def _present(content: dict[str, Any]) -> None:
+def _present(found: Inspection) -> None:
     from onnxq.report.tables import layers_summary
     from onnxq.report.tables_of_model import inspection_tables
     from onnxq.report.text import draw
 
-    show(*map(draw, inspection_tables(content, limit=24)))
-    if "kernels" in content:
-        ran = content["kernels"]
-        show(layers_summary(ran))
-        for warning in ran["warnings"]:
+    show(*map(draw, inspection_tables(found, limit=24)))
+    if found.kernels:
+        show(layers_summary(found.kernels.provenance))
+        for warning in found.kernels.provenance.warnings:
             remark(warning, "warning")

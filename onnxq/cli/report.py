@@ -59,14 +59,13 @@ def run(
         refuse_overwriting(html, PAGE, inputs=[manifest])
     dataset = None if source is None else reading.open(source)
     story = read_story(manifest, source, dataset)
-    content = story.to_dict()
     if html is not None:
         _write(html, manifest, story)
     if as_json:
-        show_json("report", content)
+        show_json("report", story.to_dict())
         return
-    show(*map(draw, story_tables(content)))
-    for warning in content["warnings"]:
+    show(*map(draw, story_tables(story)))
+    for warning in story.manifest.warnings:
         remark(warning, "warning")
 
 
@@ -77,19 +76,18 @@ def _write(path: Path, manifest: Path, story: Story) -> None:
     from onnxq.report.page.write import write_page
     from onnxq.report.tables_of_story import story_charts, story_facts, story_tables, warnings_table
 
-    content = story.to_dict()
-    output = manifest.with_name(content["output"]["name"])
-    kernels = content["kernels"]
+    told = story.manifest
+    output = manifest.with_name(told.output.name)
     drawn = None
     if output.is_file():
-        drawn = picture_of_model(Flat.of(load_model(output).model), output.name, kernels and kernels["nodes"])
+        drawn = picture_of_model(Flat.of(load_model(output).model), output.name, told.kernels)
     write_page(
         path,
-        f"{content['source']['name']} → {content['output']['name']}",
+        f"{told.source.name} → {told.output.name}",
         kind="report",
-        facts=story_facts(content),
+        facts=story_facts(told),
         picture=drawn,
-        tables=[warnings_table(content), *story_tables(content, limit=None)],
-        charts=story_charts(content),
+        tables=[warnings_table(told), *story_tables(story, limit=None)],
+        charts=story_charts(story),
     )
     remark(f"wrote {path}")

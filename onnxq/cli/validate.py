@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -83,7 +83,7 @@ def run(
         remark(note)
     _warn(reference, candidate, report, on_cpu=runs[1].provider == "cpu")
     found = check_invariance(candidate, next(dataset.batches()).feeds, runs[1]) if invariance else None
-    _present(report.to_dict(), found, as_json=as_json)
+    _present(report, found, as_json=as_json)
     enforce(report, wanted)
     if found:
         require_invariance(found)
@@ -100,8 +100,8 @@ def _warn(reference: Path, candidate: Path, report: AccuracyReport, *, on_cpu: b
 
 def _strangers(reference: Path, candidate: Path) -> list[str]:
     """Tell of a model that is not the one of the manifest beside the candidate."""
-    from onnxq.manifest import manifest_path
-    from onnxq.story import read_manifest, strangers
+    from onnxq.manifest import manifest_path, read_manifest
+    from onnxq.story import strangers
 
     beside = manifest_path(candidate)
     return strangers(read_manifest(beside), reference, candidate) if beside.is_file() else []
@@ -117,17 +117,17 @@ def _require_provider(model: Path, data: Dataset, run: Run, allowed: Collection[
         refuse_fallback(model.name, kernel_report(model, batch.feeds, run, runs=1), allowed)
 
 
-def _present(accuracy: dict[str, Any], invariance: InvarianceReport | None, *, as_json: bool) -> None:
+def _present(accuracy: AccuracyReport, invariance: InvarianceReport | None, *, as_json: bool) -> None:
     from onnxq.report.tables import accuracy_table, invariance_table, metric_table
     from onnxq.report.text import draw
 
     if as_json:
         extra = {} if invariance is None else {"invariance": invariance.to_dict()}
-        show_json("validate", {**accuracy, **extra})
+        show_json("validate", {**accuracy.to_dict(), **extra})
         return
     show(draw(accuracy_table(accuracy)))
-    if accuracy["metric"]:
+    if accuracy.metric:
         show(draw(metric_table(accuracy)))
     if invariance:
-        show(draw(invariance_table(invariance.to_dict())))
-    show(f"compared on {accuracy['samples']} samples", *accuracy["notes"])
+        show(draw(invariance_table(invariance)))
+    show(f"compared on {accuracy.samples} samples", *accuracy.notes)

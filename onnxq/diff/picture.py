@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from onnxq.diff.weights import Stored, WeightMatch, stored_weights
 from onnxq.ir.module import name_of
 from onnxq.quant.likeness import bars
 from onnxq.runtime.compare import plain
+from onnxq.runtime.kernels import KernelReport
 
 BOTH, BEFORE, AFTER = 0, 1, 2
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -57,20 +58,18 @@ def picture_of_diff(aligned: Aligned) -> dict[str, Any]:
     return dict(plain(picture))
 
 
-def picture_of_model(
-    flat: Flat, name: str, kernels: Sequence[Mapping[str, Any]] | None = None
-) -> dict[str, Any]:
+def picture_of_model(flat: Flat, name: str, kernels: KernelReport | None = None) -> dict[str, Any]:
     """Return nodes, edges and weights of one model as plain values.
 
     Args:
         flat: The model.
         name: What to call it.
-        kernels: What ran, each with ``name``, ``outputs`` and ``microseconds``.
+        kernels: What ran, if that is known.
 
     """
     union, times = _Union(), dict[str, float]()
-    for kernel in kernels or ():
-        times.update(dict.fromkeys((kernel["name"], *kernel["outputs"]), kernel["microseconds"]))
+    for kernel in kernels.nodes if kernels is not None else ():
+        times.update(dict.fromkeys((kernel.name, *kernel.outputs), kernel.microseconds))
     for node in flat.nodes:
         union.add(node, 0, None)
     _give_scopes(union, flat, 0)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from onnxq.report.words import escape
+from onnxq.runtime.kernels import KernelReport
 
 Chart = dict[str, Any]
 
@@ -84,13 +85,13 @@ def bytes_chart(before: Mapping[str, Any], after: Mapping[str, Any]) -> Chart:
     return {"title": "Bytes by type", "data": data, "layout": layout}
 
 
-def kernels_chart(kernels: Mapping[str, Any]) -> Chart:
+def kernels_chart(kernels: KernelReport) -> Chart:
     """Return the kernels in the order in which they ran, one bar after the other, by operator."""
     ends: dict[str, list[tuple[float, float, str]]] = {}
     at = 0.0
-    for node in kernels["nodes"]:
-        ends.setdefault(node["op_type"], []).append((at, node["microseconds"], node["name"]))
-        at += node["microseconds"]
+    for node in kernels.nodes:
+        ends.setdefault(node.op_type, []).append((at, node.microseconds, node.name))
+        at += node.microseconds
     longest = sorted(ends, key=lambda op: -sum(time for _, time, _ in ends[op]))[:_MOST]
     data = [
         {

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Iterator
 
+from onnxq.manifest import Manifest
 from onnxq.overwriting import REPORT_END
 from onnxq.report.tables import (
     Table,
@@ -25,6 +25,7 @@ from onnxq.report.tables import (
     tuning_table,
 )
 from onnxq.report.words import markdown, markdown_block
+from onnxq.runtime.kernels import Kind
 
 _OPTIMISATION = (
     "Run it with ONNX Runtime's default graph optimisations. Below `ORT_ENABLE_EXTENDED` the integer "
@@ -32,18 +33,9 @@ _OPTIMISATION = (
 )
 
 
-class Manifest(Protocol):
-    """What a report is made from; see ``onnxq.manifest``."""
-
-    def model_dump(self, *, mode: str) -> dict[str, Any]:
-        """Return the content as plain values."""
-        ...
-
-
 def render_report(manifest: Manifest) -> str:
     """Return what was done and why, what was left alone, and what came of it."""
-    content = manifest.model_dump(mode="json")
-    sections = [_summary(content), *_results(content), *_work(content), *_provenance(content), REPORT_END]
+    sections = [_summary(manifest), *_results(manifest), *_work(manifest), *_provenance(manifest), REPORT_END]
     return "\n\n".join(sections) + "\n"
 
 
@@ -54,79 +46,79 @@ def table_text(table: Table, level: int = 2) -> str:
     return "\n".join([f"{'#' * level} {markdown(table.title)}", "", *lines])
 
 
-def _summary(content: Mapping[str, Any]) -> str:
-    source, output, recipe = content["source"], content["output"], content["recipe"]
+def _summary(manifest: Manifest) -> str:
+    recipe, version = manifest.recipe, manifest.versions["onnxq"]
     lines = [
-        f"# {markdown(output['name'])}",
+        f"# {markdown(manifest.output.name)}",
         "",
-        f"Compiled from {markdown(source['name'])} by onnxq {content['versions']['onnxq']} with the recipe "
-        f"{markdown(recipe['name'])} for the target {recipe['target']}.",
-        *_warnings(content),
+        f"Compiled from {markdown(manifest.source.name)} by onnxq {version} with the recipe "
+        f"{markdown(recipe.name)} for the target {recipe.target}.",
+        *_warnings(manifest),
     ]
     return "\n".join(lines)
 
 
-def _warnings(content: Mapping[str, Any]) -> Iterator[str]:
-    for warning in content["warnings"]:
+def _warnings(manifest: Manifest) -> Iterator[str]:
+    for warning in manifest.warnings:
         yield ""
         yield f"> **Warning:** {markdown(warning)}"
 
 
-def _results(content: Mapping[str, Any]) -> Iterator[str]:
-    accuracy, latency, kernels = content["accuracy"], content["latency"], content["kernels"]
-    yield table_text(result_table(content))
+def _results(manifest: Manifest) -> Iterator[str]:
+    accuracy, latency, kernels = manifest.accuracy, manifest.latency, manifest.kernels
+    yield table_text(result_table(manifest))
     if accuracy:
         yield table_text(accuracy_table(accuracy))
-        yield "\n".join([f"Compared on {accuracy['samples']} samples.", *map(markdown, accuracy["notes"])])
+        yield "\n".join([f"Compared on {accuracy.samples} samples.", *map(markdown, accuracy.notes)])
     if latency:
         yield table_text(latency_table(latency))
         yield markdown(conditions(latency))
         yield table_text(footprint_table(latency))
     if kernels:
         yield table_text(kernels_table(kernels))
-    if kernels and kernels["layers"]:
-        yield table_text(layers_table(kernels, limit=24))
-        yield markdown(layers_summary(kernels))
-    yield _requirements(content)
-    if kernels and kernels["kinds"]["integer"]:
+    if kernels and kernels.provenance.layers:
+        yield table_text(layers_table(kernels.provenance, limit=24))
+        yield markdown(layers_summary(kernels.provenance))
+    yield _requirements(manifest)
+    if kernels and kernels.kinds[Kind.INTEGER]:
         yield _OPTIMISATION
-    if content["choices"]:
-        yield table_text(choices_table(content["choices"]))
-    if content["tuning"]:
-        yield table_text(tuning_table(content["tuning"]))
+    if manifest.choices:
+        yield table_text(choices_table(manifest.choices))
+    if manifest.tuning:
+        yield table_text(tuning_table(manifest.tuning))
 
 
-def _requirements(content: Mapping[str, Any]) -> str:
-    domains = ", ".join(f"{domain} {version}" for domain, version in sorted(content["opsets"].items()))
-    known = f"IR version {content['ir_version']} and the operator sets {domains}"
-    return markdown(" ".join([f"It needs a runtime that knows {known}.", *session_options(content)]))
+def _requirements(manifest: Manifest) -> str:
+    domains = ", ".join(f"{domain} {version}" for domain, version in sorted(manifest.opsets.items()))
+    known = f"IR version {manifest.ir_version} and the operator sets {domains}"
+    return markdown(" ".join([f"It needs a runtime that knows {known}.", *session_options(manifest)]))
 
 
-def _work(content: Mapping[str, Any]) -> Iterator[str]:
-    yield table_text(passes_table(content["passes"]))
-    yield table_text(reasons_table(content["passes"]))
-    skipped = skipped_table(content["passes"])
+def _work(manifest: Manifest) -> Iterator[str]:
+    yield table_text(passes_table(manifest.passes))
+    yield table_text(reasons_table(manifest.passes))
+    skipped = skipped_table(manifest.passes)
     if skipped.rows:
         yield table_text(skipped)
-    yield f"## Recipe\n\n{markdown_block(content['recipe']['pipeline'].strip())}"
+    yield f"## Recipe\n\n{markdown_block(manifest.recipe.pipeline.strip())}"
 
 
-def _provenance(content: Mapping[str, Any]) -> Iterator[str]:
-    yield table_text(_origins(content))
-    yield table_text(Table("Versions", ("package", "version"), tuple(content["versions"].items()), 2))
-    flags = ", ".join(content["cpu_flags"]) or "unknown"
+def _provenance(manifest: Manifest) -> Iterator[str]:
+    yield table_text(_origins(manifest))
+    yield table_text(Table("Versions", ("package", "version"), tuple(manifest.versions.items()), 2))
+    flags = ", ".join(manifest.cpu_flags) or "unknown"
     yield f"CPU features that matter here: {flags}."
-    if processor := content.get("processor"):
-        yield f"Compiled for the processor {processor['name']}; its products: {processor['summary']}."
+    if processor := manifest.processor:
+        yield f"Compiled for the processor {processor.name}; its products: {processor.summary}."
 
 
-def _origins(content: Mapping[str, Any]) -> Table:
+def _origins(manifest: Manifest) -> Table:
     rows = [
-        (kind, content[kind]["name"], file_size(content[kind]["size_bytes"]), content[kind]["digest"])
-        for kind in ("source", "output")
+        (kind, model.name, file_size(model.size_bytes), model.digest)
+        for kind, model in (("source", manifest.source), ("output", manifest.output))
     ]
-    if data := content["data"]:
-        rows.append(("data", data["name"], f"{data['samples']} samples", data["digest"]))
+    if data := manifest.data:
+        rows.append(("data", data.name, f"{data.samples} samples", data.digest))
     return Table("Provenance", ("", "name", "size", "SHA-256"), tuple(rows), 4)
 
 

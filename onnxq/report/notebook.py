@@ -43,31 +43,27 @@ def tables_of(result: object) -> list[Table]:
 
 @tables_of.register
 def _(result: CompileResult) -> list[Table]:
-    content = result.manifest.model_dump(mode="json")
-    return [result_table(content), skipped_table(content["passes"])]
+    return [result_table(result.manifest), skipped_table(result.manifest.passes)]
 
 
 @tables_of.register
 def _(result: AccuracyReport) -> list[Table]:
-    content = result.to_dict()
-    return [metric_table(content), accuracy_table(content)]
+    return [metric_table(result), accuracy_table(result)]
 
 
 @tables_of.register
 def _(result: LatencyReport) -> list[Table]:
-    content = result.to_dict()
-    return [latency_table(content), footprint_table(content)]
+    return [latency_table(result), footprint_table(result)]
 
 
 @tables_of.register
 def _(result: KernelReport) -> list[Table]:
-    content = result.to_dict()
-    return [kernels_table(content), layers_table(content, len(result.provenance.layers))]
+    return [kernels_table(result), layers_table(result.provenance, None)]
 
 
 @tables_of.register
 def _(result: Overview) -> list[Table]:
-    return model_tables(result.to_dict())
+    return model_tables(result)
 
 
 @tables_of.register
@@ -77,7 +73,7 @@ def _(result: ModelDiff) -> list[Table]:
 
 @tables_of.register
 def _(result: Story) -> list[Table]:
-    return story_tables(result.to_dict())
+    return story_tables(result)
 
 
 @tables_of.register

@@ -1,11 +1,12 @@
-"""The tables and charts of ``onnxq report``, from what ``Story.to_dict()`` gives."""
+"""The tables and charts of ``onnxq report``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
+from onnxq.manifest import Manifest
 from onnxq.report.charts import Chart, kernels_chart
 from onnxq.report.tables import (
     NOTHING,
@@ -16,6 +17,7 @@ from onnxq.report.tables import (
     kernels_table,
     latency_table,
     layers_table,
+    number,
     passes_table,
     reasons_table,
     result_table,
@@ -24,108 +26,105 @@ from onnxq.report.tables import (
     tuning_table,
 )
 from onnxq.report.words import escape
+from onnxq.story import SeenTensor, Story
 
 WORST = 12
 """Tensors that are shown first, and those with a histogram of their own."""
 
 
-def story_tables(content: Mapping[str, Any], limit: int | None = WORST) -> list[Table]:
+def story_tables(story: Story, limit: int | None = WORST) -> list[Table]:
     """Return results, work and ranges; a part that was not measured has no table."""
-    accuracy, latency, kernels = content["accuracy"], content["latency"], content["kernels"]
-    tables = [result_table(content)]
+    manifest = story.manifest
+    accuracy, latency, kernels = manifest.accuracy, manifest.latency, manifest.kernels
+    tables = [result_table(manifest)]
     tables += [accuracy_table(accuracy)] if accuracy else []
     tables += [latency_table(latency), footprint_table(latency)] if latency else []
-    tables += (
-        [kernels_table(kernels), layers_table(kernels, limit=limit or len(kernels["layers"]))]
-        if kernels
-        else []
-    )
-    tables += [choices_table(content["choices"] or ()), tuning_table(content["tuning"] or ())]
-    tables += [
-        passes_table(content["passes"]),
-        reasons_table(content["passes"]),
-        skipped_table(content["passes"]),
-    ]
-    tables += [ranges_table(content["tensors"], limit), outliers_table(content["tensors"], limit)]
+    tables += [kernels_table(kernels), layers_table(kernels.provenance, limit)] if kernels else []
+    tables += [choices_table(manifest.choices or ()), tuning_table(manifest.tuning or ())]
+    tables += [show(manifest.passes) for show in (passes_table, reasons_table, skipped_table)]
+    tables += [ranges_table(story.tensors, limit), outliers_table(story.tensors, limit)]
     return [table for table in tables if table.rows]
 
 
-def ranges_table(tensors: Sequence[Mapping[str, Any]], limit: int | None = None) -> Table:
+def ranges_table(tensors: Sequence[SeenTensor], limit: int | None = None) -> Table:
     """Return what was seen of each quantized tensor and where its encoding cuts, the noisiest first."""
     rows = tuple(
         (
-            short_name(tensor["name"], limit),
-            tensor["dtype"],
-            f"{tensor['low']:.4g} to {tensor['high']:.4g}",
-            f"{tensor['clip_low']:.4g} to {tensor['clip_high']:.4g}",
-            NOTHING if tensor["clipped"] is None else f"{100 * tensor['clipped']:.3f} %",
-            NOTHING if tensor["sqnr_db"] is None else f"{tensor['sqnr_db']:.1f}",
+            short_name(tensor.name, limit),
+            tensor.dtype,
+            f"{tensor.low:.4g} to {tensor.high:.4g}",
+            f"{tensor.clip_low:.4g} to {tensor.clip_high:.4g}",
+            NOTHING if tensor.clipped is None else f"{100 * tensor.clipped:.3f} %",
+            number(tensor.sqnr_db, ".1f"),
         )
         for tensor in tensors[:limit]
     )
     return Table("Ranges", ("tensor", "type", "seen", "on the grid", "cut off", "SQNR dB"), rows, 2)
 
 
-def outliers_table(tensors: Sequence[Mapping[str, Any]], limit: int | None = None) -> Table:
+def outliers_table(tensors: Sequence[SeenTensor], limit: int | None = None) -> Table:
     """Return the channels that are largest beside their tensor's median channel."""
-    found = sorted((one for one in tensors if one["outliers"]), key=lambda one: -one["outliers"][0][1])
     rows = tuple(
         (
-            short_name(one["name"], limit),
-            ", ".join(f"{channel}: {ratio:.1f}x" for channel, ratio in one["outliers"][:4]),
+            short_name(one.name, limit),
+            ", ".join(f"{channel}: {ratio:.1f}x" for channel, ratio in one.outliers[:4]),
         )
-        for one in found[:limit]
+        for one in _outlying(tensors)[:limit]
     )
     return Table("Outlier channels", ("tensor", "channel: times the median channel"), rows, 2)
 
 
-def warnings_table(content: Mapping[str, Any]) -> Table:
-    """Return the warnings of a manifest, which stand first on its page."""
-    return Table("Warnings", ("what to know of this result",), tuple((one,) for one in content["warnings"]))
+def warnings_table(manifest: Manifest) -> Table:
+    """Return the warnings, which stand first on the page."""
+    return Table("Warnings", ("what to know of this result",), tuple((one,) for one in manifest.warnings))
 
 
-def story_facts(content: Mapping[str, Any]) -> list[tuple[str, str]]:
+def story_facts(manifest: Manifest) -> list[tuple[str, str]]:
     """Return what to see at a glance: what was asked for, what came out, and how many warnings there are."""
-    recipe, data, warnings = content["recipe"], content["data"], content["warnings"]
-    facts = [("recipe", recipe["name"]), ("target", recipe["target"])]
-    facts += [("data", f"{data['samples']} samples of {data['name']}")] if data else []
+    recipe, data, warnings = manifest.recipe, manifest.data, manifest.warnings
+    facts = [("recipe", recipe.name), ("target", recipe.target)]
+    facts += [("data", f"{data.samples} samples of {data.name}")] if data else []
     facts += [
         (row[0], " → ".join(filter(None, row[1:3])) + (f" ({row[3]})" if row[3] else ""))
-        for row in result_table(content).rows
+        for row in result_table(manifest).rows
     ]
     return facts + ([("warnings", f"{len(warnings)}, listed first")] if warnings else [])
 
 
-def story_charts(content: Mapping[str, Any]) -> list[Chart]:
+def story_charts(story: Story) -> list[Chart]:
     """Return the timeline, and the worst tensors with their clip points."""
-    charts = [kernels_chart(content["kernels"])] if content["kernels"] else []
-    if content["tensors"]:
-        charts.append(_ranges_chart(content["tensors"]))
-    return [*charts, *_outlier_charts(content["tensors"]), *map(_histogram_chart, _drawn(content["tensors"]))]
+    charts = [kernels_chart(story.manifest.kernels)] if story.manifest.kernels else []
+    charts += [_ranges_chart(story.tensors)] if story.tensors else []
+    drawn = [tensor for tensor in story.tensors if tensor.edges][:WORST]
+    return [*charts, *_outlier_charts(story.tensors), *map(_histogram_chart, drawn)]
 
 
-def _drawn(tensors: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    return [tensor for tensor in tensors if tensor["edges"]][:WORST]
+def _outlying(tensors: Sequence[SeenTensor]) -> list[SeenTensor]:
+    """Return the tensors whose channels were measured, those that reach furthest first."""
+    return sorted((one for one in tensors if one.outliers), key=lambda one: -one.outliers[0][1])
 
 
-def _ranges_chart(tensors: Sequence[Mapping[str, Any]]) -> Chart:
+def _ranges_chart(tensors: Sequence[SeenTensor]) -> Chart:
     shown = tensors[:40][::-1]
-    names = [escape(tensor["name"]) for tensor in shown]
+    names = [escape(tensor.name) for tensor in shown]
 
-    def spans(low: str, high: str, **looks: Any) -> dict[str, Any]:
+    def spans(ends: Callable[[SeenTensor], tuple[float, float]], **looks: Any) -> dict[str, Any]:
         """Return a line for each tensor from one of its numbers to another, with gaps between."""
         points = [
-            (end, name)
-            for tensor, name in zip(shown, names, strict=True)
-            for end in (tensor[low], tensor[high], None)
+            (end, name) for tensor, name in zip(shown, names, strict=True) for end in (*ends(tensor), None)
         ]
         return {"x": [x for x, _ in points], "y": [y for _, y in points], "mode": "lines+markers", **looks}
 
     data = [
-        spans("low", "high", name="seen", line={"width": 7}, marker={"size": 1}, opacity=0.6),
         spans(
-            "clip_low",
-            "clip_high",
+            lambda tensor: (tensor.low, tensor.high),
+            name="seen",
+            line={"width": 7},
+            marker={"size": 1},
+            opacity=0.6,
+        ),
+        spans(
+            lambda tensor: (tensor.clip_low, tensor.clip_high),
             name="on the grid",
             line={"width": 1},
             marker={"symbol": "line-ns-open", "size": 13},
@@ -140,8 +139,8 @@ def _ranges_chart(tensors: Sequence[Mapping[str, Any]]) -> Chart:
     return {"title": "Ranges and clip points", "note": note, "data": data, "layout": layout, "wide": True}
 
 
-def _histogram_chart(tensor: Mapping[str, Any]) -> Chart:
-    edges, heights = tensor["edges"], tensor["heights"]
+def _histogram_chart(tensor: SeenTensor) -> Chart:
+    edges, heights = tensor.edges, tensor.heights
     middles = [(low + high) / 2 for low, high in pairwise(edges)]
     bars = {"type": "bar", "x": middles, "y": heights, "name": "values", "marker": {"line": {"width": 0}}}
     lines = [
@@ -154,7 +153,7 @@ def _histogram_chart(tensor: Mapping[str, Any]) -> Chart:
             "y1": 1,
             "line": {"color": "#d55e00", "dash": "dash"},
         }
-        for x in (tensor["clip_low"], tensor["clip_high"])
+        for x in (tensor.clip_low, tensor.clip_high)
     ]
     layout = {
         "shapes": lines,
@@ -162,26 +161,21 @@ def _histogram_chart(tensor: Mapping[str, Any]) -> Chart:
         "yaxis": {"type": "log", "title": {"text": "values"}},
         "showlegend": False,
     }
-    note = f"{tensor['dtype']}; the dashed lines are where the encoding cuts" + (
-        f"; {100 * tensor['clipped']:.3f} % cut off, {tensor['sqnr_db']:.1f} dB"
-        if tensor["sqnr_db"] is not None
-        else ""
-    )
-    return {"title": tensor["name"], "note": note, "data": [bars], "layout": layout}
+    cut = "" if tensor.clipped is None else f"; {100 * tensor.clipped:.3f} % cut off"
+    noise = "" if tensor.sqnr_db is None else f", {number(tensor.sqnr_db, '.1f')} dB"
+    note = f"{tensor.dtype}; the dashed lines are where the encoding cuts{cut}{noise}"
+    return {"title": tensor.name, "note": note, "data": [bars], "layout": layout}
 
 
-def _outlier_charts(tensors: Sequence[Mapping[str, Any]]) -> Iterator[Chart]:
-    found = sorted((one for one in tensors if one["outliers"]), key=lambda one: -one["outliers"][0][1])[
-        :WORST
-    ]
-    if found:
+def _outlier_charts(tensors: Sequence[SeenTensor]) -> Iterator[Chart]:
+    if found := _outlying(tensors)[:WORST]:
         data = [
             {
                 "type": "bar",
                 "orientation": "h",
-                "y": [escape(one["name"]) for one in found],
-                "x": [one["outliers"][0][1] for one in found],
-                "text": [f"channel {one['outliers'][0][0]}" for one in found],
+                "y": [escape(one.name) for one in found],
+                "x": [one.outliers[0][1] for one in found],
+                "text": [f"channel {one.outliers[0][0]}" for one in found],
             }
         ]
         layout = {

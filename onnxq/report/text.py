@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
 from rich.text import Text
 
+from onnxq.manifest import DataUsed, Manifest
 from onnxq.report.tables import (
     Table,
     conditions,
@@ -37,24 +37,24 @@ def draw(table: Table) -> RenderableType:
     return Group(Text(printable(table.title), "bold"), drawn, "")
 
 
-def measured(data: Mapping[str, Any]) -> str:
-    """Return a line on what was measured, of a manifest's ``data``."""
-    known = f"; {data['recalled']} were known from earlier runs" if data["recalled"] else ""
-    return f"Measured {data['measured']} values on {data['samples']} samples{known}."
+def measured(data: DataUsed) -> str:
+    """Return a line on what was measured."""
+    known = f"; {data.recalled} were known from earlier runs" if data.recalled else ""
+    return f"Measured {data.measured} values on {data.samples} samples{known}."
 
 
-def compilation(content: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """Yield what to print of a manifest's content: what was left alone, kernels, and last the results."""
-    skipped = skipped_table(content["passes"])
+def compilation(manifest: Manifest) -> Iterator[RenderableType]:
+    """Yield what to print of a compilation: what was left alone, kernels, and last the results."""
+    skipped = skipped_table(manifest.passes)
     if skipped.rows:
         yield draw(skipped)
-    if content["data"]:
-        yield measured(content["data"])
-    if content["kernels"]:
-        counts = content["kernels"]["kinds"].items()
+    if manifest.data:
+        yield measured(manifest.data)
+    if manifest.kernels:
+        counts = manifest.kernels.kinds.items()
         yield f"Nodes that ran: {', '.join(f'{count} {kind}' for kind, count in counts if count)}."
-        yield f"{layers_summary(content['kernels'])}\n"
-    yield from session_options(content)
-    if content["latency"]:
-        yield f"{conditions(content['latency'])}\n"
-    yield draw(result_table(content))
+        yield f"{layers_summary(manifest.kernels.provenance)}\n"
+    yield from session_options(manifest)
+    if manifest.latency:
+        yield f"{conditions(manifest.latency)}\n"
+    yield draw(result_table(manifest))

@@ -8,10 +8,10 @@ from pathlib import Path
 from onnxq.analysis.sites import Site, find_sites
 from onnxq.ir.module import GraphModule
 from onnxq.ir.store import load_model
-from onnxq.manifest import PassSummary, summarise
 from onnxq.passmanager.base import PassRecord
 from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
+from onnxq.passmanager.summary import PassSummary, summarise
 from onnxq.recipe import load_recipe
 from onnxq.runtime.validity import only_valid
 

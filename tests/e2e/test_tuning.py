@@ -47,7 +47,7 @@ def test_every_layer_shape_and_every_optional_pass_gets_a_verdict(
     model: Path, data: Dataset, tmp_path: Path
 ) -> None:
     result = compile_model(model, tmp_path / "out.onnx", recipe=load_recipe("cpu"), data=data)
-    names = {verdict["name"] for verdict in result.manifest.tuning or ()}
+    names = {verdict.name for verdict in result.manifest.tuning or ()}
     assert {"int8 for MatMul 64x64", "int8 for MatMul 64x8", "pass sum-residuals"} <= names
 
 
@@ -55,10 +55,8 @@ def test_the_verdicts_are_remembered(model: Path, data: Dataset, tmp_path: Path)
     first = compile_model(model, tmp_path / "a.onnx", recipe=load_recipe("cpu"), data=data)
     assert cache_file().is_file()
     second = compile_model(model, tmp_path / "b.onnx", recipe=load_recipe("cpu"), data=data)
-    assert all(verdict["gain"] is None for verdict in second.manifest.tuning or ())
-    dropped = [
-        [v["name"] for v in result.manifest.tuning or () if v["dropped"]] for result in (first, second)
-    ]
+    assert all(verdict.gain is None for verdict in second.manifest.tuning or ())
+    dropped = [[v.name for v in result.manifest.tuning or () if v.dropped] for result in (first, second)]
     assert dropped[0] == dropped[1]
 
 
@@ -68,7 +66,7 @@ def test_the_verdicts_of_one_recipe_say_nothing_of_another(
     """Int8 with ranges and int8 without are other kernels for the same layer."""
     compile_model(model, tmp_path / "a.onnx", recipe=load_recipe("cpu"), data=data)
     result = compile_model(model, tmp_path / "b.onnx", recipe=load_recipe("cpu-dynamic"), data=data)
-    assert all(verdict["gain"] is not None for verdict in result.manifest.tuning or ())
+    assert all(verdict.gain is not None for verdict in result.manifest.tuning or ())
 
 
 def test_a_dropped_form_is_left_out_by_name(
@@ -109,7 +107,7 @@ def test_what_a_few_rounds_said_has_to_be_confirmed(
     recipe = load_recipe("cpu")
     result = compile_model(model, tmp_path / "out.onnx", recipe=recipe, data=data, options=options)
     verdicts = result.manifest.tuning or ()
-    assert tuple(verdict["name"] for verdict in verdicts if verdict["dropped"]) == kept
+    assert tuple(verdict.name for verdict in verdicts if verdict.dropped) == kept
 
 
 def test_the_manifest_repeats_a_tuned_build_without_timing(

@@ -271,7 +271,9 @@ def test_data_may_be_called_as_they_like(source: Path, tmp_path: Path) -> None:
     compile_model(source, tmp_path / "out.onnx", recipe=load_recipe("cpu"), data=data, options=QUIET)
     written = json.loads((tmp_path / "out.manifest.json").read_text())
     assert written["data"]["name"] == f"{tmp_path}/daten für-\\xff"
-    assert read_story(tmp_path / "out.manifest.json").content["data"]["name"] == written["data"]["name"]
+    used = read_story(tmp_path / "out.manifest.json").manifest.data
+    assert used is not None
+    assert used.name == written["data"]["name"]
 
 
 def test_a_compilation_that_is_killed_leaves_the_old_set_or_the_new_one(source: Path, tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ def test_paths_may_be_text(tmp_path: Path) -> None:
     onnxq.compile_model(source, output, recipe=onnxq.load_recipe("fp32"), options=options)
     assert onnxq.load_model(output).graph.node(0).op_type == "Relu"
     assert not onnxq.diff_models(source, output).unaligned
-    assert onnxq.read_story(str(tmp_path / "output.manifest.json")).content["recipe"]["name"] == "fp32"
+    assert onnxq.read_story(str(tmp_path / "output.manifest.json")).manifest.recipe.name == "fp32"
 
 
 def test_importing_onnxq_imports_nothing_heavy() -> None:

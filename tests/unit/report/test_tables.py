@@ -1,13 +1,15 @@
 """The cells of the tables, and how they are drawn on a terminal and in Markdown."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from onnxq.manifest import DataUsed, Edits, Manifest, ModelFile, PassSummary, Skipped
+from onnxq.manifest import DataUsed, Manifest, ModelFile
+from onnxq.passmanager.summary import Edits, PassSummary, Skipped
 from onnxq.recipe import load_recipe
 from onnxq.report.markdown import render_report, table_text
 from onnxq.report.tables import (
@@ -31,6 +33,7 @@ from onnxq.runtime.compare import OutputAccuracy
 from onnxq.runtime.footprint import Footprint
 from onnxq.runtime.kernels import KernelNode, KernelReport, Kind
 from onnxq.runtime.validate import AccuracyReport, MetricResult
+from onnxq.search.tune import Verdict
 
 PROVIDER = "CPUExecutionProvider"
 
@@ -42,7 +45,7 @@ def kernels() -> KernelReport:
     )
 
 
-def latency() -> dict[str, Any]:
+def latency() -> LatencyReport:
     def model(name: str, ms: float, ratio: Spread, memory: Footprint | None) -> ModelLatency:
         spread = Spread(ms, ms * 0.9, ms * 1.1)
         return ModelLatency(name, Path(name), spread, 99.0, ratio, (ms,), int(ms * 1e6), memory, kernels())
@@ -51,16 +54,16 @@ def latency() -> dict[str, Any]:
         model("source", 10.0, Spread(1, 1, 1), Footprint(12.3, 90_000_000, 40_000_000)),
         model("compiled", 4.0, Spread(2.5, 2.4, 2.6), None),
     )
-    return LatencyReport("cpu", 1, 30, {}, ((("x", (1, 128)),),), (1,), (128,), models).to_dict()
+    return LatencyReport("cpu", 1, 30, {}, ((("x", (1, 128)),),), (1,), (128,), models)
 
 
-def accuracy(metric: MetricResult | None = None) -> dict[str, Any]:
+def accuracy(metric: MetricResult | None = None) -> AccuracyReport:
     outputs = (
         OutputAccuracy("logits", 20, 0, 0.9991, 0.999, 0.99, 31.26, 0.1234, 5.0, 1.0, agreement=0.975),
         OutputAccuracy("same", 20, 0, 1.0, 1.0, 1.0, float("inf"), 0.0, 2.0, 1.0),
         OutputAccuracy("ids", 20, 0, equal=0.5),
     )
-    return AccuracyReport("a.onnx", "b.onnx", 10, 2, outputs, metric, ("a note",)).to_dict()
+    return AccuracyReport("a.onnx", "b.onnx", 10, 2, outputs, metric, ("a note",))
 
 
 def manifest(**changes: Any) -> Manifest:
@@ -85,7 +88,7 @@ def manifest(**changes: Any) -> Manifest:
         "passes": (PassSummary(text="encode-weights{x=1}", seconds=0.5, edits=edits, skipped=skipped),),
         "accuracy": accuracy(MetricResult("top1", 0.98, 0.975)),
         "latency": latency(),
-        "kernels": kernels().to_dict(),
+        "kernels": kernels(),
         "warnings": ("a warning",),
     }
     return Manifest(**{**content, **changes})
@@ -100,7 +103,7 @@ def drawn(*parts: Any) -> str:
 
 
 def test_the_result_shows_metric_time_and_size_before_and_after() -> None:
-    rows = result_table(manifest().model_dump(mode="json")).rows
+    rows = result_table(manifest()).rows
     assert rows == (
         ("top1", "98.00 %", "97.50 %", "-0.50 points"),
         ("cosine of the outputs", "", "0.99910", ""),
@@ -112,7 +115,7 @@ def test_the_result_shows_metric_time_and_size_before_and_after() -> None:
 
 
 def test_each_change_has_its_reason() -> None:
-    rows = reasons_table(manifest().model_dump(mode="json")["passes"]).rows
+    rows = reasons_table(manifest().passes).rows
     assert rows == (
         ("encode-weights", "encode", "weight of Conv", "2"),
         ("encode-weights", "encode", "bias", "1"),
@@ -121,8 +124,9 @@ def test_each_change_has_its_reason() -> None:
 
 def test_the_result_of_a_larger_model_says_so() -> None:
     grown = ModelFile(name="b.onnx", digest="d", size_bytes=15_000_000)
-    content = manifest(output=grown, accuracy=None, latency=None).model_dump(mode="json")
-    assert result_table(content).rows == (("size", "10.0 MB", "15.0 MB", "1.50x larger"),)
+    assert result_table(manifest(output=grown, accuracy=None, latency=None)).rows == (
+        ("size", "10.0 MB", "15.0 MB", "1.50x larger"),
+    )
 
 
 def test_a_metric_that_rose_or_has_no_value_is_shown_as_such() -> None:
@@ -130,12 +134,9 @@ def test_a_metric_that_rose_or_has_no_value_is_shown_as_such() -> None:
         (MetricResult("m", 0.5, 0.5), "+0.00 points"),
         (MetricResult("m", 0.5, 0.51), "+1.00 points"),
     ):
-        assert (
-            result_table({**manifest().model_dump(mode="json"), "accuracy": accuracy(metric)}).rows[0][3]
-            == change
-        )
+        assert result_table(manifest(accuracy=accuracy(metric))).rows[0][3] == change
     nothing = accuracy(MetricResult("m", float("nan"), 0.5))
-    assert result_table({**manifest().model_dump(mode="json"), "accuracy": nothing}).rows[0] == (
+    assert result_table(manifest(accuracy=nothing)).rows[0] == (
         "m",
         "-",
         "50.00 %",
@@ -169,22 +170,23 @@ def test_a_footprint_that_was_not_measured_is_a_dash() -> None:
 
 
 def test_memory_of_a_device_has_a_column_where_it_was_measured() -> None:
-    measured = latency()
-    measured["models"][0]["footprint"]["device_bytes"] = 512_000_000
-    table = footprint_table(measured)
+    first, second = latency().models
+    assert first.footprint is not None
+    first = replace(first, footprint=replace(first.footprint, device_bytes=512_000_000))
+    table = footprint_table(replace(latency(), models=(first, second)))
     assert table.columns[-1] == "device MB"
     assert [row[-1] for row in table.rows] == ["512", "-"]
 
 
 def test_kernels_beyond_the_limit_share_a_row() -> None:
-    assert kernels_table(kernels().to_dict(), limit=1).rows == (
+    assert kernels_table(kernels(), limit=1).rows == (
         ("QLinearConv", "integer", "CPU", "1", "60.00 %"),
         ("2 more", "", "", "2", "40.00 %"),
     )
 
 
 def test_skipped_nodes_are_grouped_by_pass_and_reason() -> None:
-    passes = manifest().model_dump(mode="json")["passes"]
+    passes = manifest().passes
     assert skipped_table(passes).rows == (("encode-weights", "too | small", "Conv, Gemm", "3"),)
     assert passes_table(passes).rows == (("encode-weights{x=1}", "3 x encode", "3", "500"),)
 
@@ -229,7 +231,7 @@ def test_a_report_without_results_has_the_rest() -> None:
 
 def test_the_terminal_shows_no_line_beyond_80_columns() -> None:
     long = Table("T", ("text", "n"), ((" ".join(["many words"] * 30), "1"), ("x" * 100, "2")))
-    text = drawn(draw(long), *compilation(manifest().model_dump(mode="json")))
+    text = drawn(draw(long), *compilation(manifest()))
     assert max(map(len, text.splitlines())) <= 80
     assert "Nodes that ran: 1 integer, 2 other." in text
     assert "x" * 60 in text  # folded, not cut
@@ -242,8 +244,8 @@ def test_a_table_without_a_header_has_no_empty_line_for_it() -> None:
 
 def test_what_was_tuned_is_told_form_by_form() -> None:
     verdicts = [
-        {"name": "int8 for MatMul 8x8", "gain": 1.25, "spread": [1.2, 1.3], "dropped": True},
-        {"name": "pass sum-residuals", "gain": None, "spread": None, "dropped": False},
+        Verdict("int8 for MatMul 8x8", 1.25, (1.2, 1.3), dropped=True),
+        Verdict("pass sum-residuals", None, None, dropped=False),
     ]
     assert tuning_table(verdicts).rows == (
         ("int8 for MatMul 8x8", "1.250x", "1.20-1.30", "left out"),
@@ -259,12 +261,14 @@ def test_only_what_is_equal_is_called_exact() -> None:
 
 
 def test_reasons_that_differ_in_names_and_numbers_share_a_line() -> None:
-    skipped = [
-        {"node": "a", "op_type": "MatMul", "reason": "'a_in' keeps its range: 1.25 times is too little"},
-        {"node": "b", "op_type": "MatMul", "reason": "'b_in' keeps its range: 2e-05 times is too little"},
-        {"node": "c", "op_type": "Conv", "reason": "int8 'w' has 3 axes"},
-    ]
-    table = skipped_table([{"text": "correct-clipping{channels=4}", "skipped": skipped}])
+    skipped = (
+        Skipped(node="a", op_type="MatMul", reason="'a_in' keeps its range: 1.25 times is too little"),
+        Skipped(node="b", op_type="MatMul", reason="'b_in' keeps its range: 2e-05 times is too little"),
+        Skipped(node="c", op_type="Conv", reason="int8 'w' has 3 axes"),
+    )
+    table = skipped_table(
+        [PassSummary(text="correct-clipping{channels=4}", seconds=0, edits=(), skipped=skipped)]
+    )
     assert table.rows == (
         ("correct-clipping", "… keeps its range: … times is too little", "MatMul", "2"),
         ("correct-clipping", "int8 'w' has 3 axes", "Conv", "1"),

@@ -75,7 +75,7 @@ def test_a_build_that_cannot_list_its_kernels_is_told_of_from_our_list(
     finally:
         module._kernel_lists.cache_clear()
     assert {"CPUExecutionProvider", "CUDAExecutionProvider"} == {one.provider for one in found.kernels}
-    can_run, kernels = available_tables(found.to_dict())
+    can_run, kernels = available_tables(found)
     assert all(value for _, value in can_run.rows)
     assert {"QGemm", "QLinearConv", "MatMulIntegerToFloat", "Attention"} <= {row[0] for row in kernels.rows}
     assert dict(can_run.rows)["kernels as listed by"].startswith("onnxruntime-gpu ")
