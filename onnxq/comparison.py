@@ -19,6 +19,7 @@ from onnxq.ir.rounding import spell_out_rounding
 from onnxq.ir.store import load_model
 from onnxq.ir.weights import weight_share
 from onnxq.passmanager.base import PassRecord
+from onnxq.passmanager.precision import Assigned
 from onnxq.processor import at_hand, here
 from onnxq.progress import Progress
 from onnxq.runtime.bench import LatencyReport, Spread, bench
@@ -311,6 +312,17 @@ def _reason(kind: str, names: Sequence[str], reasons: Mapping[str, str]) -> str:
     """Return why most of the nodes were left alone."""
     told = Counter(reasons[name] for name in names if name in reasons)
     return told.most_common(1)[0][0] if told else f"no pass of the recipe quantizes weights of {kind}"
+
+
+def warn_of_precision(assigned: Sequence[Assigned]) -> tuple[str, ...]:
+    """Return a warning if layers or values have another precision than the recipe assigns to them."""
+    missed = [one for one in assigned if one.given != one.assigned]
+    names = [f"{one.kind} {one.name!r} ({one.given}, not {one.assigned})" for one in missed]
+    if not names:
+        return ()
+    more = f" and {len(names) - TOLD_READERS} more" if len(names) > TOLD_READERS else ""
+    told = ", ".join(names[:TOLD_READERS])
+    return (f"not in the precision that the recipe assigns: {told}{more}; what was left alone tells why",)
 
 
 OVERHEAD = 4096

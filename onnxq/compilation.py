@@ -17,6 +17,7 @@ from onnxq.comparison import (
     compare,
     warn_of_decisions,
     warn_of_floats,
+    warn_of_precision,
     warn_of_saturation,
     warn_of_size,
     with_options,
@@ -338,6 +339,7 @@ class Compilation:
         warnings = (
             *self._warnings(module),
             *self._warnings_of_weights(built, output),
+            *(warn_of_precision(built.assigned) if self.kept_float is None else ()),
             *comparison.warnings,
         )
         return Manifest(
@@ -356,6 +358,7 @@ class Compilation:
             processor=None if assumed is None else ProcessorAssumed.called(assumed),
             passes=summarise(built.records),
             choices=None if self.choice is None else self.choice.trials,
+            precision=built.assigned,
             tuning=None if self.tuning is None else self.tuning.verdicts,
             accuracy=accuracy,
             latency=latency,

@@ -15,6 +15,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveInt, ValidationError
 
 from onnxq.errors import InputError, ModelError
+from onnxq.passmanager.precision import Assigned
 from onnxq.passmanager.summary import PassSummary
 from onnxq.processor import find_processor
 from onnxq.reading import parse_json
@@ -101,6 +102,7 @@ class Manifest(BaseModel):
     processor: ProcessorAssumed | None = None
     passes: tuple[PassSummary, ...]
     choices: tuple[Tried, ...] | None = None
+    precision: tuple[Assigned, ...] = ()
     tuning: tuple[Tuned, ...] | None = None
     accuracy: Accuracy | None
     latency: Latency | None

@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, fields
 from importlib.resources import files
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -26,6 +26,7 @@ from pydantic_core import ErrorDetails
 
 from onnxq.errors import RecipeError, did_you_mean
 from onnxq.fragments import FILE, expand
+from onnxq.passmanager.precision import Precision
 from onnxq.processor import PROCESSORS, here
 from onnxq.reading import UnreadableError, parse_json, untrusted
 from onnxq.runtime.gates import Gates
@@ -78,6 +79,15 @@ class Calibration(_Section):
     samples: int = Field(default=128, ge=1, le=sys.maxsize)
 
 
+Section = TypeVar("Section", bound=BaseModel)
+
+
+class _PrecisionFile(_Section):
+    """What is assigned, in a file of its own."""
+
+    precision: Precision
+
+
 class Recipe(_Section):
     """How to compile a model.
 
@@ -92,6 +102,7 @@ class Recipe(_Section):
         needs_data: Whether a pass reads ranges that only data can give.
         choices: Of passes, by name, either options and the values that are tried besides the pipeline's own,
             as text, or ``on`` or ``off``, where the pass itself is tried or left out.
+        precision: What is assigned to layers and values by name, whatever the passes do to the others.
         calibration: How ranges are measured.
         gates: What the result must reach.
 
@@ -104,6 +115,7 @@ class Recipe(_Section):
     processor: Annotated[str | None, AfterValidator(_known_processor)] = None
     needs_data: StrictBool = False
     choices: dict[str, Choice] = {}
+    precision: Precision = Precision()
     calibration: Calibration = Calibration()
     gates: Gates = Gates()
 
@@ -132,13 +144,14 @@ class Recipe(_Section):
 
     def to_toml(self) -> str:
         """Return the recipe as TOML that ``parse_recipe`` reads back."""
-        sections = {"pipeline", "choices", "calibration", "gates"}
+        sections = {"pipeline", "choices", "precision", "calibration", "gates"}
         plain = self.model_dump(mode="json", exclude=sections, exclude_none=True)
         lines = [f"{key} = {json.dumps(value, ensure_ascii=False)}" for key, value in plain.items()]
         lines += ['pipeline = """', self.pipeline.strip().replace("\\", "\\\\"), '"""']
         if self.choices:
             tried = self.tried().items()
             lines += ["", "[choices]", *(f"{key} = {json.dumps(list(values))}" for key, values in tried)]
+        lines += ["", *precision_lines(self.precision)] if self.assigns else []
         for section, values in (
             ("calibration", self.calibration.model_dump()),
             ("gates", asdict(self.gates)),
@@ -146,6 +159,15 @@ class Recipe(_Section):
             given = [f"{key} = {value}" for key, value in values.items() if value is not None]
             lines += ["", f"[{section}]", *given] if given else []
         return "\n".join(lines) + "\n"
+
+    @property
+    def assigns(self) -> bool:
+        """Whether it assigns precision to anything by name."""
+        return bool(self.precision.layers or self.precision.values)
+
+    def with_precision(self, more: Precision) -> Recipe:
+        """Return the recipe with ``more`` assigned, which counts before what it assigns itself."""
+        return self.model_copy(update={"precision": self.precision.with_more(more)})
 
     def with_options(self, settings: Sequence[str]) -> Recipe:
         """Return the recipe with its passes set, each given as ``pass.option=value`` or ``pass=off``.
@@ -201,6 +223,27 @@ def _key_and_value(setting: str) -> tuple[str, str]:
     return key.strip(), value.strip()
 
 
+def precision_lines(precision: Precision) -> Iterator[str]:
+    """Yield what is assigned as lines of TOML, as a recipe has them."""
+    for kind, entries in asdict(precision).items():
+        if entries:
+            yield f"[precision.{kind}]"
+            yield from (
+                f"{json.dumps(name, ensure_ascii=False)} = {json.dumps(word)}"
+                for name, word in entries.items()
+            )
+
+
+def load_precision(path: Path) -> Precision:
+    """Return what a TOML file assigns, in its tables ``[precision.layers]`` and ``[precision.values]``.
+
+    Raises:
+        RecipeError: There is no such file, or something in it is wrong.
+
+    """
+    return _checked(_parsed(_read(path), str(path)), str(path), _PrecisionFile).precision
+
+
 def default_recipe(target: str, *, has_data: bool) -> Recipe:
     """Return the shipped recipe for a target, with data or without; it may still need data.
 
@@ -229,7 +272,7 @@ def load_recipe(source: str | Path) -> Recipe:
         RecipeError: There is no such recipe, or something in it is wrong.
 
     """
-    return _checked(*_as_written(source))
+    return _checked(*_as_written(source), Recipe)
 
 
 def pipeline_as_written(source: str | Path) -> str:
@@ -243,7 +286,7 @@ def pipeline_as_written(source: str | Path) -> str:
 
     """
     content, where = _as_written(source)
-    _checked(content, where)
+    _checked(content, where, Recipe)
     return str(content["pipeline"])
 
 
@@ -286,7 +329,7 @@ def parse_recipe(text: str, *, where: str) -> Recipe:
         RecipeError: It is not TOML, or a key or value is wrong; ``where`` names the source.
 
     """
-    return _checked(_parsed(text, where), where)
+    return _checked(_parsed(text, where), where, Recipe)
 
 
 def _parsed(text: str, where: str) -> dict[str, Any]:
@@ -324,9 +367,9 @@ def _manifest(path: Path) -> dict[str, Any]:
     return manifest
 
 
-def _checked(data: dict[str, Any], where: str) -> Recipe:
+def _checked(data: dict[str, Any], where: str, kind: type[Section]) -> Section:
     try:
-        return Recipe.model_validate(data)
+        return kind.model_validate(data)
     except ValidationError as error:
         lines, hints = zip(*map(_explained, error.errors()), strict=True)
         hint = next((hint for hint in hints if hint), None)
@@ -348,6 +391,7 @@ def _explained(fault: ErrorDetails) -> tuple[str, str | None]:
 
 def _keys(section: tuple[int | str, ...]) -> list[str]:
     """Return the keys that a section of a recipe may have."""
-    if section == ("gates",):
-        return [field.name for field in fields(Gates)]
+    parts: dict[tuple[int | str, ...], type[Any]] = {("gates",): Gates, ("precision",): Precision}
+    if section in parts:
+        return [field.name for field in fields(parts[section])]
     return list(Calibration.model_fields) if section else [*Recipe.model_fields, FRAGMENTS]

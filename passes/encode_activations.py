@@ -20,6 +20,7 @@ from onnxq.errors import RecipeError
 from onnxq.ir.module import GraphModule, is_standard, name_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.passmanager.memo import Memo, Same
+from onnxq.passmanager.precision import FLOAT
 from onnxq.quant.encodings import Encoding, covering, family_of
 from onnxq.quant.facts import Facts, Need
 from onnxq.quant.ranges import range_method
@@ -28,6 +29,9 @@ KNOWN_RANGES = {"Softmax": (0.0, 1.0)}
 """Ranges that follow from the operator. Where a value lies above the range of a Softmax's output, the integer
 kernel of onnxruntime 1.31.1 gives 0 instead of the largest value: a measured range would not do."""
 
+
+WIDE, WIDE_OPSET = ("int16", "uint16"), 21
+"""Integers of 16 bits, and the operator set that brought them."""
 
 LARGEST = 1e38
 """Larger magnitudes, infinity among them, are what masks are made of; their grid could hold nothing else."""
@@ -65,6 +69,13 @@ class EncodeActivations(Pass):
         """Wider integers and float8 have no kernel that multiplies them with int8 weights."""
         return self.dtype in ("uint8", "int8")
 
+    @property
+    def value_precisions(self) -> tuple[str, ...]:
+        """All integers that its grids may have; float8 stays float8."""
+        if not family_of(self.dtype).integers:
+            return (self.dtype,)
+        return ("int8", "int16") if self.symmetric else ("int8", "int16", "uint8", "uint16")
+
     def needs(self, module: GraphModule) -> Iterable[Need]:
         """Ask for what the range method needs, for every value in scope.
 
@@ -85,10 +96,13 @@ class EncodeActivations(Pass):
         """Encode a value once, for all of its readers in scope, where its range has an encoding."""
         for value, readers in self._sites(module):
             facts, known, method = module.measured(value), _known_range(value), self._method(value)
+            dtype = ctx.precision.of_value(value) or self.dtype
             reason, encoding = self._reason(value, facts), None
+            if dtype != self.dtype:
+                reason = _reason_against(dtype, module) or reason
             if reason is None:
-                low, high = known or self._measured_range(facts, method, ctx.memo)
-                encoding = covering(low, high, self.dtype, symmetric=self.symmetric)
+                low, high = known or self._measured_range(facts, method, dtype, ctx.memo)
+                encoding = covering(low, high, dtype, symmetric=self.symmetric)
                 reason = _pole(value, facts, encoding) if readers is None else None
             if encoding is None or reason is not None:
                 for node in _around(value):
@@ -120,10 +134,10 @@ class EncodeActivations(Pass):
         read_by_conv = any(is_standard(reader, "Conv") for reader in value.consumers())
         return self.images if self.images and read_by_conv else self.method
 
-    def _measured_range(self, facts: Facts, method: str, memo: Memo) -> tuple[float, float]:
-        key = "range", method, self.dtype, self.symmetric, Same(*facts.along(None))
-        chosen = range_method(method, self.dtype)
-        return memo.of(key, lambda: chosen.choose(facts, self.dtype, self.symmetric))
+    def _measured_range(self, facts: Facts, method: str, dtype: str, memo: Memo) -> tuple[float, float]:
+        key = "range", method, dtype, self.symmetric, Same(*facts.along(None))
+        chosen = range_method(method, dtype)
+        return memo.of(key, lambda: chosen.choose(facts, dtype, self.symmetric))
 
     def _sites(self, module: GraphModule) -> Iterator[tuple[ir.Value, list[ir.Node] | None]]:
         """Yield each value in scope with its readers; None stands for all readers."""
@@ -133,6 +147,15 @@ class EncodeActivations(Pass):
             readers = gemm_io(module, self.outputs)
             sums = residual_values(module, readers) if self.residuals else ()
             yield from (readers | dict.fromkeys(sums)).items()
+
+
+def _reason_against(dtype: str, module: GraphModule) -> str | None:
+    """Return why a value does not get the encoding that is assigned to it."""
+    if dtype == FLOAT:
+        return "the recipe assigns float to it"
+    if dtype in WIDE and module.opset < WIDE_OPSET:
+        return f"operator set {module.opset} has no {dtype}: convert-opset{{minimum={WIDE_OPSET}}} brings it"
+    return None
 
 
 def _known_range(value: ir.Value) -> tuple[float, float] | None:

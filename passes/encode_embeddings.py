@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -22,6 +22,9 @@ from onnxq.ir.module import (
 )
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.quant.encodings import Encoding, block_encoding, symmetric_encoding
+
+WIDTHS: dict[str, Literal[4, 8]] = {"w4": 4, "w8": 8}
+"""What a recipe calls the widths of blocks that it assigns to layers."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,11 @@ class EncodeEmbeddings(Pass):
     block: Literal[32, 64, 128] | None = None
     bits: Literal[4, 8] = 4
 
+    @property
+    def layer_precisions(self) -> tuple[str, ...]:
+        """Both widths of blocks, whichever the option says, or int8."""
+        return ("int8",) if self.block is None else tuple(WIDTHS)
+
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Look at every Gather whose data is a float32 constant."""
         for node in module.graph:
@@ -54,12 +62,18 @@ class EncodeEmbeddings(Pass):
             table = node.inputs[0]
             if table is None or constant_of(table) is None or not is_float(table):
                 continue
-            reason = self._reason(node)
+            chosen = self._assigned(node, ctx)
+            reason = ctx.reason_to_leave(node, (), self.layer_precisions) or chosen._reason(node)
             if reason is not None:
                 ctx.skip(node, reason)
                 continue
-            encoding = self._encoding(array_of(table))
+            encoding = chosen._encoding(array_of(table))
             ctx.edit.encode(table, encoding, readers=[node], why="embedding table")
+
+    def _assigned(self, node: ir.Node, ctx: PassContext) -> EncodeEmbeddings:
+        """Return the pass with the width that is assigned to the table's reader."""
+        wanted = ctx.precision.of_layer(node)
+        return replace(self, bits=WIDTHS[wanted]) if wanted in WIDTHS else self
 
     def _encoding(self, table: NDArray[np.float32]) -> Encoding:
         if self.block is None:

@@ -8,8 +8,7 @@ of float8 the weights are for ``fuse-float8-matmul``.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import onnx_ir as ir
@@ -21,11 +20,12 @@ from onnxq.ir.module import GraphModule, array_of, is_standard
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.quant.encodings import Encoding, covering
 from onnxq.quant.ranges import block_ranges, range_method
-from onnxq.target import Target
 
 OPSET = 21
 """The operator set that brought blocks and integers of 4 bits."""
 FLOAT_BITS = 32
+WIDTHS: dict[str, Literal[4, 8]] = {"w4": 4, "w8": 8}
+"""What a recipe calls the widths that it assigns to layers."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,11 @@ class EncodeWeightBlocks(Pass):
     exclude: tuple[str, ...] = ()
     method: Literal["min-max", "mse"] = "min-max"
 
+    @property
+    def layer_precisions(self) -> tuple[str, ...]:
+        """Both widths, whichever the option says; float8 has one."""
+        return ("float8e4m3fn",) if self.float8 else tuple(WIDTHS)
+
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave a MatMul alone whose weight is no constant matrix, and all of an old operator set."""
         if self.float8 and not (self.bits == 8 and self.symmetric):
@@ -65,11 +70,12 @@ class EncodeWeightBlocks(Pass):
         for node in module.graph:
             if not is_standard(node, "MatMul"):
                 continue
-            layer = self._layer(node, module, ctx.target)
+            chosen = self._assigned(node, ctx)
+            layer = chosen._layer(node, module, ctx)
             if isinstance(layer, str):
                 ctx.skip(node, layer)
                 continue
-            encoding = self._encoding(array_of(layer.weight))
+            encoding = chosen._encoding(array_of(layer.weight))
             ctx.edit.encode(layer.weight, encoding, readers=[node], why=f"blocks of {self.block}")
 
     @property
@@ -84,10 +90,16 @@ class EncodeWeightBlocks(Pass):
         low, high = block_ranges(method, weight, dtype, self.block, symmetric=self.symmetric)
         return covering(low, high, dtype, symmetric=self.symmetric, axis=0, block_size=self.block)
 
-    def _layer(self, node: ir.Node, module: GraphModule, target: Target) -> Layer | str:
+    def _assigned(self, node: ir.Node, ctx: PassContext) -> EncodeWeightBlocks:
+        """Return the pass with the width that is assigned to the layer."""
+        wanted = ctx.precision.of_layer(node)
+        return replace(self, bits=WIDTHS[wanted]) if wanted in WIDTHS and not self.float8 else self
+
+    def _layer(self, node: ir.Node, module: GraphModule, ctx: PassContext) -> Layer | str:
         """Return the layer to encode, or the reason why the node is left alone."""
-        if any(fnmatchcase(node.name or "", pattern) for pattern in self.exclude):
-            return "excluded by its name"
+        reason, target = ctx.reason_to_leave(node, self.exclude, self.layer_precisions), ctx.target
+        if reason is not None:
+            return reason
         if module.opset < OPSET:
             return f"operator set {module.opset} has no blocks; convert-opset{{minimum={OPSET}}} brings them"
         layer = layer_of(node)

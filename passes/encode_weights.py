@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -17,7 +16,6 @@ from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.processor import EXACT_LIMIT
 from onnxq.quant.encodings import Encoding, family_of, symmetric_encoding
 from onnxq.quant.ranges import range_method
-from onnxq.target import Target
 
 
 @dataclass(frozen=True)
@@ -47,12 +45,17 @@ class EncodeWeights(Pass):
     dtype: Literal["int8", "float8e4m3fn"] = "int8"
     method: Literal["min-max", "mse"] = "min-max"
 
+    @property
+    def layer_precisions(self) -> tuple[str, ...]:
+        """What the weights are stored as."""
+        return (self.dtype,)
+
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave a node alone where its weight is no constant or the target has no kernel for it."""
         for node in module.graph:
             if not is_standard(node, *LINEAR):
                 continue
-            layer = self._layer(node, ctx.target)
+            layer = self._layer(node, ctx)
             if isinstance(layer, str):
                 ctx.skip(node, layer)
                 continue
@@ -62,12 +65,13 @@ class EncodeWeights(Pass):
                 continue
             ctx.edit.encode(layer.weight, encoding, readers=[node], why=f"weight of {node.op_type}")
 
-    def _layer(self, node: ir.Node, target: Target) -> Layer | str:
+    def _layer(self, node: ir.Node, ctx: PassContext) -> Layer | str:
         """Return the layer to encode, or the reason why the node is left alone."""
-        if any(fnmatchcase(node.name or "", pattern) or node.op_type == pattern for pattern in self.exclude):
-            return "excluded by its name or operator"
-        if node.op_type not in target.integer_operators:
-            return f"target {target.name} has no integer kernel for it"
+        reason = ctx.reason_to_leave(node, self.exclude, self.layer_precisions)
+        if reason is not None:
+            return reason
+        if node.op_type not in ctx.target.integer_operators:
+            return f"target {ctx.target.name} has no integer kernel for it"
         return layer_of(node)
 
     def _limit(self, layer: Layer, ctx: PassContext) -> int | None:

@@ -60,6 +60,8 @@ class MixedPrecision(Pass):
         for decision in [one for value in _activations(module) for one in module.decisions(value)]:
             if decision.encoding.axis is not None or decision.encoding.dtype not in WIDE:
                 continue
+            if ctx.precision.of_value(decision.value) is not None:
+                continue  # it has what the recipe assigns
             why = self._why(decision.value, decision.encoding, module.facts_of(decision.value))
             if why is not None:
                 self._refine(decision, why, module, ctx)

@@ -36,8 +36,9 @@ class QuantizeDynamically(Pass):
         """Withdraw the weight's encoding where only a MatMul would profit from it."""
         quantized: dict[ir.Value, ir.Value] = {}
         for layer in list(linear_layers(module)):
-            if not module.reads_encoded(layer.node, layer.weight):
-                continue
+            encoding = module.encoding_at(layer.node, 1)
+            if encoding is None or encoding.block_size is not None:
+                continue  # what reads a weight in blocks multiplies floats
             if layer.node.op_type != "MatMul":
                 ctx.edit.forget(layer.weight, readers=[layer.node], why="its input stays in float")
                 ctx.skip(layer.node, "without data only MatMul gains from integers: give --data")

@@ -12,7 +12,6 @@ Source: Song and Lin, 2025, arXiv:2501.12428.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from fnmatch import fnmatchcase
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -73,6 +72,11 @@ class SplitLinear(Pass):
     packed: bool = False
     exclude: tuple[str, ...] = ()
 
+    @property
+    def layer_precisions(self) -> tuple[str, ...]:
+        """What the parts are stored as."""
+        return (self._dtype(),)
+
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave a node alone where its weight is no constant or its branches cannot be stored."""
         for node in list(module.graph):
@@ -88,8 +92,9 @@ class SplitLinear(Pass):
 
     def _layer(self, node: ir.Node, module: GraphModule, ctx: PassContext) -> Layer | str:
         """Return the layer to split, or the reason why the node is left alone."""
-        if any(fnmatchcase(node.name or "", pattern) or node.op_type == pattern for pattern in self.exclude):
-            return "excluded by its name or operator"
+        reason = ctx.reason_to_leave(node, self.exclude, self.layer_precisions)
+        if reason is not None:
+            return reason
         if node.op_type not in SPLIT:
             return f"only {', '.join(SPLIT)} are split"
         if node.op_type not in ctx.target.integer_operators:

@@ -32,8 +32,9 @@ def gemm_io(module: GraphModule, outputs: tuple[str, ...]) -> Readers:
     """Join the wishes of all encoded layers, value by value."""
     readers: Readers = {}
     for layer in linear_layers(module):
-        if not module.reads_encoded(layer.node, layer.weight):
-            continue
+        encoding = module.encoding_at(layer.node, 1)
+        if encoding is None or encoding.block_size is not None:
+            continue  # what reads a weight in blocks multiplies floats
         wish = readers.setdefault(layer.activation, [])
         if wish is not None:
             wish.append(layer.node)

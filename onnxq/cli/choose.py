@@ -51,6 +51,14 @@ class RecipeSettings:
         typer.Option("--set", metavar="SETTING", help="Set pass.option=value, or pass=off; may be repeated."),
     ] = None
 
+    precision: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A TOML file with [precision.layers] and [precision.values], besides the recipe's own.",
+        ),
+    ] = None
+
     @property
     def none_chosen(self) -> bool:
         """Whether the default recipe is taken."""
@@ -69,6 +77,8 @@ class RecipeSettings:
             DataError: The recipe needs data and there is none.
 
         """
+        from onnxq.recipe import load_precision
+
         recipe = self._base(has_data=has_data)
         if recipe.needs_data and not has_data:
             raise DataError(
@@ -76,6 +86,7 @@ class RecipeSettings:
                 where=f"recipe {recipe.name!r}",
                 hint="give --data, or a recipe that needs none (see: onnxq recipes)",
             )
+        recipe = recipe if self.precision is None else recipe.with_precision(load_precision(self.precision))
         return recipe.with_options(self.settings or ())
 
     def _base(self, *, has_data: bool) -> Recipe:

@@ -15,6 +15,16 @@ Samples = Annotated[
 ]
 Top = Annotated[int, typer.Option("--top", min=1, metavar="N", help="Show so many tensors and layers.")]
 
+Keep = Annotated[
+    int | None,
+    typer.Option(
+        "--keep",
+        min=1,
+        metavar="N",
+        help="Print only TOML that keeps so many layers, the worst, in float: for --precision or a recipe.",
+    ),
+]
+
 
 def run(
     model: Model,
@@ -22,6 +32,7 @@ def run(
     reading: NeededDataSettings,
     samples: Samples = 16,
     top: Top = 15,
+    keep: Keep = None,
     threads: Threads = None,
     wanted: RecipeSettings,
     as_json: Json = False,
@@ -33,6 +44,7 @@ def run(
     those of the recipe as it stands: its choices stay undecided, and what they would
     bring is not in the numbers. Give the manifest of a compilation for what was decided.
     """
+    from onnxq.recipe import precision_lines
     from onnxq.search.sensitivity import measure_sensitivity
 
     dataset = reading.open(model)
@@ -49,6 +61,8 @@ def run(
         remark(warning, "warning")
     if as_json:
         show_json("sensitivity", found.to_dict())
+    elif keep is not None:
+        show(*precision_lines(found.worst(keep)))
     else:
         _present(found.to_dict(), top)
 

@@ -16,6 +16,7 @@ from onnxq.passmanager.instruments import Instrument, VerifyEach
 from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.memo import Memo
 from onnxq.passmanager.pipeline import parse_pipeline
+from onnxq.passmanager.precision import Assigned, Precision, assigned
 from onnxq.quant.facts import Facts, Need, joined, meets
 from onnxq.recipe import Recipe
 from onnxq.runtime.available import cpu_kernels
@@ -87,12 +88,14 @@ class Built:
         module: The graph.
         records: What each pass did.
         facts: What the passes were told, by name.
+        assigned: What the recipe assigns to layers and values, and what they got.
 
     """
 
     module: GraphModule
     records: tuple[PassRecord, ...]
     facts: Mapping[str, Facts]
+    assigned: tuple[Assigned, ...] = ()
 
 
 @dataclass
@@ -125,12 +128,13 @@ class Build:
         self._states.clear()
         answers = Answers(self.table, self.measurements)
         module = self.source.clone()
-        manager = self._manager(recipe, (VerifyEach(), *instruments), answers)
+        watching = _Assigning.of(recipe)
+        manager = self._manager(recipe, (VerifyEach(), watching, *instruments), answers)
         with only_valid(self.source.path):
             records = manager.run(module)
         self._memo.kept.clear()
         self.source.glance()
-        return Built(module, tuple(records), answers.given)
+        return Built(module, tuple(records), answers.given, tuple(watching.found))
 
     def trial(self, recipe: Recipe, foreseen: Sequence[Pass] = ()) -> GraphModule:
         """Return the same graph, built from what earlier trials had in common with it, and not verified.
@@ -141,7 +145,7 @@ class Build:
 
         """
         keeping, answers = _Keeping(self, recipe), Answers(self.table, self.measurements)
-        module = self._tried(recipe, keeping.texts, answers, (keeping,), foreseen)
+        module = self._tried(recipe, keeping.texts, answers, (_Assigning.of(recipe), keeping), foreseen)
         self._told = joined(self._told, answers.given)
         return module
 
@@ -189,7 +193,49 @@ class Build:
             answers.of if has_facts else None,
             kernels=cpu_kernels,
             memo=self._memo,
+            precision=recipe.precision,
         )
+
+
+@dataclass
+class _Assigning(Instrument):
+    """Requires that what the recipe assigns by name can be had, and notes what became of it.
+
+    Args:
+        precision: What is assigned.
+        passes: The recipe's.
+        found: What layers and values have, once decisions are complete.
+
+    """
+
+    precision: Precision
+    passes: Sequence[Pass]
+    found: list[Assigned] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> _Assigning:
+        """Require that a pass gives each precision.
+
+        Raises:
+            RecipeError: No pass of the recipe gives one.
+
+        """
+        passes = parse_pipeline(recipe.pipeline)
+        recipe.precision.require_given(
+            [one for pass_ in passes for one in pass_.layer_precisions],
+            [one for pass_ in passes for one in pass_.value_precisions],
+        )
+        return cls(recipe.precision, passes)
+
+    def before(self, module: GraphModule, pass_: Pass, index: int) -> None:
+        """Require names that fit before anything is decided, and look before it is realised."""
+        if not (self.precision.layers or self.precision.values):
+            return
+        giving = (one for one in self.passes if one.layer_precisions or one.value_precisions)
+        if pass_ == next(giving, self.passes[0]):
+            self.precision.require_matches(module)
+        if pass_.realises and not self.found:
+            self.found += assigned(module, self.precision)
 
 
 class _Keeping(Instrument):
@@ -198,7 +244,8 @@ class _Keeping(Instrument):
     def __init__(self, build: Build, recipe: Recipe) -> None:
         passes = parse_pipeline(recipe.pipeline)
         integers = any(pass_.makes_integers for pass_ in passes)
-        self.build, self.texts = build, (f"{recipe.runs_on} {integers}", *map(str, passes))
+        self.build = build
+        self.texts = (f"{recipe.runs_on} {integers} {recipe.precision}", *map(str, passes))
 
     def before(self, module: GraphModule, pass_: Pass, index: int) -> None:
         """Keep a copy, with the facts that were measured."""

@@ -20,6 +20,8 @@ FACTS = "onnxq_facts"
 """On a value: its Facts."""
 FOR_ALL = "onnxq_encoding"
 """On a value: the Encoding that everyone reads who has none of their own."""
+ORIGIN = "onnxq_origin"
+"""On a node that a pass built: the name of the node in whose place it stands."""
 BY_INPUT = "onnxq_encodings"
 """On a node: its own Encodings, by the number of the input. Clones share it: it is replaced, not changed."""
 
@@ -114,6 +116,16 @@ def encoding_at(node: ir.Node, index: int) -> Encoding | None:
         return None
     own = own_encoding(node, index)
     return encoding_for_all(value) if own is None else own
+
+
+def origin_of(node: ir.Node) -> str:
+    """Return the name of the first node in whose place this one stands; its own if no pass built it."""
+    return str(node.meta.get(ORIGIN, node.name or ""))
+
+
+def note_origin(node: ir.Node, place: ir.Node) -> None:
+    """Say that ``node`` stands in the place of another."""
+    _note(node.meta, ORIGIN, origin_of(place))
 
 
 def decisions_on(value: ir.Value) -> list[Decision]:

@@ -18,6 +18,7 @@ from onnxq.ir.module import GraphModule
 from onnxq.ir.records import Edit, Remark
 from onnxq.kernels import KernelList
 from onnxq.passmanager.memo import Memo
+from onnxq.passmanager.precision import Precision, is_named
 from onnxq.passmanager.values import value_text
 from onnxq.quant.encodings import Encoding
 from onnxq.quant.facts import Facts, Need
@@ -55,6 +56,7 @@ class PassContext:
         integers: Whether a pass of the pipeline quantizes to 8 bits what layers read.
         kernels: What the runtime at hand has; None where the model shall not be opened here.
         memo: What the pass computed in an earlier build of the same model.
+        precision: What the recipe assigns to layers and values by name.
 
     """
 
@@ -65,6 +67,7 @@ class PassContext:
     integers: bool = False
     kernels: Kernels | None = None
     memo: Memo = field(default_factory=Memo)
+    precision: Precision = field(default_factory=Precision)
 
     def weight_limit(self, layer: Layer) -> int | None:
         """Return the largest integer for an int8 weight of ``layer``, None for all of int8's.
@@ -76,6 +79,20 @@ class PassContext:
     def overflows(self, layer: Layer, weight: NDArray[Any], encoding: Encoding) -> bool:
         """Tell whether int32 does not hold what ``layer`` adds up of ``weight`` and 8-bit integers."""
         return self.integers and encoding.dtype == "int8" and not sums_fit(layer, weight, encoding)
+
+    def reason_to_leave(self, node: ir.Node, exclude: Iterable[str], given: Iterable[str]) -> str | None:
+        """Return why a pass shall leave a layer alone; None if it may encode it.
+
+        Args:
+            node: The layer.
+            exclude: Operators and names that the pass leaves out.
+            given: The precisions that it gives.
+
+        """
+        if is_named(node, exclude):
+            return "excluded by its name or operator"
+        wanted = self.precision.of_layer(node)
+        return None if wanted is None or wanted in given else f"the recipe assigns {wanted} to it"
 
     def skip(self, node: ir.Node, reason: str) -> None:
         """Note that ``node`` was left alone; every omission gets its reason."""
@@ -101,6 +118,16 @@ class Pass(ABC):
     def makes_integers(self) -> bool:
         """Whether the pass quantizes to 8 bits what layers read, or decides that it shall be."""
         return False
+
+    @property
+    def layer_precisions(self) -> tuple[str, ...]:
+        """The precisions that it gives to layers, where a recipe assigns one by name."""
+        return ()
+
+    @property
+    def value_precisions(self) -> tuple[str, ...]:
+        """The precisions that it gives to activations, where a recipe assigns one by name."""
+        return ()
 
     def needs(self, module: GraphModule) -> Iterable[Need]:
         """Name the values whose facts ``run`` will read; they are measured before it starts."""

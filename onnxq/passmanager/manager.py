@@ -14,6 +14,7 @@ from onnxq.ir.module import GraphModule, name_of
 from onnxq.passmanager.base import Kernels, Measure, Pass, PassContext, PassRecord
 from onnxq.passmanager.instruments import Instrument
 from onnxq.passmanager.memo import Memo
+from onnxq.passmanager.precision import Precision
 from onnxq.quant.facts import Need, meets
 from onnxq.rewrite.edit import Editor
 from onnxq.target import Target
@@ -31,6 +32,7 @@ class PassManager:
         seed: The seed of every pass's random numbers, together with its place.
         kernels: What the runtime at hand has, for passes that raise the operator set.
         memo: What passes computed in earlier builds.
+        precision: What the recipe assigns to layers and values by name.
         foreseen: Passes of builds to come; what they will want of the same graph is measured with the rest.
 
     """
@@ -42,6 +44,7 @@ class PassManager:
     seed: int = 0
     kernels: Kernels | None = None
     memo: Memo = field(default_factory=Memo)
+    precision: Precision = field(default_factory=Precision)
     foreseen: Sequence[Pass] = ()
 
     def run(self, module: GraphModule, start: int = 0) -> list[PassRecord]:
@@ -75,6 +78,11 @@ class PassManager:
         _require_realised(module, [pass_ for _, pass_ in planned])
         return records
 
+    @property
+    def makes_integers(self) -> bool:
+        """Whether what layers read is quantized to 8 bits, by a pass or because it is assigned so."""
+        return self.precision.makes_integers or any(one.makes_integers for one in self.passes)
+
     def _run_one(self, module: GraphModule, pass_: Pass, index: int) -> PassRecord:
         editor = Editor(module)
         context = PassContext(
@@ -82,9 +90,10 @@ class PassManager:
             self.target,
             np.random.default_rng([self.seed, index]),
             self.measure,
-            integers=any(one.makes_integers for one in self.passes),
+            integers=self.makes_integers,
             kernels=self.kernels,
             memo=self.memo,
+            precision=self.precision,
         )
         start = time.perf_counter()
         pass_.run(module, context)

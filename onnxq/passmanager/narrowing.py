@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 
 import onnx_ir as ir
 
@@ -19,6 +18,7 @@ from onnxq.ir.module import (
 )
 from onnxq.ir.schema import Signature, signature_of
 from onnxq.passmanager.base import PassContext
+from onnxq.passmanager.precision import FLOAT, is_named
 from onnxq.quant.narrow import NarrowFloat, narrow_float
 from onnxq.rewrite.casting import has_subgraph
 
@@ -116,8 +116,10 @@ class Choice:
 
     def _reason(self, node: ir.Node) -> str | None:
         """Return why the node stays in float, or None."""
-        if any(fnmatchcase(node.name or "", one) or node.op_type == one for one in self.exclude):
+        if is_named(node, self.exclude):
             return "excluded by its name or operator"
+        if self.ctx.precision.of_layer(node) == FLOAT:
+            return "the recipe assigns float to it"
         if is_standard(node, *SENSITIVE):
             return SENSITIVE[node.op_type]
         return self._type_reason(node) or self._number_reason(node) or self._kernel_reason(node)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from onnxq.errors import PassError, PreconditionError
 from onnxq.ir.inference import infer_outputs
+from onnxq.ir.knowledge import note_origin
 from onnxq.ir.module import name_of
 from onnxq.rewrite.writer import Writer
 
@@ -107,6 +108,8 @@ class Builder:
         )
         if self._before is None:
             self._after = node
+        else:
+            note_origin(node, self._before)
         if like is not None:
             node.outputs[0].type, node.outputs[0].shape = like.type, like.shape
         else:

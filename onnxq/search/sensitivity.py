@@ -35,6 +35,7 @@ from onnxq.ir.store import save_model
 from onnxq.passmanager.instruments import Instrument
 from onnxq.passmanager.originals import Originals
 from onnxq.passmanager.pipeline import format_pipeline, parse_pipeline
+from onnxq.passmanager.precision import FLOAT, Precision
 from onnxq.progress import Progress, quiet
 from onnxq.quant.facts import Need
 from onnxq.quant.statistics import ChannelRange
@@ -122,6 +123,10 @@ class SensitivityReport:
     tensors: tuple[Entry, ...]
     layers: tuple[Entry, ...]
     warnings: tuple[str, ...] = ()
+
+    def worst(self, count: int) -> Precision:
+        """Return what keeps in float the layers that cost most when they are quantized alone."""
+        return Precision(layers={entry.name: FLOAT for entry in self.layers[:count]})
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything as plain values; an infinite SQNR becomes None."""

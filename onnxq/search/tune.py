@@ -26,6 +26,7 @@ from onnxq.ir.module import GraphModule, attribute
 from onnxq.ir.store import output_files, write_model
 from onnxq.passmanager.base import Pass
 from onnxq.passmanager.pipeline import format_pipeline, parse_pipeline
+from onnxq.passmanager.precision import Precision
 from onnxq.passmanager.values import value_text
 from onnxq.progress import Progress, quiet, steps_of
 from onnxq.reading import parse_json
@@ -112,7 +113,7 @@ def tune(
         timing = _Timing(source, build, Path(folder), feeds, Run(threads=threads), on_progress)
         on_progress("building forms", 0, None)
         timing.write(build.trial(_timed_alone(recipe)), "all")
-        groups = _groups(build.sketch(_decided(recipe)))
+        groups = _groups(build.sketch(_decided(recipe)), recipe.precision)
         forms = list(_forms(recipe, groups))
         memory = _Memory.of(recipe, feeds, threads)
         found = memory.recall(forms) or _tried(recipe, forms, groups, timing)
@@ -177,11 +178,11 @@ def _decided(recipe: Recipe) -> Recipe:
     return _with_passes(recipe, passes[: last + 1])
 
 
-def _groups(module: GraphModule) -> Mapping[str, Sequence[str]]:
-    """Return the names of the layers whose weight is encoded, by shape."""
+def _groups(module: GraphModule, precision: Precision) -> Mapping[str, Sequence[str]]:
+    """Return the names of the layers whose weight is encoded though nobody assigned that, by shape."""
     groups: dict[str, list[str]] = defaultdict(list)
     for layer in linear_layers(module):
-        if module.reads_encoded(layer.node, layer.weight):
+        if precision.of_layer(layer.node) is None and module.reads_encoded(layer.node, layer.weight):
             groups[_shape_of(layer)].append(layer.node.name or "")
     return groups
 
@@ -284,7 +285,8 @@ def _never_slower(tuned: Recipe, verdicts: Sequence[Verdict], timing: _Timing) -
     What the noise does not tell apart is equal, and then int8 is kept.
     """
     exact = in_float(tuned)
-    plain = _with_passes(tuned, ()).model_copy(update={"needs_data": False})
+    without = {"needs_data": False, "precision": Precision()}
+    plain = _with_passes(tuned, ()).model_copy(update=without)
     rivals = {"the source as it is": timing.source}
     if exact != tuned:
         rivals["the exact passes alone"] = timing.make(exact, "exact")
@@ -338,7 +340,8 @@ class _Memory:
             f"{name} {'x'.join(map(str, array.shape))}" for name, array in sorted(feeds[0].items())
         )
         machine = f"onnxruntime {runtime_versions()['onnxruntime']} | {cpu_name()} | threads {threads}"
-        return cls(cache_file(), f"{machine} | {shapes} | {format_pipeline(_timed(recipe))}")
+        place = f"{machine} | {shapes} | {format_pipeline(_timed(recipe))}"
+        return cls(cache_file(), f"{place} | {recipe.precision}" if recipe.assigns else place)
 
     def recall(self, forms: Sequence[Form]) -> list[Verdict] | None:
         """Return earlier verdicts if there is one for every form."""

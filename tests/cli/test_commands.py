@@ -416,6 +416,22 @@ def test_an_interrupted_run_says_so_and_can_be_repeated(
     assert (used["measured"], used["recalled"] > 0) == (0, True)
 
 
+def test_sensitivity_writes_what_compile_takes(onnxq, model: Path, data: Path, tmp_path: Path) -> None:
+    keep, output = tmp_path / "keep.toml", tmp_path / "out.onnx"
+    keep.write_text(onnxq("sensitivity", model, "--data", data, "--samples", 4, "--keep", 1).stdout)
+    assert keep.read_text().startswith("[precision.layers]\n")
+    quick = ("--no-bench", "--no-validate", "--no-tune", "--no-choose")
+    asked = onnxq("compile", model, "-o", output, "--data", data, "--precision", keep, *quick)
+    assert asked.exit_code == 0, asked.stderr
+    manifest = json.loads(output.with_suffix(".manifest.json").read_text())
+    (one,) = manifest["precision"]
+    assert (one["kind"], one["assigned"], one["given"]) == ("layer", "float", "float")
+    assert list(manifest["recipe"]["precision"]["layers"].values()) == ["float"]
+    keep.write_text('[precision.layers]\n"nobody" = "float"\n')
+    wrong = onnxq("compile", model, "-o", output, "--data", data, "--precision", keep, *quick)
+    assert (wrong.exit_code, "precision.layers: 'nobody'" in wrong.stderr) == (2, True)
+
+
 def test_sensitivity_ranks_tensors_and_layers(onnxq, model: Path, data: Path) -> None:
     result = onnxq("sensitivity", model, "--data", data, "--samples", 4, "--top", 1)
     assert result.exit_code == 0, result.stderr

@@ -7,7 +7,15 @@ import pytest
 
 from onnxq.errors import PipelineError, RecipeError
 from onnxq.passmanager.pipeline import parse_pipeline
-from onnxq.recipe import Recipe, default_recipe, load_recipe, load_recipe_table, parse_recipe, shipped_recipes
+from onnxq.recipe import (
+    Recipe,
+    default_recipe,
+    load_precision,
+    load_recipe,
+    load_recipe_table,
+    parse_recipe,
+    shipped_recipes,
+)
 
 HEAD = 'name = "mine"\npipeline = "fold-constants"\n'
 
@@ -173,3 +181,45 @@ def test_the_recipe_in_the_documentation_is_right() -> None:
     assert parse_pipeline(recipe.pipeline)
     for name in (*(recipe.name for recipe in shipped_recipes()), *Recipe.model_fields, "min_sqnr_db"):
         assert f"`{name}`" in text or f"`{name}." in text or f".{name}`" in text, name
+
+
+PRECISION = """
+[precision.layers]
+"encoder.*" = "float"
+"a \\"b\\"" = "int8"
+[precision.values]
+"/pool/*" = "uint16"
+"""
+
+
+def test_what_is_assigned_by_name_survives_toml_and_json_in_its_order() -> None:
+    recipe = parse_recipe(HEAD + PRECISION, where="")
+    assert list(recipe.precision.layers.items()) == [("encoder.*", "float"), ('a "b"', "int8")]
+    assert recipe.precision.values == {"/pool/*": "uint16"}
+    assert parse_recipe(recipe.to_toml(), where="").precision == recipe.precision
+    again = Recipe.model_validate_json(recipe.model_dump_json())
+    assert list(again.precision.layers) == list(recipe.precision.layers)
+
+
+def test_a_file_of_its_own_may_hold_what_is_assigned(tmp_path: Path) -> None:
+    path = tmp_path / "keep.toml"
+    path.write_text(PRECISION)
+    assert load_precision(path) == parse_recipe(HEAD + PRECISION, where="").precision
+    path.write_text(HEAD + PRECISION)
+    with pytest.raises(RecipeError, match="unknown key 'name'"):
+        load_precision(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        ('[precision]\n"a" = "float"', "unknown key 'precision.a'", "choose from: layers, values"),
+        ("[precision]\nlayers = 3", "precision.layers: must be a valid dictionary, found 3", None),
+        ("[precision.layers]\na = 8", "precision.layers.a: must be a valid string, found 8", None),
+    ],
+)
+def test_a_wrong_table_of_precisions_is_told(text: str, message: str, hint: str | None) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse_recipe(HEAD + text, where="mine.toml")
+    assert str(caught.value) == f"mine.toml: {message}"
+    assert caught.value.hint == hint
