@@ -85,15 +85,15 @@ def _write(path: Path, found: Aligned) -> None:
     from onnxq.report.page.write import write_page
     from onnxq.report.tables_of_diff import changes_table, diff_facts, diff_tables, tensors_table
 
-    content = found.diff.to_dict()
+    diff = found.diff
     write_page(
         path,
-        f"{content['before']['name']} → {content['after']['name']}",
+        f"{diff.before.name} → {diff.after.name}",
         kind="diff",
-        facts=diff_facts(content),
+        facts=diff_facts(diff),
         picture=picture_of_diff(found),
-        tables=[*diff_tables(content, limit=None), changes_table(content), tensors_table(content)],
-        charts=diff_charts(content),
+        tables=[*diff_tables(diff, limit=None), changes_table(diff), tensors_table(diff)],
+        charts=diff_charts(diff),
     )
     remark(f"wrote {path}")
 
@@ -105,7 +105,6 @@ def _present(diff: ModelDiff, *, limit: bool) -> None:
     if not diff:
         show("nothing differs but, perhaps, names")
         return
-    content = diff.to_dict()
-    show(*map(draw, diff_tables(content, LIMIT if limit else None)))
-    if content["measured"]:
-        show(f"compared on {content['measured']['samples']} samples", *content["measured"]["notes"])
+    show(*map(draw, diff_tables(diff, LIMIT if limit else None)))
+    if diff.measured:
+        show(f"compared on {diff.measured.samples} samples", *diff.measured.notes)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from onnxq.cli.choose import RecipeSettings
 from onnxq.cli.console import progress, remark, show, show_json
 from onnxq.cli.options import Json, Model, NeededDataSettings, Threads
+
+if TYPE_CHECKING:
+    from onnxq.search.sensitivity import SensitivityReport
 
 Samples = Annotated[
     int, typer.Option("--samples", min=1, metavar="N", help="Compare the outputs on so many samples.")
@@ -64,13 +67,13 @@ def run(
     elif keep is not None:
         show(*precision_lines(found.worst(keep)))
     else:
-        _present(found.to_dict(), top)
+        _present(found, top)
 
 
-def _present(report: dict[str, Any], top: int) -> None:
+def _present(found: SensitivityReport, top: int) -> None:
     from onnxq.report.sensitivity import layers_table, overall_table, tensors_table
     from onnxq.report.text import draw
 
-    for table in (overall_table(report), tensors_table(report, top), layers_table(report, top)):
+    for table in (overall_table(found), tensors_table(found, top), layers_table(found, top)):
         show(draw(table))
-    show(f"compared on {report['samples']} samples")
+    show(f"compared on {found.samples} samples")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -66,6 +66,47 @@ class ChangeRow:
     bytes_after: int
     microseconds_before: float | None = None
     microseconds_after: float | None = None
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Changes of one kind with the same operators before and after; bytes and times are sums.
+
+    Args:
+        kind: One of ``KINDS``.
+        pattern: The operators before and after.
+        count: How many changes there are.
+        example: A node of the first of them.
+        bytes_before: As in ``ChangeRow``.
+        bytes_after: The same.
+        microseconds_before: The same.
+        microseconds_after: The same.
+
+    """
+
+    kind: str
+    pattern: str
+    count: int
+    example: str
+    bytes_before: int
+    bytes_after: int
+    microseconds_before: float | None
+    microseconds_after: float | None
+
+    @classmethod
+    def of(cls, rows: Sequence[ChangeRow]) -> Pattern:
+        """Return what changes of the same kind and pattern have in common; there is one at least."""
+        first = rows[0]
+        return cls(
+            kind=first.kind,
+            pattern=first.pattern,
+            count=len(rows),
+            example=next(iter((*first.before, *first.after)), ""),
+            bytes_before=sum(one.bytes_before for one in rows),
+            bytes_after=sum(one.bytes_after for one in rows),
+            microseconds_before=_sum(one.microseconds_before for one in rows),
+            microseconds_after=_sum(one.microseconds_after for one in rows),
+        )
 
 
 @dataclass(frozen=True)
@@ -160,26 +201,13 @@ class ModelDiff(Shown):
         return {kind: found[kind] for kind in KINDS}
 
     @property
-    def patterns(self) -> list[dict[str, Any]]:
+    def patterns(self) -> list[Pattern]:
         """The changes by kind and pattern, the most frequent first; ``same`` is left out."""
         found: dict[tuple[str, str], list[ChangeRow]] = {}
         for change in self.changes:
             if change.kind != "same":
                 found.setdefault((change.kind, change.pattern), []).append(change)
-        rows = [
-            {
-                "kind": kind,
-                "pattern": pattern,
-                "count": len(group),
-                "example": next(iter((*group[0].before, *group[0].after)), ""),
-                "bytes_before": sum(one.bytes_before for one in group),
-                "bytes_after": sum(one.bytes_after for one in group),
-                "microseconds_before": _sum(one.microseconds_before for one in group),
-                "microseconds_after": _sum(one.microseconds_after for one in group),
-            }
-            for (kind, pattern), group in found.items()
-        ]
-        return sorted(rows, key=lambda row: -row["count"])
+        return sorted(map(Pattern.of, found.values()), key=lambda one: -one.count)
 
     @property
     def unaligned(self) -> tuple[str, ...]:
@@ -199,7 +227,7 @@ class ModelDiff(Shown):
                 {
                     "differs": bool(self),
                     "counts": self.counts,
-                    "patterns": self.patterns,
+                    "patterns": [asdict(one) for one in self.patterns],
                     "unaligned": self.unaligned,
                     **asdict(self),
                 }
@@ -207,6 +235,6 @@ class ModelDiff(Shown):
         )
 
 
-def _sum(numbers: Any) -> float | None:
+def _sum(numbers: Iterable[float | None]) -> float | None:
     known = [number for number in numbers if number is not None]
     return sum(known) if known else None

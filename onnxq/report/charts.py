@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from onnxq.diff.result import ChangeRow, ModelDiff, Side, TensorError
 from onnxq.report.words import escape
 from onnxq.runtime.kernels import KernelReport
 
@@ -13,24 +15,23 @@ Chart = dict[str, Any]
 _MOST = 14
 
 
-def diff_charts(content: Mapping[str, Any]) -> list[Chart]:
-    """Return the charts of a difference, from what ``ModelDiff.to_dict()`` gives."""
-    charts = [bytes_chart(content["before"], content["after"])]
-    if content["measured"]:
-        charts = [error_chart(content), *_time_charts(content), *charts]
+def diff_charts(diff: ModelDiff) -> list[Chart]:
+    """Return the charts of a difference."""
+    charts = [bytes_chart(diff.before, diff.after)]
+    if diff.measured:
+        charts = [error_chart(diff.measured.errors, diff.changes), *_time_charts(diff), *charts]
     return charts
 
 
-def error_chart(content: Mapping[str, Any]) -> Chart:
+def error_chart(errors: Sequence[TensorError], changes: Sequence[ChangeRow]) -> Chart:
     """Return signal to noise of every aligned value in the order of the graph; equal ones are left out."""
-    errors = [error for error in content["measured"]["errors"] if error["sqnr_db"] is not None]
-    kinds: dict[str, list[Mapping[str, Any]]] = {}
-    for error in errors:
-        kinds.setdefault(content["changes"][error["change"]]["kind"], []).append(error)
-    places = {id(error): place for place, error in enumerate(errors)}
+    shown = [(error, sqnr) for error in errors if (sqnr := error.sqnr_db) is not None and math.isfinite(sqnr)]
+    kinds: dict[str, list[tuple[int, TensorError, float]]] = {}
+    for place, (error, sqnr) in enumerate(shown):
+        kinds.setdefault(changes[error.change].kind, []).append((place, error, sqnr))
     line = {
-        "x": list(range(len(errors))),
-        "y": [error["sqnr_db"] for error in errors],
+        "x": list(range(len(shown))),
+        "y": [sqnr for _, sqnr in shown],
         "mode": "lines",
         "line": {"width": 1, "color": "#8a949e"},
         "showlegend": False,
@@ -45,9 +46,9 @@ def error_chart(content: Mapping[str, Any]) -> Chart:
     }
     points = [
         {
-            "x": [places[id(error)] for error in group],
-            "y": [error["sqnr_db"] for error in group],
-            "text": [escape(error["value"]) for error in group],
+            "x": [place for place, _, _ in group],
+            "y": [sqnr for _, _, sqnr in group],
+            "text": [escape(error.value) for _, error, _ in group],
             "mode": "markers",
             "marker": {"symbol": symbols[kind], "size": 8},
             "name": kind,
@@ -63,17 +64,17 @@ def error_chart(content: Mapping[str, Any]) -> Chart:
     return {"title": "How error grows", "note": note, "data": [line, *points], "layout": axes, "wide": True}
 
 
-def bytes_chart(before: Mapping[str, Any], after: Mapping[str, Any]) -> Chart:
+def bytes_chart(before: Side, after: Side) -> Chart:
     """Return the bytes of both models' constants by type."""
     sides = (before, after)
-    types = list(dict.fromkeys(dtype for side in sides for dtype in side["bytes_by_dtype"]))
+    types = list(dict.fromkeys(dtype for side in sides for dtype in side.bytes_by_dtype))
     data = [
         {
             "type": "bar",
             "orientation": "h",
             "name": dtype,
-            "y": [escape(side["name"]) for side in sides],
-            "x": [side["bytes_by_dtype"].get(dtype, 0) / 1e6 for side in sides],
+            "y": [escape(side.name) for side in sides],
+            "x": [side.bytes_by_dtype.get(dtype, 0) / 1e6 for side in sides],
         }
         for dtype in types
     ]
@@ -119,22 +120,26 @@ def kernels_chart(kernels: KernelReport) -> Chart:
     return {"title": "Kernel timeline", "note": note, "data": data, "layout": layout, "wide": True}
 
 
-def _time_charts(content: Mapping[str, Any]) -> Iterator[Chart]:
-    timed = [row for row in content["patterns"] if row["microseconds_before"] or row["microseconds_after"]]
-    timed.sort(key=lambda row: -max(row["microseconds_before"] or 0, row["microseconds_after"] or 0))
-    rows: Sequence[Mapping[str, Any]] = timed[:8]
+def _time_charts(diff: ModelDiff) -> Iterator[Chart]:
+    timed = [
+        (row, row.microseconds_before or 0.0, row.microseconds_after or 0.0)
+        for row in diff.patterns
+        if row.microseconds_before or row.microseconds_after
+    ]
+    rows = sorted(timed, key=lambda row: -max(row[1:]))[:8]
     if not rows:
         return
-    labels = [_folded(f"{row['count']} x {row['pattern']}") for row in rows]
+    labels = [_folded(f"{row.count} x {row.pattern}") for row, _, _ in rows]
+    sides = (diff.before, [one for _, one, _ in rows]), (diff.after, [one for _, _, one in rows])
     data = [
         {
             "type": "bar",
             "orientation": "h",
-            "name": escape(content[side]["name"]),
+            "name": escape(side.name),
             "y": labels,
-            "x": [(row[f"microseconds_{side}"] or 0) / 1e3 for row in rows],
+            "x": [one / 1e3 for one in times],
         }
-        for side in ("before", "after")
+        for side, times in sides
     ]
     layout = {"xaxis": {"title": {"text": "ms in kernels"}}, "yaxis": {"autorange": "reversed"}}
     yield {"title": "Time by pattern", "data": data, "layout": layout}

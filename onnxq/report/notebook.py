@@ -68,7 +68,7 @@ def _(result: Overview) -> list[Table]:
 
 @tables_of.register
 def _(result: ModelDiff) -> list[Table]:
-    return diff_tables(result.to_dict())
+    return diff_tables(result)
 
 
 @tables_of.register

@@ -61,7 +61,7 @@ def node(model: ir.Model, name: str) -> ir.Node:
 
 
 def patterns(diff: ModelDiff) -> dict[str, int]:
-    return {row["pattern"]: row["count"] for row in diff.patterns}
+    return {row.pattern: row.count for row in diff.patterns}
 
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from onnxq.diff.result import TensorError
 from onnxq.manifest import DataUsed, Manifest, ModelFile
 from onnxq.passmanager.summary import Edits, PassSummary, Skipped
 from onnxq.recipe import load_recipe
@@ -254,9 +255,9 @@ def test_what_was_tuned_is_told_form_by_form() -> None:
 
 
 def test_only_what_is_equal_is_called_exact() -> None:
-    equal = {"value": "a", "cosine": 1.0, "sqnr_db": None, "max_abs": 0.0, "scale": 2.0}
-    zero_before = {"value": "b", "cosine": 0.0, "sqnr_db": None, "max_abs": 0.5, "scale": 0.0}
-    table = growth_table({"measured": {"errors": [equal, zero_before]}})
+    equal = TensorError(0, "a", "a", 1.0, None, 0.0, 2.0, None, None)
+    zero_before = TensorError(1, "b", "b", 0.0, None, 0.5, 0.0, None, None)
+    table = growth_table([equal, zero_before])
     assert [row[2] for row in table.rows] == ["exact", "-"]
 
 
