@@ -31,8 +31,8 @@ from onnxq.errors import InputError, ToleranceError, called
 from onnxq.files import as_utf8, replacing
 from onnxq.ir.module import GraphModule
 from onnxq.ir.store import (
+    begin_digest,
     foreign_operators,
-    model_digest,
     model_size,
     write_model,
 )
@@ -250,6 +250,7 @@ class Compilation:
             self.progress("writing", 0, None)
             write_model(module, model)
             tried = model[-1]
+            digest = begin_digest(tried)
             with called(tried, str(output)):
                 comparison = compare(
                     self.source.path, tried, samples, self.options, self.progress, self._run(module)
@@ -257,7 +258,7 @@ class Compilation:
             judged = comparison.accuracy if self._judges_itself and samples.meaningful else None
             if judged is not None:
                 self._require_better(judged)
-            manifest = self._manifest(built, table, tried, comparison)
+            manifest = self._manifest(built, table, tried, digest.result(), comparison)
             content.write_text(manifest.to_json(), encoding="utf-8")
             report.write_text(describe(manifest), encoding="utf-8")
             self.progress("reading the source again", 0, None)
@@ -332,7 +333,12 @@ class Compilation:
         )
 
     def _manifest(
-        self, built: Built, table: CalibrationTable | None, output: Path, comparison: Comparison
+        self,
+        built: Built,
+        table: CalibrationTable | None,
+        output: Path,
+        digest: str,
+        comparison: Comparison,
     ) -> Manifest:
         module, accuracy, latency = built.module, comparison.accuracy, comparison.latency
         assumed = self.recipe.processor
@@ -345,7 +351,7 @@ class Compilation:
         return Manifest(
             recipe=self.recipe.decided(),
             source=_model_file(self.source.path, self.source.digest),
-            output=_model_file(output, model_digest(output)),
+            output=_model_file(output, digest),
             opsets={
                 domain or "ai.onnx": version for domain, version in sorted(module.model.opset_imports.items())
             },

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxq.analysis.quantized import dequantized
-from onnxq.ir.module import GraphModule, array_of, constant_of, is_standard, name_of
+from onnxq.ir.module import GraphModule, array_of, constant_of, constant_tensor, is_standard, name_of
 from onnxq.ir.schema import CONTRIB
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.quant.packing import pack, pack_columns, unsigned
@@ -94,7 +94,7 @@ def _blocks_of(node: ir.Node) -> Blocks | str | None:
     if found is None:
         return None
     integers, scale, zero_point = found.stored, found.scale, found.zero_point
-    if constant_of(integers) is None or constant_of(scale) is None:
+    if constant_tensor(integers) is None or constant_tensor(scale) is None:
         return "its weight is no constant"
     if zero_point is not None and constant_of(zero_point) is None:
         return "its zero points are no constant"

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxq.analysis.quantized import Quantized, dequantized
-from onnxq.ir.module import GraphModule, array_of, constant_of, is_standard, name_of
+from onnxq.ir.module import GraphModule, array_of, constant_of, constant_tensor, is_standard, name_of
 from onnxq.ir.schema import CONTRIB, FLOAT8_PRODUCT
 from onnxq.passmanager.base import Effect, Pass, PassContext
 
@@ -74,7 +74,7 @@ def _reason(node: ir.Node, weight: Quantized) -> str | None:
     stored, scale, zero_point = weight.stored, weight.scale, weight.zero_point
     if node.outputs[0].dtype not in NARROW:
         return "it is neither in float16 nor in bfloat16"
-    if constant_of(stored) is None or constant_of(scale) is None:
+    if constant_tensor(stored) is None or constant_tensor(scale) is None:
         return "its weight is no constant"
     if zero_point is not None and (constant_of(zero_point) is None or array_of(zero_point).any()):
         return "float8 has no zero point but 0"

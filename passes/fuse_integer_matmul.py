@@ -18,6 +18,7 @@ from onnxq.analysis.quantized import Quantized, dequantized
 from onnxq.ir.module import (
     GraphModule,
     constant_of,
+    constant_tensor,
     is_standard,
     rank_of,
 )
@@ -50,7 +51,7 @@ class FuseIntegerMatmul(Pass):
 
 
 def _reason(activation: Quantized, weight: Quantized) -> str | None:
-    if constant_of(weight.stored) is None or weight.stored.dtype != ir.DataType.INT8:
+    if constant_tensor(weight.stored) is None or weight.stored.dtype != ir.DataType.INT8:
         return "its weight is not a constant of int8"
     if activation.stored.dtype != ir.DataType.UINT8:
         return "its input is not uint8"

@@ -15,7 +15,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from onnxq.ir.knowledge import Decision
-from onnxq.ir.module import GraphModule, constant_of
+from onnxq.ir.module import GraphModule, constant_tensor
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.rewrite.qdq.forms import form_of
 from onnxq.rewrite.shielding import shield_channels, shield_layers, shield_narrow_weights
@@ -42,7 +42,7 @@ class InsertQdq(Pass):
 
 def _realise(value: ir.Value, ctx: PassContext) -> None:
     for decision in ctx.edit.realise(value):
-        if constant_of(value) is not None:
+        if constant_tensor(value) is not None:
             form_of(decision.encoding).constant(value, decision.encoding, decision.readers, ctx.edit)
         elif decision.uses or value.is_graph_output():
             _realise_activation(decision, ctx)

@@ -11,11 +11,13 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxq.errors import PreconditionError
+from onnxq.ir.check import FINITE
 from onnxq.ir.module import (
     LINEAR,
     GraphModule,
     attribute,
     constant_of,
+    constant_tensor,
     input_of,
     is_float,
     is_standard,
@@ -25,9 +27,6 @@ from onnxq.ir.module import (
 
 SELECTING = frozenset({"Flatten", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 """Their output holds no value that their input does not hold."""
-
-FINITE = "onnxq_finite"
-"""Under this key, a tensor keeps whether all of its elements are finite."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class Layer:
         return self.input_axis
 
 
-def is_depthwise(node: ir.Node, weight: NDArray[Any]) -> bool:
+def is_depthwise(node: ir.Node, weight: NDArray[Any] | ir.TensorProtocol) -> bool:
     """Tell whether each channel of a Conv or QLinearConv reads one channel of its own."""
     if not is_standard(node, "Conv", "QLinearConv"):
         return False
@@ -138,7 +137,7 @@ def _given(node: ir.Node, index: int) -> ir.Value:
 def _not_a_layer(node: ir.Node, activation: ir.Value | None, weight: ir.Value | None) -> str | None:
     if constant_of(activation) is not None:
         return "its first input is a constant"
-    constant = constant_of(weight)
+    constant = constant_tensor(weight)
     if constant is None or activation is None:
         return "both of its inputs are computed at run time"
     if constant.size == 0:
@@ -171,13 +170,12 @@ def has_numbers(value: ir.Value | None) -> bool:
 
     It is looked at once: what a tensor holds never changes.
     """
-    constant = constant_of(value)
-    if value is None or constant is None or value.const_value is None:
+    tensor = constant_tensor(value)
+    if tensor is None:
         return True
-    known = value.const_value.meta
-    if FINITE not in known:
-        known[FINITE] = bool(np.isfinite(constant.astype(np.float32, copy=False)).all())
-    return bool(known[FINITE])
+    if FINITE not in tensor.meta:
+        tensor.meta[FINITE] = bool(np.isfinite(tensor.numpy().astype(np.float32, copy=False)).all())
+    return bool(tensor.meta[FINITE])
 
 
 def _fills(pad: ir.Node) -> bool:

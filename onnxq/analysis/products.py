@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from onnxq.analysis.layers import Layer, is_depthwise
 from onnxq.analysis.quantized import dequantized
-from onnxq.ir.module import GraphModule, constant_of, input_of, is_standard
+from onnxq.ir.module import GraphModule, constant_tensor, input_of, is_standard
+from onnxq.ir.stored import StoredTensor
 from onnxq.quant.encodings import Encoding
 
 EIGHT_BITS = (ir.DataType.INT8, ir.DataType.UINT8)
@@ -61,7 +62,7 @@ def _without(axis: int, rank: int) -> tuple[int, ...]:
     return tuple(other for other in range(rank) if other != axis)
 
 
-def _integer_weight(node: ir.Node) -> NDArray[Any] | None:
+def _integer_weight(node: ir.Node) -> ir.TensorProtocol | None:
     """Return the int8 weight that a node multiplies with 8-bit activations, unless its kernel is exact."""
     if node.op_type in FACTORS:
         activation, weight = (input_of(node, index) for index in FACTORS[node.op_type])
@@ -69,10 +70,10 @@ def _integer_weight(node: ir.Node) -> NDArray[Any] | None:
         activation, weight = (_eight_bits(input_of(node, index)) for index in (0, 1))
     else:
         return None
-    integers = constant_of(weight)
-    if activation is None or integers is None or integers.dtype != np.int8 or is_depthwise(node, integers):
+    integers = constant_tensor(weight)
+    if activation is None or integers is None or integers.dtype != ir.DataType.INT8:
         return None
-    return integers
+    return None if is_depthwise(node, integers) else integers
 
 
 def _eight_bits(value: ir.Value | None) -> ir.Value | None:
@@ -83,9 +84,14 @@ def _eight_bits(value: ir.Value | None) -> ir.Value | None:
     return found.stored
 
 
-def _exceeds(weight: NDArray[Any] | None) -> bool:
-    if weight is None or weight.size < 2:
+def _exceeds(weight: ir.TensorProtocol | None) -> bool:
+    if weight is None or weight.size < 2 or _is_limited(weight):
         return False
-    numbers = weight.astype(np.int16).ravel()
+    numbers = weight.numpy().astype(np.int16).ravel()
     highest, lowest = np.partition(numbers, -2)[-2:], np.partition(numbers, 1)[:2]
     return bool(highest.sum() > LARGEST_SUM or lowest.sum() < -LARGEST_SUM)
+
+
+def _is_limited(weight: ir.TensorProtocol) -> bool:
+    """Tell whether the encoding of a weight that is not computed yet keeps two of its integers in bounds."""
+    return isinstance(weight, StoredTensor) and 2 * max(map(abs, weight.encoding.limits)) <= LARGEST_SUM

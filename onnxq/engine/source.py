@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import NamedTuple
 
 from onnxq.errors import ModelError
 from onnxq.ir.module import GraphModule
-from onnxq.ir.store import load_model, model_digest, model_files
+from onnxq.ir.store import begin_digest, load_model, model_digest, model_files
+
+TICK = 2_000_000_000
+"""Nanoseconds within which two changes of a file may have the same time: FAT counts to two seconds."""
+
+
+class Look(NamedTuple):
+    """A file's place on the disk, its size, and the times of its content and of everything about it."""
+
+    place: int
+    size: int
+    written: int
+    changed: int
 
 
 @dataclass(frozen=True)
@@ -21,14 +36,15 @@ class Source:
 
     Args:
         path: The model.
-        digest: Of its content, and that of its data files; see ``model_digest``.
         looks: Each file with what changes when it is written or replaced.
+        began: When that was looked at, in nanoseconds of the clock.
 
     """
 
     path: Path
-    digest: str
-    looks: Mapping[Path, tuple[int, int, int] | None]
+    looks: Mapping[Path, Look | None]
+    began: int
+    _hashed: Future[str] = field(repr=False, compare=False)
 
     @classmethod
     def of(cls, path: Path) -> Source:
@@ -38,8 +54,18 @@ class Source:
             ModelError: The model or its data cannot be read.
 
         """
-        looks = {file: _look(file) for file in model_files(path)}
-        return cls(path, model_digest(path), looks)
+        began, looks = time.time_ns(), {file: _look(file) for file in model_files(path)}
+        return cls(path, looks, began, begin_digest(path))
+
+    @property
+    def digest(self) -> str:
+        """That of its content and its data files; see ``model_digest``.
+
+        Raises:
+            ModelError: One of them cannot be read.
+
+        """
+        return self._hashed.result()
 
     @cached_property
     def module(self) -> GraphModule:
@@ -66,12 +92,17 @@ class Source:
         return module
 
     def verify(self) -> None:
-        """Read all files again, and require that no byte has changed.
+        """Require that no byte has changed since work began.
+
+        Files are read again, unless they look as they did and that tells: clocks of file systems tick slowly,
+        so that what was written just before may have been written once more within the same tick.
 
         Raises:
             ModelError: One has, or cannot be read any more.
 
         """
+        if all(_look(file) == look and _tells(look, self.began) for file, look in self.looks.items()):
+            return
         changed = ModelError(
             "it has changed while it was worked on, so that nothing can be said of the result",
             where=str(self.path),
@@ -95,10 +126,15 @@ class Source:
             self.verify()
 
 
-def _look(file: Path) -> tuple[int, int, int] | None:
-    """Return what tells cheaply that a file is another one, or none: its place on the disk, size and time."""
+def _look(file: Path) -> Look | None:
+    """Return what tells cheaply that a file is another one, or none."""
     try:
         found = file.stat()
     except OSError:
         return None
-    return found.st_ino, found.st_size, found.st_mtime_ns
+    return Look(found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def _tells(look: Look | None, began: int) -> bool:
+    """Tell whether a later change would have another time than the last one before work began."""
+    return look is not None and max(look.written, look.changed) < began - TICK

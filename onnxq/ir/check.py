@@ -19,7 +19,9 @@ from onnxq.ir.module import LINEAR, attribute, is_standard
 EXPORT_AGAIN = "export the model again"
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 _NATIVE_FLOATS = (np.float32, np.float64)
-_BLOCK = 1 << 22
+_BLOCK = 1 << 18
+FINITE = "onnxq_finite"
+"""Where a tensor's ``meta`` tells whether all its elements are finite in float32, once that is known."""
 
 
 def check(model: ir.Model, path: Path) -> None:
@@ -126,6 +128,7 @@ def check_finite(graph: ir.Graph, known: Container[str] = ()) -> None:
         if tensor is None or tensor.dtype not in _FLOATS or tensor.size < (1 if linear else 2):
             continue
         extremes = np.array([(block.min(), block.max()) for block in _blocks(tensor)], dtype=np.float64)
+        tensor.meta[FINITE] = bool(np.isfinite(extremes.astype(np.float32)).all())
         if np.isnan(extremes).any() or (linear and np.isinf(extremes).any()):
             what = "NaN" if np.isnan(extremes).any() else "infinite values"
             raise ModelError(
@@ -136,7 +139,7 @@ def check_finite(graph: ir.Graph, known: Container[str] = ()) -> None:
 
 
 def _blocks(tensor: ir.TensorProtocol) -> Iterator[NDArray[Any]]:
-    """Yield the values in pieces of at most 32 MB, so that weights on disk stay there."""
+    """Yield the values in pieces of at most 2 MB, so that weights on disk stay there."""
     dtype = np.dtype(tensor.dtype.numpy())
     for start in range(0, tensor.size, _BLOCK):
         count = min(_BLOCK, tensor.size - start)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from weakref import WeakKeyDictionary
 
 import onnx_ir as ir
 
 from onnxq.ir.module import GraphModule, name_of
+from onnxq.ir.stored import StoredTensor
+from onnxq.quant.encodings import Encoding
 
 _tensor_digests: WeakKeyDictionary[ir.TensorProtocol, str] = WeakKeyDictionary()
+
+
+TensorName = Callable[[ir.TensorProtocol], str]
+"""Returns what tells a tensor from others."""
 
 
 def graph_digest(module: GraphModule, *, decisions: bool = True) -> str:
@@ -18,16 +24,25 @@ def graph_digest(module: GraphModule, *, decisions: bool = True) -> str:
 
     Metadata and documentation do not count. A tensor is hashed once, as tensors do not change.
     """
+    return _of_lines((*_lines(module, tensor_digest), *(_decision_lines(module) if decisions else ())))
+
+
+def graph_state(module: GraphModule) -> str:
+    """Return the same with decisions, for one process: weights in files count by their place, unread."""
+    return _of_lines((*_lines(module, _tensor_state), *_decision_lines(module)))
+
+
+def _of_lines(lines: Iterable[str]) -> str:
     digest = hashlib.sha256()
-    for line in (*_lines(module), *(_decision_lines(module) if decisions else ())):
+    for line in lines:
         digest.update(line.encode())
         digest.update(b"\n")
     return digest.hexdigest()
 
 
-def _lines(module: GraphModule) -> Iterator[str]:
+def _lines(module: GraphModule, named: TensorName) -> Iterator[str]:
     yield f"opsets {sorted(module.model.opset_imports.items())} ir {module.model.ir_version}"
-    yield from _graph_lines(module.graph)
+    yield from _graph_lines(module.graph, named)
     for _, function in sorted(module.model.functions.items()):
         yield function_text(function)
 
@@ -36,8 +51,11 @@ def _decision_lines(module: GraphModule) -> Iterator[str]:
     for decision in module.named_decisions():
         encoding = decision.encoding
         readers = None if decision.readers is None else sorted(decision.readers)
-        grid = hashlib.sha256(encoding.scale.tobytes() + encoding.zero_point.tobytes()).hexdigest()
-        yield f"encode {decision.value} {grid} {encoding.form} {readers}"
+        yield f"encode {decision.value} {_grid(encoding)} {encoding.form} {readers}"
+
+
+def _grid(encoding: Encoding) -> str:
+    return hashlib.sha256(encoding.scale.tobytes() + encoding.zero_point.tobytes()).hexdigest()
 
 
 def function_text(function: ir.Function) -> str:
@@ -45,11 +63,11 @@ def function_text(function: ir.Function) -> str:
     return "\n".join([f"function {function.identifier()}", *map(_node_line, function)])
 
 
-def _graph_lines(graph: ir.Graph) -> Iterator[str]:
+def _graph_lines(graph: ir.Graph, named: TensorName) -> Iterator[str]:
     for value in graph.inputs:
         yield f"input {value.name} {value.type} {value.shape}"
     for name, value in sorted(graph.initializers.items()):
-        yield f"initializer {name} {tensor_digest(value.const_value) if value.const_value else None}"
+        yield f"initializer {name} {named(value.const_value) if value.const_value else None}"
     yield from map(_node_line, graph)
     for value in graph.outputs:
         yield f"output {value.name} {value.type} {value.shape}"
@@ -74,7 +92,7 @@ def attribute_text(attr: ir.Attr) -> str:
 
 def _subgraph_digest(graph: ir.Graph) -> str:
     """Return a short name for a subgraph, so that a line does not grow with the depth of the nesting."""
-    return hashlib.sha256("\n".join(_graph_lines(graph)).encode()).hexdigest()
+    return hashlib.sha256("\n".join(_graph_lines(graph, tensor_digest)).encode()).hexdigest()
 
 
 def tensor_digest(tensor: ir.TensorProtocol) -> str:
@@ -85,3 +103,13 @@ def tensor_digest(tensor: ir.TensorProtocol) -> str:
         digest.update(repr(tensor.numpy().tolist()).encode() if text else tensor.tobytes())
         _tensor_digests[tensor] = digest.hexdigest()
     return _tensor_digests[tensor]
+
+
+def _tensor_state(tensor: ir.TensorProtocol) -> str:
+    """Return what tells a tensor from others while the files that hold weights stay as they are."""
+    if isinstance(tensor, StoredTensor):
+        encoding = tensor.encoding
+        return f"{_tensor_state(tensor.weight)} as {_grid(encoding)} {encoding.form}"
+    if isinstance(tensor, ir.ExternalTensor):
+        return f"{tensor.dtype} {tensor.shape} at {tensor.offset} of {tensor.path}"
+    return tensor_digest(tensor)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from onnxq.errors import ModelError
 from onnxq.ir.check import EXPORT_AGAIN
@@ -47,7 +49,7 @@ def attach_external(model: ir.Model, folder: Path) -> None:
             raise ModelError(problem[0], where=f"tensor {tensor.name!r}", hint=problem[1])
 
 
-def read_attributes(model: ir.Model) -> None:
+def _read_attributes(model: ir.Model) -> None:
     """Read the external tensors among node attributes into memory, as onnx_ir would not when saving."""
     for node in _all_nodes(model):
         for name, attr in node.attributes.items():
@@ -202,9 +204,54 @@ EMBEDDED_BYTES = 4096
 """External tensors up to this size are read at once: onnx's own tools look into them, wherever they run."""
 
 
-def read_small_tensors(model: ir.Model) -> None:
-    """Replace small external initializers by copies in memory."""
-    for value in model.graph.initializers.values():
-        tensor = value.const_value
-        if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes <= EMBEDDED_BYTES:
-            value.const_value = ir.Tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=tensor.name)
+class MappedTensor(ir.ExternalTensor):
+    """A tensor in a file that is mapped whenever it is asked for; the map lasts as long as the array.
+
+    One of onnx_ir 1.1 keeps its map, and with it every page that was ever read, in the process's memory.
+    """
+
+    @classmethod
+    def of(cls, tensor: ir.ExternalTensor) -> MappedTensor:
+        """Return the same tensor, mapped only while it is used."""
+        return cls(
+            tensor.location,
+            tensor.offset,
+            tensor.length,
+            tensor.dtype,
+            shape=tensor.shape,
+            name=tensor.name,
+            doc_string=tensor.doc_string,
+            metadata_props=tensor.metadata_props,
+            base_dir=tensor.base_dir,
+        )
+
+    def numpy(self) -> NDArray[Any]:
+        """Return the values, read-only."""
+        return self._opened().numpy()
+
+    def __array__(self, dtype: Any = None) -> NDArray[Any]:
+        """Return the values."""
+        return self._opened().__array__(dtype)
+
+    def tobytes(self) -> bytes:
+        """Return a copy of the bytes."""
+        return self._opened().tobytes()
+
+    def _opened(self) -> ir.ExternalTensor:
+        where = self.location, self.offset, self.length, self.dtype
+        return ir.ExternalTensor(*where, shape=self.shape, name=self.name or "", base_dir=self.base_dir)
+
+
+def settle_tensors(model: ir.Model) -> None:
+    """Read what is small, or an attribute, into memory; map other initializers whenever they are used."""
+    _read_attributes(model)
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if isinstance(value.const_value, ir.ExternalTensor):
+                value.const_value = _kept(value.const_value, main=graph is model.graph)
+
+
+def _kept(tensor: ir.ExternalTensor, *, main: bool) -> ir.TensorProtocol:
+    if main and tensor.nbytes <= EMBEDDED_BYTES:
+        return ir.Tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=tensor.name)
+    return MappedTensor.of(tensor)

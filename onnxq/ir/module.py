@@ -163,9 +163,15 @@ def input_of(node: ir.Node, index: int) -> ir.Value | None:
 
 def constant_of(value: ir.Value | None) -> NDArray[Any] | None:
     """Return the array of an initializer that no caller can override; None for anything else."""
-    if value is None or value.const_value is None or not value.is_initializer() or value.is_graph_input():
+    tensor = constant_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
+def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """Return the tensor of such an initializer, of which nothing is read or computed yet; else None."""
+    if value is None or not value.is_initializer() or value.is_graph_input():
         return None
-    return value.const_value.numpy()
+    return value.const_value
 
 
 def array_of(value: ir.Value | None) -> NDArray[Any]:
@@ -175,10 +181,20 @@ def array_of(value: ir.Value | None) -> NDArray[Any]:
         PreconditionError: ``value`` is no constant.
 
     """
-    array = constant_of(value)
-    if array is None:
+    return tensor_of(value).numpy()
+
+
+def tensor_of(value: ir.Value | None) -> ir.TensorProtocol:
+    """Return the tensor of a constant.
+
+    Raises:
+        PreconditionError: ``value`` is no constant.
+
+    """
+    tensor = constant_tensor(value)
+    if tensor is None:
         raise PreconditionError("it is no constant", where=f"value {name_of(value)!r}")
-    return array
+    return tensor
 
 
 def is_float(value: ir.Value | None) -> bool:

@@ -6,8 +6,10 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import onnx
@@ -18,26 +20,31 @@ from onnxq.errors import InputError, ModelError, OnnxqError, did_you_mean
 from onnxq.files import replacing, require_utf8
 from onnxq.ir.check import EXPORT_AGAIN, check, root_cause
 from onnxq.ir.external import (
+    MappedTensor,
     attach_external,
     believe_tensors,
     external_files,
-    read_attributes,
     read_embedded,
-    read_small_tensors,
+    settle_tensors,
     tensors,
 )
 from onnxq.ir.module import GraphModule, name_of
 from onnxq.ir.records import Remark
+from onnxq.ir.stored import StoredTensor
 
 FIRST_IR_VERSION = 4
 """Before it, weights had to be inputs; ONNX Runtime opens no model with others. It may list them still."""
 PROTOBUF_LIMIT = 2**31 - 1
 EMBEDDED_LIMIT = 1_900_000_000
 """Weights of more bytes go to a data file: the graph needs some of protobuf's 2 GiB, too."""
+STREAMED_LIMIT = 1 << 28
+"""So do weights of more bytes that come from a data file: ONNX Runtime maps what it would have to copy."""
+WRITERS = 2
+"""So many weights are computed and written at once, and no more are held."""
 DATA_SUFFIX = ".data"
 
 _STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml", "ai.onnx.training", "ai.onnx.preview.training"})
-_BLOCK = 1 << 22
+_BLOCK = 1 << 20
 _SMALL_TENSOR = 1024
 _NOT_ONNX = (
     (b"PK\x03\x04", "it is a zip archive", "a PyTorch file (.pt, .pth) has to be exported to ONNX first"),
@@ -68,9 +75,8 @@ def load_model(path: Path | str) -> GraphModule:
         read_embedded(model)
         believe_tensors(model)
         attach_external(model, path.absolute().parent)
+        settle_tensors(model)
         check(model, path)
-        read_attributes(model)
-        read_small_tensors(model)
     _shorten_domain(model)
     _free_negative_axes(model)
     model.ir_version = max(model.ir_version, FIRST_IR_VERSION)
@@ -84,7 +90,8 @@ def save_model(
     """Write a model whole or not at all; the same module gives the same bytes.
 
     Weights of more than ``EMBEDDED_LIMIT`` bytes together go to a data file beside the model,
-    called like it with ``.data`` added, and are streamed.
+    called like it with ``.data`` added, and are streamed; of more than ``STREAMED_LIMIT`` where some of them
+    lie in a data file already.
 
     Args:
         module: The module, which stays as it is.
@@ -113,7 +120,9 @@ def write_model(module: GraphModule, files: Sequence[Path]) -> None:
     model = module.model.clone()
     _sort_initializers(model.graph)
     for file in data:
-        ir.external_data.unload_from_model(model, file.parent, file.name, size_threshold_bytes=_SMALL_TENSOR)
+        ir.external_data.unload_from_model(
+            model, file.parent, file.name, size_threshold_bytes=_SMALL_TENSOR, max_workers=WRITERS
+        )
     if not data:
         ir.external_data.load_to_model(model)
     path.write_bytes(ir.serde.serialize_model(model).SerializeToString(deterministic=True))
@@ -128,12 +137,19 @@ def output_files(
         InputError: One of them is the input model or its data.
 
     """
-    large = external_data or sum(tensor.nbytes for tensor in tensors(module.model)) > EMBEDDED_LIMIT
+    large = external_data or _must_stream(module.model)
     targets = (path.with_name(path.name + DATA_SUFFIX), path) if large else (path,)
     inputs = [*external_files(module.model), *(model_files(source) if source else [])]
     for target in targets:
         _refuse_overwriting(target, inputs)
     return targets
+
+
+def _must_stream(model: ir.Model) -> bool:
+    """Tell whether the weights are too large for the model's own file."""
+    weights = list(tensors(model))
+    in_files = any(isinstance(tensor, MappedTensor | StoredTensor) for tensor in weights)
+    return sum(tensor.nbytes for tensor in weights) > (STREAMED_LIMIT if in_files else EMBEDDED_LIMIT)
 
 
 def model_files(path: Path) -> list[Path]:
@@ -162,6 +178,20 @@ def model_digest(path: Path) -> str:
         digest.update(str(file.relative_to(path.absolute().parent)).encode())
         _hash_file(digest, file)
     return digest.hexdigest()
+
+
+def begin_digest(path: Path) -> Future[str]:
+    """Begin to compute ``model_digest``, in a thread that nobody waits for at the end."""
+    future = Future[str]()
+
+    def compute() -> None:
+        try:
+            future.set_result(model_digest(path))
+        except BaseException as error:  # whoever asks for the result gets it
+            future.set_exception(error)
+
+    Thread(target=compute, daemon=True).start()
+    return future
 
 
 def model_size(path: Path) -> int:

@@ -10,7 +10,7 @@ from typing import IO
 
 from onnxq.errors import PassError, VerifyError
 from onnxq.files import write_errors
-from onnxq.ir.digest import graph_digest
+from onnxq.ir.digest import graph_state
 from onnxq.ir.module import GraphModule
 from onnxq.ir.text import render
 from onnxq.ir.verify import check_operators, verify
@@ -48,11 +48,11 @@ class VerifyEach(Instrument):
         """Verify the graph that the pipeline begins with; later ones are those of the pass before."""
         if self._digest is None:
             verify(module)
-            self._digest = graph_digest(module)
+            self._digest = graph_state(module)
 
     def after(self, module: GraphModule, pass_: Pass, index: int, record: PassRecord) -> None:
         """Verify; onnx's checker too, if the pass says that it changed something."""
-        old, self._digest = self._digest, graph_digest(module)
+        old, self._digest = self._digest, graph_state(module)
         if record.edits:
             verify(module)
             check_operators(module)

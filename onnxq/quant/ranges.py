@@ -94,6 +94,22 @@ class Method(ABC):
             hint=f"per channel: {', '.join(sorted(m.name for m in METHODS.values() if m.channel_stats))}",
         )
 
+    def choose_blocks(self, blocks: Values, dtype: str = "int8", symmetric: bool = True) -> ChannelEnds:
+        """Return the ranges of blocks that lie one below the other, two arrays of shape (B, N).
+
+        Args:
+            blocks: Shape (B, size, N), float32.
+            dtype: The integer type to be used; a key of ``DTYPES``.
+            symmetric: Whether their encodings will be symmetric around zero.
+
+        Raises:
+            RecipeError: The method has no form per channel.
+
+        """
+        rows = blocks.transpose(0, 2, 1)
+        low, high = self.choose_rows(rows.reshape(-1, blocks.shape[1]), dtype, symmetric)
+        return low.reshape(rows.shape[:2]), high.reshape(rows.shape[:2])
+
 
 class MinMax(Method):
     """Everything that was seen."""
@@ -119,6 +135,10 @@ class MinMax(Method):
     ) -> ChannelEnds:
         """Return the smallest and the largest value of each row."""
         return values.min(axis=1).astype(np.float64), values.max(axis=1).astype(np.float64)
+
+    def choose_blocks(self, blocks: Values, dtype: str = "int8", symmetric: bool = True) -> ChannelEnds:
+        """Return the smallest and the largest value of each block, as they lie."""
+        return blocks.min(axis=1).astype(np.float64), blocks.max(axis=1).astype(np.float64)
 
 
 class MovingAverage(Method):
@@ -277,7 +297,6 @@ def block_ranges(
         symmetric: Whether the encoding will be symmetric around zero.
 
     """
-    padded = np.pad(values, ((0, -len(values) % block_size), (0, 0)))  # zero is on every grid
-    blocks = padded.reshape(-1, block_size, values.shape[1]).transpose(0, 2, 1)
-    low, high = method.choose_rows(blocks.reshape(-1, block_size), dtype, symmetric)
-    return low.reshape(blocks.shape[:2]), high.reshape(blocks.shape[:2])
+    if len(values) % block_size:
+        values = np.pad(values, ((0, -len(values) % block_size), (0, 0)))  # zero is on every grid
+    return method.choose_blocks(values.reshape(-1, block_size, values.shape[1]), dtype, symmetric)

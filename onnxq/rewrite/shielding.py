@@ -25,7 +25,16 @@ import onnx_ir as ir
 
 from onnxq.analysis.layers import SELECTING
 from onnxq.analysis.quantized import dequantized
-from onnxq.ir.module import LINEAR, GraphModule, constant_of, input_of, is_float, is_standard, sole_reader
+from onnxq.ir.module import (
+    LINEAR,
+    GraphModule,
+    constant_of,
+    constant_tensor,
+    input_of,
+    is_float,
+    is_standard,
+    sole_reader,
+)
 from onnxq.quant.accumulator import accumulator_steps, holds_bias
 from onnxq.rewrite.edit import Editor
 
@@ -130,7 +139,7 @@ def _is_fixed(value: ir.Value) -> bool:
     while waiting:
         one = waiting.pop()
         producer = one.producer()
-        if producer is None and constant_of(one) is None:
+        if producer is None and constant_tensor(one) is None:
             return False
         sources = {source for source in producer.inputs if source is not None} if producer else set()
         waiting += sources - reached
@@ -169,13 +178,14 @@ def _quantizer(value: ir.Value) -> ir.Node | None:
 
 def _handed_on(node: ir.Node) -> ir.Value | None:
     """Return the one input that is no constant, if ONNX Runtime may look through the node."""
-    computed = [value for value in node.inputs if value is not None and constant_of(value) is None]
+    computed = [value for value in node.inputs if value is not None and constant_tensor(value) is None]
     return computed[0] if is_standard(node, *TRANSPARENT) and len(computed) == 1 else None
 
 
 def _is_packed_wrongly(weight: ir.Value) -> bool:
     found = dequantized(weight)
-    integers = None if found is None else constant_of(found.stored)
-    if found is None or integers is None or found.stored.dtype not in TWO_BITS:
+    integers = None if found is None else constant_tensor(found.stored)
+    if integers is None or integers.dtype not in TWO_BITS:
         return False
-    return integers.ndim == 2 and integers.shape[1] % IN_A_BYTE != 0
+    sizes = integers.shape.numpy()
+    return len(sizes) == 2 and sizes[1] % IN_A_BYTE != 0

@@ -40,11 +40,14 @@ class Writer:
         self, name: str, array: NDArray[Any], *, why: str, dtype: ir.DataType | None = None
     ) -> ir.Value:
         """Add an initializer called ``name``, or like it if that is taken."""
-        unique = self._unique(name)
-        tensor = ir.Tensor(np.ascontiguousarray(array).reshape(array.shape), dtype=dtype, name=unique)
-        value = ir.Value(
-            name=unique, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor
-        )
+        tensor = ir.Tensor(np.ascontiguousarray(array).reshape(array.shape), dtype=dtype)
+        return self.tensor(name, tensor, why=why)
+
+    def tensor(self, name: str, tensor: ir.TensorProtocol, *, why: str) -> ir.Value:
+        """Add the same of a tensor, which is not looked into."""
+        unique = tensor.name = self._unique(name)
+        kind, shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
+        value = ir.Value(name=unique, type=kind, shape=shape, const_value=tensor)
         self.module.graph.register_initializer(value)
         self._record("add constant", unique, why)
         return value

@@ -71,12 +71,10 @@ class Affine(Encoding):
         zero_point = np.clip(np.rint(least - low / scale), least, most)
         return cls(scale, zero_point.astype(np.int32), dtype, axis, block_size, limit)
 
-    def quantize(self, values: FloatArray) -> Stored:
-        """Return the integers of ``values``."""
+    def _quantized(self, values: FloatArray) -> Stored:
         steps = np.rint(values / self._spread(self.scale, values.shape))
         steps = steps + self._spread(self._counted_zero, values.shape)
-        integers: Stored = np.clip(steps, *self.limits).astype(self.dtypes[self.dtype])
-        return integers
+        return _integers(np.clip(steps, *self.limits), self.dtypes[self.dtype], self.bits)
 
     def dequantize(self, stored: Stored) -> Float32:
         """Return the real values of integers."""
@@ -100,3 +98,12 @@ class Affine(Encoding):
     def step(self, values: FloatArray) -> FloatArray:
         """Return the scale of each value."""
         return self._spread(self.scale, values.shape)
+
+
+def _integers(steps: FloatArray, dtype: np.dtype[Any], bits: int) -> Stored:
+    """Convert to what is stored; NumPy takes four times as long for types narrower than a byte."""
+    if bits >= 8:
+        whole: Stored = steps.astype(dtype)
+        return whole
+    narrow = steps.astype(np.int8).view(np.uint8) & np.uint8(2**bits - 1)  # ml_dtypes leaves the rest zero
+    return narrow.view(dtype)

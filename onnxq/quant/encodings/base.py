@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Self
 
@@ -18,6 +18,9 @@ FloatArray = NDArray[np.floating[Any]]
 Float32 = NDArray[np.float32]
 Stored = NDArray[Any]
 """What is stored: an array of one of ``DTYPES``."""
+
+PIECE = 1 << 20
+"""Bytes of values that are quantized at a time: with what is computed of them they fit a cache of some MB."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,9 +118,42 @@ class Encoding(ABC):
         scale = usable_scale(np.asarray(largest, np.float64) / cls.limits_of(dtype, limit)[1])
         return cls(scale, np.zeros(scale.shape, np.int32), dtype, axis, block_size, limit)
 
-    @abstractmethod
     def quantize(self, values: FloatArray) -> Stored:
-        """Return what is stored of ``values``, any shape that has ``axis``."""
+        """Return what is stored of ``values``, any shape that has ``axis``.
+
+        It is computed piece by piece, so that what lies in between stays in the processor's cache.
+        """
+        if values.nbytes <= PIECE:
+            return self._quantized(values)
+        stored = np.empty(values.shape, self.dtypes[self.dtype])
+        for start, piece in self.quantized_pieces(values):
+            stored[start : start + len(piece)] = piece
+        return stored
+
+    def quantized_pieces(self, values: FloatArray) -> Iterator[tuple[int, Stored]]:
+        """Yield what is stored of some rows of ``values`` at a time, with the number of the first.
+
+        Args:
+            values: At least one axis; a row is all that has one index of axis 0.
+
+        """
+        least = self.layout.rows_apart(values.ndim)
+        row = max(values.nbytes // max(len(values), 1), 1)
+        step = max(PIECE // row // least, 1) * least
+        for start in range(0, len(values), step):
+            rows = values[start : start + step]
+            yield start, self._of_rows(start, start + len(rows), values.ndim)._quantized(rows)
+
+    def _of_rows(self, start: int, stop: int, rank: int) -> Self:
+        """Return the encoding that these rows of a tensor of so many axes have."""
+        part = self.layout.rows(start, stop, rank)
+        if part is None:
+            return self
+        return replace(self, scale=self.scale[part], zero_point=self.zero_point[part])
+
+    @abstractmethod
+    def _quantized(self, values: FloatArray) -> Stored:
+        """Return what is stored of ``values``, all at once."""
 
     @abstractmethod
     def dequantize(self, stored: Stored) -> Float32:

@@ -51,6 +51,15 @@ class Blocks(Layout):
         """Repeat each entry for the values of its block."""
         return np.take(array, np.arange(shape[self.axis]) // self.size, axis=self.axis)
 
+    def rows_apart(self, rank: int) -> int:
+        """Whole blocks, where the rows are what is cut."""
+        return self.size if self.axis % rank == 0 else 1
+
+    def rows(self, start: int, stop: int, rank: int) -> slice | None:
+        """The scales of these rows, or of the blocks that they fill."""
+        size = self.rows_apart(rank)
+        return slice(start // size, -(-stop // size))
+
     def ends(self, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return the smallest and the largest value of each block.
 

@@ -51,8 +51,7 @@ class Float8(Encoding):
         """Return the encoding that covers the larger magnitude of ``low`` and ``high`` on both sides."""
         return cls.symmetric(np.maximum(np.abs(low), np.abs(high)), dtype, axis, block_size, limit)
 
-    def quantize(self, values: FloatArray) -> Stored:
-        """Return the numbers that are stored."""
+    def _quantized(self, values: FloatArray) -> Stored:
         return self._rounded(values / self._spread(self.scale, values.shape))
 
     def dequantize(self, stored: Stored) -> Float32:

@@ -31,6 +31,24 @@ class Layout(ABC):
     def spread(self, array: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
         """Return an array with an entry for each part so that it broadcasts against a tensor of ``shape``."""
 
+    def rows_apart(self, rank: int) -> int:
+        """Return of how many rows along axis 0 a piece of a tensor has to be a multiple; see ``rows``."""
+        return 1
+
+    @abstractmethod
+    def rows(self, start: int, stop: int, rank: int) -> slice | None:
+        """Return which entries along axis 0 of the scales are those of some rows of a tensor.
+
+        Args:
+            start: The first row, a multiple of ``rows_apart``.
+            stop: The row behind the last.
+            rank: How many axes the tensor has.
+
+        Returns:
+            None where all entries are.
+
+        """
+
 
 class Whole(Layout):
     """One scale for all values."""
@@ -48,6 +66,10 @@ class Whole(Layout):
     def spread(self, array: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
         """A scalar is broadcast as it is."""
         return array
+
+    def rows(self, start: int, stop: int, rank: int) -> slice | None:
+        """The one scale is everyone's."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -75,3 +97,7 @@ class Channels(Layout):
         ones = [1] * len(shape)
         ones[self.axis] = -1
         return array.reshape(ones)
+
+    def rows(self, start: int, stop: int, rank: int) -> slice | None:
+        """All scales, unless the rows are the channels."""
+        return slice(start, stop) if self.axis % rank == 0 else None

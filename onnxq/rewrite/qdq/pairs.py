@@ -9,7 +9,9 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from onnxq.ir.module import array_of
+from onnxq.ir.external import MappedTensor
+from onnxq.ir.module import tensor_of
+from onnxq.ir.stored import StoredTensor
 from onnxq.quant.encodings import Affine, Encoding, Float8, encoding_of
 from onnxq.rewrite.edit import Editor
 from onnxq.rewrite.qdq.base import Form, look_ups
@@ -45,8 +47,10 @@ class Pairs(Form):
 
 def stored_of(value: ir.Value, encoding: Encoding, edit: Editor) -> ir.Value:
     """Return what is stored of a constant, as an initializer."""
-    stored = encoding.quantize(array_of(value))
-    return edit.constant(f"{value.name}_q", stored, why=f"stored as {encoding.dtype}")
+    weight, name, why = tensor_of(value), f"{value.name}_q", f"stored as {encoding.dtype}"
+    if isinstance(weight, MappedTensor):
+        return edit.tensor(name, StoredTensor(weight, encoding), why=why)
+    return edit.constant(name, encoding.quantize(weight.numpy()), why=why)
 
 
 def grid_of(name: str | None, encoding: Encoding, edit: Editor) -> Grid:

@@ -22,8 +22,10 @@ from onnxq.quant.encodings import (
     Encoding,
     Float8,
     affine_encoding,
+    base,
     block_encoding,
     covering,
+    dtypes,
     encoding_of,
     symmetric_encoding,
 )
@@ -46,6 +48,32 @@ def test_the_error_stays_within_the_bound(values: list[float], dtype: str) -> No
     # rounding of x / scale and of the product, each relative to the largest value.
     slack = 4 * np.finfo(np.float32).eps * np.abs(x).max()
     assert (error <= encoding.error_bound(x) + slack).all()
+
+
+@pytest.mark.parametrize("dtype", sorted(dtypes().keys() - {"int32"}))
+@pytest.mark.parametrize(("axis", "block"), [(None, None), (0, None), (-1, None), (0, 8), (-1, 8)])
+def test_pieces_are_those_of_the_whole(
+    dtype: str, axis: int | None, block: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = np.random.default_rng(0).normal(size=(50, 37)).astype(np.float32)
+    if axis is not None and block is not None:
+        encoding: Encoding = block_encoding(x, dtype, axis, block)
+    else:
+        others = None if axis is None else 1 - axis % 2
+        encoding = covering(x.min(axis=others), x.max(axis=others), dtype, axis=axis)
+    whole = encoding.quantize(x)
+    monkeypatch.setattr(base, "PIECE", 3 * x[0].nbytes)  # of three rows, or of one block
+    pieces = [piece for _, piece in encoding.quantized_pieces(x)]
+    assert len(pieces) == (7 if (axis, block) == (0, 8) else 17)
+    assert np.concatenate(pieces).tobytes() == encoding.quantize(x).tobytes() == whole.tobytes()
+
+
+@pytest.mark.parametrize("dtype", ["int2", "uint2", "int4", "uint4"])
+def test_integers_narrower_than_a_byte_are_those_that_ml_dtypes_converts_to(dtype: str) -> None:
+    low, high = Affine.limits_of(dtype)
+    numbers = np.arange(low, high + 1, dtype=np.float32)
+    stored = encoding_of(np.float32(1), np.int32(0), dtype).quantize(numbers)
+    assert stored.tobytes() == numbers.astype(Affine.dtypes[dtype]).tobytes()
 
 
 @given(finite, finite, st.sampled_from(sorted(Affine.dtypes.keys() - {"int32"})))
