@@ -11,8 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from measuring import parser, show_tables
+from measuring import parser, ran, show_tables
 from peers import quantize_static
 from rich.console import Console
 
@@ -170,25 +168,10 @@ def _compile(case: Case, folder: Path, *runs: Sequence[str]) -> Run:
         for options in runs:
             output = folder / "out.onnx"
             given = [case.model, "-o", output, "--data", case.data, "--force", *options]
-            begun = time.perf_counter()
-            peak = _peak([str(ONNXQ), "compile", *map(str, given)], {**os.environ, "ONNXQ_CACHE": cache})
-            seconds = time.perf_counter() - begun
+            command = [str(ONNXQ), "compile", *map(str, given)]
+            seconds, peak = ran(command, {**os.environ, "ONNXQ_CACHE": cache})
     data = json.loads(output.with_name("out.manifest.json").read_text())["data"] or {}
     return Run(seconds, peak, data.get("measured", 0), data.get("recalled", 0))
-
-
-def _peak(command: Sequence[str], env: Mapping[str, str]) -> int:
-    """Run a command and return its largest resident memory in bytes."""
-    with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"exit code {process.returncode} of {' '.join(command)}")
-    return _bytes(usage)
-
-
-def _bytes(usage: resource.struct_rusage) -> int:
-    return usage.ru_maxrss if sys.platform == "darwin" else usage.ru_maxrss * 1024
 
 
 if __name__ == "__main__":

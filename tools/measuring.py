@@ -5,7 +5,11 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import os
 import platform
+import subprocess
+import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -76,8 +80,6 @@ def real_tasks(assets: Path) -> ModuleType | None:
     if spec is None or spec.loader is None:
         return None
     module = importlib.util.module_from_spec(spec)
-    import sys
-
     sys.modules["realtasks"] = module
     spec.loader.exec_module(module)
     return module
@@ -98,6 +100,17 @@ def cosines(wanted: NDArray[np.float64], found: NDArray[np.float64]) -> dict[str
     """Return the mean and the smallest cosine of two sets of embeddings of length 1."""
     each = (wanted * found).sum(axis=1)
     return {"cosine mean": round(float(each.mean()), 4), "min": round(float(each.min()), 4)}
+
+
+def ran(command: Sequence[str], env: Mapping[str, str] | None = None) -> tuple[float, int]:
+    """Run a command; return its seconds, and its largest resident memory in bytes."""
+    begun = time.perf_counter()
+    with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise SystemExit(f"exit code {process.returncode} of {' '.join(command)}")
+    return time.perf_counter() - begun, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def show(title: str, rows: Rows, notes: Iterable[str], *, as_json: bool) -> None:
