@@ -1,16 +1,28 @@
-"""What a page draws: both models as one graph, so that what is the same stands at the same place."""
+"""What a page draws of models: two are one graph, so that what is the same stands at the same place."""
 
 from __future__ import annotations
 
 import ast
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
 from onnxq.diff.changes import Change
+from onnxq.diff.drawn import (
+    AFTER,
+    BEFORE,
+    BOTH,
+    DrawnChange,
+    DrawnNode,
+    DrawnWeight,
+    NodeFacts,
+    Picture,
+    StoredWeight,
+)
 from onnxq.diff.flat import Flat, subgraphs
 from onnxq.diff.models import Aligned, constant_bytes, name_of_node
 from onnxq.diff.result import ChangeRow, TensorError
@@ -18,18 +30,16 @@ from onnxq.diff.tensors import shape_of, stored_grid
 from onnxq.diff.weights import Stored, WeightMatch, stored_weights
 from onnxq.ir.module import name_of
 from onnxq.quant.likeness import bars
-from onnxq.runtime.compare import plain
 from onnxq.runtime.kernels import KernelReport
 
-BOTH, BEFORE, AFTER = 0, 1, 2
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _LONGEST_TEXT = 160
 _BARS_OF = 200_000
 """Elements of a weight that its histogram counts at most; evenly spaced."""
 
 
-def picture_of_diff(aligned: Aligned) -> dict[str, Any]:
-    """Return nodes, edges, changes and weights of both models as plain values.
+def picture_of_diff(aligned: Aligned) -> Picture:
+    """Return nodes, edges, changes and weights of both models.
 
     Nodes of a change that left the operators as they were stand for both models.
     """
@@ -42,24 +52,23 @@ def picture_of_diff(aligned: Aligned) -> dict[str, Any]:
     errors = {} if aligned.diff.measured is None else {e.change: e for e in aligned.diff.measured.errors}
     rows = aligned.diff.changes
     for node in union.nodes:
-        row, error = rows[node["change"]], errors.get(node["change"])
-        node["kind"] = row.kind
-        node["us"] = [row.microseconds_before, row.microseconds_after]
-        node["error"] = None if error is None else error.sqnr_db
-        node["last"] = _is_last(aligned.changes[node["change"]], node, union)
-    pairs = [_weight_pair(match, union) for match in aligned.alignment.weights]
-    picture = {
-        "models": [aligned.diff.before.name, aligned.diff.after.name],
-        "nodes": union.nodes,
-        "edges": union.edges(before, after),
-        "changes": [_change(row, errors.get(row.id)) for row in rows],
-        "weights": pairs,
-    }
-    return dict(plain(picture))
+        assert node.change is not None
+        row, error = rows[node.change], errors.get(node.change)
+        node.kind = row.kind
+        node.us = row.microseconds_before, row.microseconds_after
+        node.error = None if error is None else error.sqnr_db
+        node.last = _is_last(aligned.changes[node.change], node, union)
+    return Picture(
+        models=(aligned.diff.before.name, aligned.diff.after.name),
+        nodes=union.nodes,
+        edges=union.edges(before, after),
+        weights=[_weight_pair(match, union) for match in aligned.alignment.weights],
+        changes=[_change(row, errors.get(row.id)) for row in rows],
+    )
 
 
-def picture_of_model(flat: Flat, name: str, kernels: KernelReport | None = None) -> dict[str, Any]:
-    """Return nodes, edges and weights of one model as plain values.
+def picture_of_model(flat: Flat, name: str, kernels: KernelReport | None = None) -> Picture:
+    """Return nodes, edges and weights of one model.
 
     Args:
         flat: The model.
@@ -75,23 +84,16 @@ def picture_of_model(flat: Flat, name: str, kernels: KernelReport | None = None)
     _give_scopes(union, flat, 0)
     for node, entry in zip(flat.nodes, union.nodes, strict=True):
         found = [times[key] for key in (*map(name_of, node.outputs), node.name or "") if key in times]
-        entry["us"] = [found[0] if found else None, None]
-        entry["kind"], entry["last"], entry["error"] = "same", True, None
-    picture = {
-        "models": [name],
-        "nodes": union.nodes,
-        "edges": union.edges(flat, None),
-        "changes": [],
-        "weights": [_weight_alone(stored, union) for stored in stored_weights(flat)],
-    }
-    return dict(plain(picture))
+        entry.us = (found[0] if found else None), None
+    weights = [_weight_alone(stored, union) for stored in stored_weights(flat)]
+    return Picture((name,), union.nodes, union.edges(flat, None), weights)
 
 
 class _Union:
     """The nodes of both models, each with a number."""
 
     def __init__(self) -> None:
-        self.nodes: list[dict[str, Any]] = []
+        self.nodes: list[DrawnNode] = []
         self.numbers: dict[ir.Node, int] = {}
         self.origins: list[list[ir.Node | None]] = []
 
@@ -101,7 +103,7 @@ class _Union:
             self.numbers[node] = len(self.nodes)
             self.origins.append([None, None])
             self.origins[-1][side] = node
-            self.nodes.append({**_entry(node, side, change), "slot": len(self.nodes)})
+            self.nodes.append(_drawn(node, len(self.nodes), side, change))
 
     def join(self, first: ir.Node, second: ir.Node) -> None:
         """Let ``second`` share the number of ``first``."""
@@ -110,13 +112,13 @@ class _Union:
         number = self.numbers[second] = self.numbers[first]
         self.origins[number][1] = second
         entry = self.nodes[number]
-        entry["side"] = BOTH
-        entry["facts"][1] = _facts(second)
-        entry["bytes"][1] = constant_bytes([second])
+        entry.side = BOTH
+        entry.facts[1] = _facts(second)
+        entry.bytes[1] = constant_bytes([second])
 
     def place_together(self, first: ir.Node, second: ir.Node) -> None:
         """Let both be drawn at one place: they are of different models."""
-        self.nodes[self.numbers[second]]["slot"] = self.nodes[self.numbers[first]]["slot"]
+        self.nodes[self.numbers[second]].slot = self.nodes[self.numbers[first]].slot
 
     def edges(self, before: Flat, after: Flat | None) -> list[tuple[int, int, int]]:
         """Return who reads whom: two numbers, and of which model that is so."""
@@ -147,42 +149,42 @@ def _add_change(union: _Union, place: int, change: Change) -> None:
         union.place_together(first, second)
 
 
-def _entry(node: ir.Node, side: int, change: int | None) -> dict[str, Any]:
-    facts: list[Any] = [None, None]
+def _drawn(node: ir.Node, slot: int, side: int, change: int | None) -> DrawnNode:
+    facts: list[NodeFacts | None] = [None, None]
     facts[side] = _facts(node)
     sizes = [0, 0]
     sizes[side] = constant_bytes([node])
-    return {
-        "name": name_of_node(node),
-        "op": node.op_type,
-        "scope": "",
-        "side": side + 1,
-        "change": change,
-        "dtype": _dtype(node),
-        "facts": facts,
-        "bytes": sizes,
-    }
+    return DrawnNode(
+        name=name_of_node(node),
+        op=node.op_type,
+        slot=slot,
+        side=side + 1,
+        change=change,
+        dtype=_dtype(node),
+        facts=facts,
+        bytes=sizes,
+    )
 
 
-def _facts(node: ir.Node) -> dict[str, Any]:
-    return {
-        "name": name_of_node(node),
-        "domain": node.domain,
-        "inputs": [_value(value) for value in node.inputs if value is not None],
-        "outputs": [_value(value) for value in node.outputs if value.name],
-        "attributes": {
+def _facts(node: ir.Node) -> NodeFacts:
+    return NodeFacts(
+        name=name_of_node(node),
+        domain=node.domain,
+        inputs=[_value(value) for value in node.inputs if value is not None],
+        outputs=[_value(value) for value in node.outputs if value.name],
+        attributes={
             key: _short(str(attr.value)) for key, attr in node.attributes.items() if not _is_graph(attr)
         },
-    }
+    )
 
 
-def _value(value: ir.Value) -> list[str]:
+def _value(value: ir.Value) -> tuple[str, str, str]:
     dtype = "?" if value.dtype is None else value.dtype.name.lower()
     shape = "" if value.shape is None else f"[{', '.join(map(str, shape_of(value) or ()))}]"
     tensor = value.const_value
     small = tensor is not None and tensor.size <= 4 and not tensor.dtype.is_string()
     content = f" = {tensor.numpy().tolist()}" if small and tensor is not None else ""
-    return [name_of(value), f"{dtype}{shape}{_short(content)}", "" if tensor is None else "constant"]
+    return name_of(value), f"{dtype}{shape}{_short(content)}", "" if tensor is None else "constant"
 
 
 def _short(text: str) -> str:
@@ -216,15 +218,16 @@ def _give_scopes(union: _Union, flat: Flat, side: int) -> None:
     """Give each node the scope that its exporter noted, or its name has, or its change, or its inputs."""
     known: dict[int, str] = {}
     for entry in union.nodes:
-        if entry["scope"] and entry["change"] is not None:
-            known.setdefault(entry["change"], entry["scope"])
+        if entry.scope and entry.change is not None:
+            known.setdefault(entry.change, entry.scope)
     for node in flat.nodes:
         number = union.numbers.get(node)
-        if number is None or union.nodes[number]["scope"]:
+        if number is None or union.nodes[number].scope:
             continue
         entry = union.nodes[number]
         noted = _noted_scope(node) if side == 0 else ""
-        entry["scope"] = noted or known.get(entry["change"], "") or _scope_of_inputs(union, node)
+        of_change = "" if entry.change is None else known.get(entry.change, "")
+        entry.scope = noted or of_change or _scope_of_inputs(union, node)
 
 
 def _noted_scope(node: ir.Node) -> str:
@@ -237,28 +240,21 @@ def _noted_scope(node: ir.Node) -> str:
 
 def _scope_of_inputs(union: _Union, node: ir.Node) -> str:
     makers = [value.producer() for value in node.inputs if value is not None]
-    scopes = (union.nodes[union.numbers[maker]]["scope"] for maker in makers if maker in union.numbers)
+    scopes = (union.nodes[union.numbers[maker]].scope for maker in makers if maker in union.numbers)
     return next(filter(None, scopes), "")
 
 
-def _is_last(change: Change, node: dict[str, Any], union: _Union) -> bool:
+def _is_last(change: Change, node: DrawnNode, union: _Union) -> bool:
     """Tell whether the node gives its change's value, and so stands for the change's time and error."""
     makers = (value.producer() for value in (change.value, change.counterpart) if value is not None)
     return any(maker is not None and union.nodes[union.numbers[maker]] is node for maker in makers)
 
 
-def _change(row: ChangeRow, error: TensorError | None) -> dict[str, Any]:
-    keys = ("cosine", "sqnr_db", "max_abs", "scale", "input_sqnr_db", "entered_db")
-    return {
-        "kind": row.kind,
-        "pattern": row.pattern,
-        "how": row.how,
-        "values": [row.value, row.counterpart],
-        "error": None if error is None else {key: getattr(error, key) for key in keys},
-    }
+def _change(row: ChangeRow, error: TensorError | None) -> DrawnChange:
+    return DrawnChange(row.kind, row.pattern, row.how, (row.value, row.counterpart), error)
 
 
-def _weight_pair(match: WeightMatch, union: _Union) -> dict[str, Any]:
+def _weight_pair(match: WeightMatch, union: _Union) -> DrawnWeight:
     edges, heights = bars(_thinned(match.before.real))
     stored = match.after
     real = stored.scale is not None or (
@@ -267,40 +263,36 @@ def _weight_pair(match: WeightMatch, union: _Union) -> dict[str, Any]:
     other = (
         np.histogram(_thinned(match.counterpart), np.asarray(edges))[0].tolist() if real and edges else None
     )
-    return {
-        "nodes": [union.numbers[match.before.node], union.numbers[stored.node]],
-        "names": [name_of(match.before.value), name_of(stored.value)],
-        "grids": [_grid(match.before), _grid(stored)],
-        "cosine": match.cosine,
-        "edges": edges,
-        "heights": [heights, other],
-    }
+    return DrawnWeight(
+        nodes=[union.numbers[match.before.node], union.numbers[stored.node]],
+        names=[name_of(match.before.value), name_of(stored.value)],
+        grids=[_stored(match.before), _stored(stored)],
+        edges=edges,
+        heights=[heights, other],
+        cosine=match.cosine,
+    )
 
 
-def _weight_alone(stored: Stored, union: _Union) -> dict[str, Any]:
+def _weight_alone(stored: Stored, union: _Union) -> DrawnWeight:
     edges, heights = bars(_thinned(stored.real))
-    return {
-        "nodes": [union.numbers[stored.node]],
-        "names": [name_of(stored.value)],
-        "grids": [_grid(stored)],
-        "edges": edges,
-        "heights": [heights],
-    }
+    return DrawnWeight(
+        nodes=[union.numbers[stored.node]],
+        names=[name_of(stored.value)],
+        grids=[_stored(stored)],
+        edges=edges,
+        heights=[heights],
+    )
 
 
 def _thinned(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return array.reshape(-1)[:: max(1, array.size // _BARS_OF)]
 
 
-def _grid(stored: Stored) -> dict[str, Any]:
+def _stored(stored: Stored) -> StoredWeight:
     grid = stored_grid(stored)
     tensor = stored.value.const_value
     assert tensor is not None
-    found: dict[str, Any] = {
-        "dtype": tensor.dtype.name.lower(),
-        "shape": list(tensor.shape.numpy()),
-        "bytes": tensor.nbytes,
-    }
-    if grid is not None:
-        found |= {"granularity": grid.granularity, "scale": grid.scale, "zero_point": grid.zero_point}
-    return found
+    found = StoredWeight(tensor.dtype.name.lower(), list(tensor.shape.numpy()), tensor.nbytes)
+    if grid is None:
+        return found
+    return replace(found, granularity=grid.granularity, scale=grid.scale, zero_point=grid.zero_point)

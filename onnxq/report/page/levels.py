@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+from onnxq.diff.drawn import DrawnNode
 from onnxq.report.page.layout import layered
 
 ELSEWHERE = "outside of layers"
@@ -14,35 +15,47 @@ DEEPEST = 4
 """Levels above the whole graph; deeper scopes are seen in the whole graph only."""
 
 
-def levels_of(nodes: Sequence[Mapping[str, Any]], edges: Sequence[tuple[int, int]]) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class Level:
+    """Places of all that is drawn at one level.
+
+    Args:
+        x: To the right.
+        y: Down.
+        names: Of the groups that stand for several nodes; None where each node is drawn.
+        member: The group of each node, by number; None likewise.
+
+    """
+
+    x: list[float]
+    y: list[float]
+    names: list[str] | None = None
+    member: list[int] | None = None
+
+
+def levels_of(nodes: Sequence[DrawnNode], edges: Sequence[tuple[int, int]]) -> list[Level]:
     """Return the levels, the coarsest first; the last one is the whole graph.
 
     Args:
-        nodes: Each with its ``scope``, such as ``encoder/layer.0/attention``, and its ``slot``: nodes of
-            the same slot are drawn at the same place.
+        nodes: What is drawn.
         edges: From node to node, by number.
 
     """
-    scopes = _without_common_root([scope_parts(node["scope"]) for node in nodes])
-    found: list[dict[str, Any]] = []
+    scopes = _without_common_root([scope_parts(node.scope) for node in nodes])
+    found, groups = list[Level](), 2
     for depth in range(1, DEEPEST + 1):
         level = _level(scopes, edges, depth)
-        fewer = len(level["names"]) < (len(nodes) * 3) // 4
-        if fewer and len(level["names"]) > 2 and (not found or len(level["names"]) > len(found[-1]["names"])):
+        if groups < len(level.x) < (len(nodes) * 3) // 4:
             found.append(level)
+            groups = len(level.x)
     return [*found, _whole(nodes, edges)]
 
 
-def _whole(nodes: Sequence[Mapping[str, Any]], edges: Sequence[tuple[int, int]]) -> dict[str, Any]:
-    slots = {slot: number for number, slot in enumerate(dict.fromkeys(node["slot"] for node in nodes))}
-    at = [slots[node["slot"]] for node in nodes]
+def _whole(nodes: Sequence[DrawnNode], edges: Sequence[tuple[int, int]]) -> Level:
+    slots = {slot: number for number, slot in enumerate(dict.fromkeys(node.slot for node in nodes))}
+    at = [slots[node.slot] for node in nodes]
     places = layered(len(slots), [(at[a], at[b]) for a, b in edges if at[a] != at[b]])
-    return {
-        "names": None,
-        "member": None,
-        "x": [places[slot][0] for slot in at],
-        "y": [places[slot][1] for slot in at],
-    }
+    return Level([places[slot][0] for slot in at], [places[slot][1] for slot in at])
 
 
 def scope_parts(scope: str) -> tuple[str, ...]:
@@ -61,15 +74,10 @@ def _without_common_root(scopes: list[tuple[str, ...]]) -> list[tuple[str, ...]]
     return scopes
 
 
-def _level(scopes: Sequence[tuple[str, ...]], edges: Sequence[tuple[int, int]], depth: int) -> dict[str, Any]:
+def _level(scopes: Sequence[tuple[str, ...]], edges: Sequence[tuple[int, int]], depth: int) -> Level:
     keys = ["/".join(scope[:depth]) or ELSEWHERE for scope in scopes]
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
     member = [numbers[key] for key in keys]
     between = sorted({(member[a], member[b]) for a, b in edges if member[a] != member[b]})
     places = layered(len(numbers), between)
-    return {
-        "names": list(numbers),
-        "member": member,
-        "x": [x for x, _ in places],
-        "y": [y for _, y in places],
-    }
+    return Level([x for x, _ in places], [y for _, y in places], list(numbers), member)

@@ -121,7 +121,7 @@ class Panel {
       table.append(row);
     }
     this.element.append(table);
-    if (weight.cosine !== undefined) this.element.append(make("p", `cosine of both: ${weight.cosine.toFixed(5)}`));
+    if (weight.cosine !== null) this.element.append(make("p", `cosine of both: ${weight.cosine.toFixed(5)}`));
     if (weight.edges.length) this.histogram(weight);
   }
 

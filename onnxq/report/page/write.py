@@ -6,15 +6,18 @@ import base64
 import gzip
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from onnxq.diff.drawn import Picture
 from onnxq.files import write_whole
 from onnxq.report.page.layout import extra
 from onnxq.report.page.levels import levels_of
 from onnxq.report.tables import Table
 from onnxq.report.words import escape, printable
+from onnxq.runtime.compare import plain
 
 SCHEMA = 1
 SCRIPTS = ("colours.js", "graph.js", "panel.js", "tables.js", "page.js")
@@ -26,7 +29,7 @@ def write_page(
     *,
     kind: str,
     facts: Sequence[tuple[str, str]] = (),
-    picture: Mapping[str, Any] | None = None,
+    picture: Picture | None = None,
     tables: Sequence[Table] = (),
     charts: Sequence[Mapping[str, Any]] = (),
 ) -> None:
@@ -37,7 +40,7 @@ def write_page(
         title: What stands at its top.
         kind: ``diff``, ``inspect`` or ``report``.
         facts: A few things to see at once: a word and a value each.
-        picture: Nodes and edges, as ``onnxq.diff.picture`` gives them.
+        picture: Nodes and edges.
         tables: What the page lists.
         charts: Each with a ``title``, plotly's ``data`` and ``layout``, and perhaps a ``note``.
 
@@ -51,7 +54,7 @@ def write_page(
         "kind": kind,
         "title": printable(title),
         "facts": _shown(facts),
-        "picture": _shown(_laid_out(picture)),
+        "picture": None if picture is None else _shown(_laid_out(picture)),
         "tables": [_shown(_table(table)) for table in tables if table.rows],
         "charts": charts,
     }
@@ -82,11 +85,9 @@ def _shown(content: Any) -> Any:
     return [_shown(part) for part in content] if isinstance(content, list | tuple) else content
 
 
-def _laid_out(picture: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    if picture is None:
-        return None
-    edges = [(edge[0], edge[1]) for edge in picture["edges"]]
-    return {**picture, "levels": levels_of(picture["nodes"], edges)}
+def _laid_out(picture: Picture) -> dict[str, Any]:
+    levels = levels_of(picture.nodes, [(source, target) for source, target, _ in picture.edges])
+    return dict(plain({**asdict(picture), "levels": [asdict(level) for level in levels]}))
 
 
 def _table(table: Table) -> dict[str, Any]:
