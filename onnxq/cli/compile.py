@@ -228,7 +228,7 @@ def _reproducer(output: Path, recipe: Recipe) -> Instrument:
     from onnxq.manifest import failed_path
     from onnxq.passmanager.reproducer import Reproducer
 
-    return Reproducer(failed_path(output), recipe.runs_on)
+    return Reproducer(failed_path(output), recipe.runs_on, recipe.precision)
 
 
 def _files(*named: Path | str | None) -> tuple[Path, ...]:

@@ -118,6 +118,15 @@ class Precision:
         """Return these entries and ``more`` behind them, which count before them."""
         return Precision(_behind(self.layers, more.layers), _behind(self.values, more.values))
 
+    def spelled_out(self, module: GraphModule) -> Precision:
+        """Return the same for what ``module`` has, by the names that are in it alone."""
+        layers = {node.name or "": self.of_layer(node) for node in module.graph}
+        values = {name_of(value): self.of_value(value) for value in module.values()}
+        return Precision(
+            {name: precision for name, precision in layers.items() if precision},
+            {name: precision for name, precision in values.items() if precision},
+        )
+
     def require_given(self, layers: Iterable[str], values: Iterable[str]) -> None:
         """Require that passes give what is assigned.
 

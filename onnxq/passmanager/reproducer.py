@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import onnx_ir as ir
@@ -15,6 +16,7 @@ from onnxq.ir.text import render
 from onnxq.overwriting import REPRODUCER, refuse_overwriting
 from onnxq.passmanager.base import Pass, PassRecord
 from onnxq.passmanager.instruments import Instrument
+from onnxq.passmanager.precision import Precision
 from onnxq.quant.facts import Facts
 from onnxq.target import Target
 
@@ -33,11 +35,13 @@ class Reproducer(Instrument):
     Args:
         folder: Where to; it is created when needed.
         target: The pipeline's target.
+        precision: What the recipe assigns by name.
 
     """
 
     folder: Path
     target: Target
+    precision: Precision = field(default_factory=Precision)
     _copy: GraphModule | None = field(default=None, init=False)
     _source: ir.Model | None = field(default=None, init=False)
     _facts: dict[str, Facts] = field(default_factory=dict, init=False)
@@ -57,7 +61,9 @@ class Reproducer(Instrument):
     def failed(self, module: GraphModule, pass_: Pass, index: int, error: PassError) -> None:
         """Write the file, if it can be written, and tell the error where it is."""
         target = [f"# TARGET: {self.target.name}", f"# PROCESSOR: {self.target.processor.name}"]
-        head = [f"# RUN: {pass_}", *target, "# SHOW: types"]
+        named = asdict(self.precision.spelled_out(module))
+        assigned = [f"# PRECISION: {json.dumps(named)}"] if any(named.values()) else []
+        head = [f"# RUN: {pass_}", *target, *assigned, "# SHOW: types"]
         text = render(self._shown() or module, elide_above=ELIDES_ABOVE)
         head.append(f"# ERROR: {error.message.splitlines()[0]}")
         path = self.folder / f"{index + 1:03}-{pass_.name}.onnxtxt"

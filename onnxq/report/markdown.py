@@ -18,6 +18,7 @@ from onnxq.report.tables import (
     layers_summary,
     layers_table,
     passes_table,
+    precision_table,
     reasons_table,
     result_table,
     session_options,
@@ -84,6 +85,8 @@ def _results(manifest: Manifest) -> Iterator[str]:
         yield _OPTIMISATION
     if manifest.choices:
         yield table_text(choices_table(manifest.choices))
+    if manifest.precision:
+        yield table_text(precision_table(manifest.precision))
     if manifest.tuning:
         yield table_text(tuning_table(manifest.tuning))
 

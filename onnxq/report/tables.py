@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from onnxq.manifest import Manifest
+from onnxq.passmanager.precision import Assigned
 from onnxq.passmanager.summary import Edits, PassSummary, Skipped
 from onnxq.runtime.bench import LatencyReport, ModelLatency
 from onnxq.runtime.compare import OutputAccuracy
@@ -150,6 +151,19 @@ def choices_table(trials: Sequence[Trial]) -> Table:
     )
     columns = ("setting", "error power / signal power", "largest error / largest value", "decision")
     return Table("Choices", columns, rows, text_columns=1)
+
+
+def precision_table(assigned: Sequence[Assigned]) -> Table:
+    """Return what was assigned by name and what became of it, with the first names of each kind."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for one in assigned:
+        groups.setdefault((one.kind, one.assigned, one.given), []).append(one.name)
+    rows = tuple((*group, _first(names), str(len(names))) for group, names in groups.items())
+    return Table("Precision by name", ("of", "assigned", "has", "names", "count"), rows, text_columns=4)
+
+
+def _first(names: Sequence[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
 
 
 def tuning_table(verdicts: Sequence[Verdict]) -> Table:

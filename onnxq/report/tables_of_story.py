@@ -19,6 +19,7 @@ from onnxq.report.tables import (
     layers_table,
     number,
     passes_table,
+    precision_table,
     reasons_table,
     result_table,
     short_name,
@@ -41,6 +42,7 @@ def story_tables(story: Story, limit: int | None = WORST) -> list[Table]:
     tables += [latency_table(latency), footprint_table(latency)] if latency else []
     tables += [kernels_table(kernels), layers_table(kernels.provenance, limit)] if kernels else []
     tables += [choices_table(manifest.choices or ()), tuning_table(manifest.tuning or ())]
+    tables += [precision_table(manifest.precision)]
     tables += [show(manifest.passes) for show in (passes_table, reasons_table, skipped_table)]
     tables += [ranges_table(story.tensors, limit), outliers_table(story.tensors, limit)]
     return [table for table in tables if table.rows]

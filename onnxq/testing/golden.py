@@ -13,7 +13,8 @@
     ... the expected graph; without it, the graph stays as it is
 
 More lines may stand above the graph: ``# TARGET: portable`` (default ``cpu``); ``# PROCESSOR: avx2``
-(default: one where nothing saturates, wherever the case runs); ``# SHOW: types facts`` for what the
+(default: one where nothing saturates, wherever the case runs); ``# PRECISION: {"layers": {"head": "float"}}``
+for what is assigned by name; ``# SHOW: types facts`` for what the
 expected graph hides otherwise; and what is expected besides: ``# REMARK: node: reason`` for each node
 left alone, or ``# ERROR: text``, part of the error's message. Without ``SHOW: types`` the types of inner
 values are inferred before the pipeline runs. The form of graphs is described in ``docs/graph-text.md``.
@@ -21,6 +22,7 @@ values are inferred before the pipeline runs. The form of graphs is described in
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -35,11 +37,12 @@ from onnxq.ir.text import parse, render
 from onnxq.passmanager.instruments import VerifyEach
 from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
+from onnxq.passmanager.precision import Precision
 from onnxq.target import find_target
 
 NO_PROCESSOR = "unknown"
 _RULER = "# -----"
-_DIRECTIVE = re.compile(r"# (RUN|TARGET|PROCESSOR|SHOW|REMARK|ERROR): (.*)")
+_DIRECTIVE = re.compile(r"# (RUN|TARGET|PROCESSOR|PRECISION|SHOW|REMARK|ERROR): (.*)")
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,7 @@ class GoldenCase:
         after: The graph after, canonical text; None if it stays as it is.
         target: The target's name.
         processor: The processor's name.
+        precision: What is assigned by name, as JSON.
         show: Which of ``types`` and ``facts`` the graph after shows.
         remarks: The expected remarks, ``node: reason``.
         error: A part of the expected error's message.
@@ -63,6 +67,7 @@ class GoldenCase:
     after: str | None = None
     target: str = "cpu"
     processor: str = NO_PROCESSOR
+    precision: str = "{}"
     show: frozenset[str] = frozenset()
     remarks: tuple[str, ...] = ()
     error: str | None = None
@@ -72,6 +77,7 @@ class GoldenCase:
         head = [f"# RUN: {self.pipeline}"]
         head += [f"# TARGET: {self.target}"] if self.target != "cpu" else []
         head += [f"# PROCESSOR: {self.processor}"] if self.processor != NO_PROCESSOR else []
+        head += [f"# PRECISION: {self.precision}"] if self.precision != "{}" else []
         head += [f"# SHOW: {' '.join(sorted(self.show))}"] if self.show else []
         head += [f"# REMARK: {remark}" for remark in self.remarks]
         head += [f"# ERROR: {self.error}"] if self.error is not None else []
@@ -102,6 +108,7 @@ def read_case(text: str) -> GoldenCase:
         after=_canonical(parse(after), show) if after.strip() else None,
         target=said.get("TARGET", ["cpu"])[0],
         processor=said.get("PROCESSOR", [NO_PROCESSOR])[0],
+        precision=said.get("PRECISION", ["{}"])[0],
         show=show,
         remarks=tuple(said.get("REMARK", [])),
         error=said["ERROR"][0] if "ERROR" in said else None,
@@ -116,7 +123,9 @@ def run_case(case: GoldenCase) -> GoldenCase:
     before = _canonical(module, case.show)
     try:
         target = find_target(case.target, case.processor)
-        manager = PassManager(parse_pipeline(case.pipeline), target, [VerifyEach()])
+        precision = Precision(**json.loads(case.precision))
+        passes = parse_pipeline(case.pipeline)
+        manager = PassManager(passes, target, [VerifyEach()], precision=precision)
         records = manager.run(module)
     except OnnxqError as error:
         return replace(case, after=None, remarks=(), error=_known_part(case.error, error))

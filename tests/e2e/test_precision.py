@@ -9,16 +9,20 @@ import pytest
 from onnxq import CompileOptions, Dataset, compile_model, load_recipe, open_feeds
 from onnxq.calibration.data import input_specs
 from onnxq.compile import CompileResult
+from onnxq.digits import DIGITS_MODEL
 from onnxq.errors import RecipeError
 from onnxq.ir.store import load_model
 from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.passmanager.precision import Precision
 from onnxq.recipe import Recipe
+from onnxq.runtime.kernels import kernel_report
+from onnxq.runtime.provenance import LayerState
 from onnxq.search.tune import _groups
 from onnxq.target import find_target
 
 QUICK = CompileOptions(bench=False, tune=False, choose=False)
+BUILT = CompileOptions(bench=False, tune=False, choose=False, validate=False)
 WEIGHTS = {"w1": (8, 1, 3, 3), "w2": (16, 8, 3, 3), "w3": (16, 64), "w4": (64, 64), "w5": (64, 10)}
 GRAPH = """main (float[N,1,8,8] x) => (float[N,10] y)
 {
@@ -116,6 +120,34 @@ def test_a_layer_in_blocks_reads_floats_among_layers_in_integers(
     assert missed == ([] if name == "cpu" else ["first", "second"])
     told = "not in the precision that the recipe assigns: layer 'first' (float, not int8)"
     assert any(one.startswith(told) for one in result.manifest.warnings) == bool(missed)
+
+
+@pytest.mark.usefixtures("kernels_of_the_processor")
+@pytest.mark.parametrize(
+    ("name", "usual", "table"),
+    [
+        ("cpu", LayerState.INTEGER, {"node_MatMul_4[0-9]": "float", "node_MatMul_44": "int8"}),
+        ("cpu-size", LayerState.WEIGHT_ONLY, {"node_MatMul_4?": "float", "node_MatMul_44": "w8"}),
+    ],
+)
+def test_a_trained_model_runs_each_layer_in_the_kernel_of_its_precision(
+    name: str, usual: LayerState, table: dict[str, str], tmp_path: Path
+) -> None:
+    """Of the digits transformer, MatMul_40, 42 and 46 and the head, a Gemm, are put into float."""
+    images = {"image": np.random.default_rng(0).random((8, 1, 8, 8), np.float32)}
+    data = open_feeds("noise", lambda: [images], input_specs(load_model(DIGITS_MODEL).model))
+    plain = load_recipe(name)
+    states = []
+    for recipe in (plain, plain.with_precision(Precision({**table, "node_linear_12": "float"}))):
+        output = tmp_path / f"{len(states)}.onnx"
+        compile_model(DIGITS_MODEL, output, recipe=recipe, data=data, options=BUILT)
+        report = kernel_report(output, images, source=DIGITS_MODEL)
+        states.append({layer.name: layer.state for layer in report.provenance.layers})
+    moved = {layer for layer, state in states[0].items() if states[1][layer] is not state}
+    assert moved == {"node_MatMul_40", "node_MatMul_42", "node_MatMul_46", "node_linear_12"}
+    assert {states[0][layer] for layer in moved} == {usual}
+    assert {states[1][layer] for layer in moved} == {LayerState.FLOAT}
+    assert "## Precision by name" in (tmp_path / "1.report.md").read_text()
 
 
 def test_values_have_what_is_assigned_to_them(model: Path, data: Dataset, tmp_path: Path) -> None:

@@ -20,9 +20,10 @@ from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.passmanager.instruments import BisectLimit, DumpTo, Instrument, PrintAfter, VerifyEach
 from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
+from onnxq.passmanager.precision import Precision
 from onnxq.passmanager.reproducer import ELIDES_ABOVE, Reproducer
 from onnxq.target import find_target
-from onnxq.testing.golden import check_golden
+from onnxq.testing.golden import check_golden, read_case
 
 CPU = find_target("cpu")
 TEXT = """# encode x: scale=0.5 zero_point=0
@@ -119,6 +120,18 @@ def test_a_failure_leaves_a_file_that_is_a_golden_case(tmp_path: Path) -> None:
     )
     assert render(parse(content)) == render(parse(text))
     check_golden(path)
+
+
+def test_the_file_says_what_is_assigned_by_the_names_that_are_in_it(tmp_path: Path) -> None:
+    def fail(module: GraphModule, ctx: PassContext) -> None:
+        raise KeyError("q")
+
+    precision = Precision(layers={"f*": "float", "gone": "int8"}, values={"x": "uint16"})
+    with pytest.raises(PassError) as caught:
+        PassManager([Do(fail)], CPU, [Reproducer(tmp_path, CPU, precision)]).run(parse(TEXT))
+    assert caught.value.reproducer is not None
+    case = read_case(caught.value.reproducer.read_text())
+    assert case.precision == '{"layers": {"first": "float"}, "values": {"x": "uint16"}}'
 
 
 def test_the_file_shows_the_graph_just_before_the_failing_pass(tmp_path: Path) -> None:
