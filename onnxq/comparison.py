@@ -22,7 +22,7 @@ from onnxq.passmanager.base import PassRecord
 from onnxq.passmanager.precision import Assigned
 from onnxq.processor import at_hand, here
 from onnxq.progress import Progress
-from onnxq.runtime.bench import LatencyReport, Spread, bench
+from onnxq.runtime.bench import LatencyReport, Spread, Timing, bench
 from onnxq.runtime.compare import OutputAccuracy
 from onnxq.runtime.gates import Gates
 from onnxq.runtime.metrics import Metric
@@ -31,8 +31,14 @@ from onnxq.runtime.seeded import open_comparable
 from onnxq.runtime.session import Session, open_session
 from onnxq.runtime.validate import AccuracyReport, validate
 
+SEEN = 64
+"""So many samples that ranges were measured on are compared: they tell less than others would."""
+
 TIMED_BATCHES = 8
 """How many batches the timing goes round."""
+
+TIMED = Timing(seconds=5.0)
+"""Long enough to see which is faster; ``onnxq bench`` takes its time."""
 
 LEAST_LIKENESS = 0.98
 """Outputs with a smaller cosine, or a smaller share of equal values, are warned of."""
@@ -178,7 +184,7 @@ def choose_samples(
     if next(unseen.batches(), None) is not None:
         return unseen
     warning = "compared on the samples that ranges were measured on: there are no others"
-    return replace(unseen, skip=0, warnings=(warning,))
+    return replace(unseen, skip=0, count=min(SEEN, options.validation_samples), warnings=(warning,))
 
 
 def compare(
@@ -213,7 +219,7 @@ def compare(
         if options.bench and run is not None:
             feeds = [batch.feeds for batch in samples.timed(options.bench_batch_size)]
             models = {"source": source, "compiled": output}
-            latency = bench(models, feeds, run, source=source, on_progress=progress)
+            latency = bench(models, feeds, run, TIMED, source=source, on_progress=progress)
     except InputError as error:
         if not samples.made_up:
             raise

@@ -60,7 +60,14 @@ class CorrectBias(Pass):
 
     def needs(self, module: GraphModule) -> Iterable[Need]:
         """Ask for the mean of each channel that a layer reads, or computes in float."""
-        for layer in _encoded_layers(module):
+        return self._needs(_encoded_layers(module))
+
+    def foresees(self, module: GraphModule) -> Iterable[Need]:
+        """Ask for the means around every layer, as all may be encoded."""
+        return self._needs(linear_layers(module))
+
+    def _needs(self, layers: Iterable[Layer]) -> Iterator[Need]:
+        for layer in layers:
             if bias_place(layer) is None:
                 continue
             if self.method == "analytic":

@@ -164,16 +164,17 @@ def _correct(site: Site, ctx: PassContext) -> None:
 def _cut(site: Site, ctx: PassContext) -> ir.Value:
     """Return the value with its outlier channels held within the grid, and all others as they are."""
     op, name, clipped = ctx.edit.at(site.layers[0].node, why=CUT), site.value.name, site.value
-    width = len(array_of(site.layers[0].weight))
+    ends = {}
     for op_type, end, open_end, needed in (
         ("Min", site.encoding.high, UNBOUNDED, site.above),
         ("Max", site.encoding.low, -UNBOUNDED, site.below),
     ):
+        ends[op_type] = bounds = np.full(len(array_of(site.layers[0].weight)), open_end, np.float32)
         if needed:
-            bounds = np.full(width, open_end, np.float32)
             bounds[site.channels] = end
             constant = op.constant(f"{name}_{op_type.lower()}", bounds)
             clipped = op(op_type, clipped, constant, name=f"{name}_cut")
+    ctx.edit.hold(site.value, ends["Max"], ends["Min"], axis=-1, to=clipped, why=CUT)
     return clipped
 
 

@@ -15,7 +15,7 @@ weights; the places are those of Nagel et al., 2019, arXiv:1906.04721.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,8 +25,8 @@ from numpy.typing import NDArray
 from onnxq.ir.module import GraphModule, name_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.quant.equalization import evening_scale
-from onnxq.quant.facts import Need
-from onnxq.quant.statistics import ChannelRange
+from onnxq.quant.facts import Kind, Need
+from onnxq.quant.statistics import ChannelRange, Rows
 from onnxq.rewrite.numbering import Numbering
 
 
@@ -51,10 +51,17 @@ class EqualizeActivations(Pass):
 
     def needs(self, module: GraphModule) -> Iterable[Need]:
         """Ask for the range of each channel that a layer reads, where it takes a scale."""
+        return self._needs(module, frozenset({ChannelRange}))
+
+    def foresees(self, module: GraphModule) -> Iterable[Need]:
+        """Ask for rows as well: what is scaled and then encoded gets its histogram from them."""
+        return self._needs(module, frozenset({ChannelRange, Rows}))
+
+    def _needs(self, module: GraphModule, stats: frozenset[Kind]) -> Iterator[Need]:
         found = Numbering.of(module)
         for value in found.read:
             if not found.pinned.issuperset(found.numbers[value].tolist()):
-                yield Need(name_of(value), frozenset({ChannelRange}), found.axes[value].axes[0])
+                yield Need(name_of(value), stats, found.axes[value].axes[0])
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave channels alone that not only layers read, or that were never seen or are infinite."""

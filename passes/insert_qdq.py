@@ -18,7 +18,7 @@ from onnxq.ir.knowledge import Decision
 from onnxq.ir.module import GraphModule, constant_tensor
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.rewrite.qdq.forms import form_of
-from onnxq.rewrite.shielding import shield_channels, shield_layers, shield_narrow_weights
+from onnxq.rewrite.shielding import shield_bodies, shield_channels, shield_layers, shield_narrow_weights
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class InsertQdq(Pass):
         shield_layers(module, ctx.edit)
         shield_channels(module, ctx.edit)
         shield_narrow_weights(module, ctx.edit)
+        shield_bodies(module, ctx.edit)
 
 
 def _realise(value: ir.Value, ctx: PassContext) -> None:

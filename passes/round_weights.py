@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from onnxq.analysis.layers import Layer, linear_layers
 from onnxq.ir.module import GraphModule, array_of, attribute, is_standard, name_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
-from onnxq.passmanager.memo import Same
+from onnxq.passmanager.memo import content_of
 from onnxq.passmanager.patches import patch_grams, patch_size
 from onnxq.quant.encodings import Encoding
 from onnxq.quant.facts import Need
@@ -52,20 +52,22 @@ class RoundWeights(Pass):
         for layer in self._products(module):
             yield Need(name_of(layer.activation), frozenset({Gram}), layer.input_axis)
 
+    def foresees(self, module: GraphModule) -> Iterable[Need]:
+        """Ask for those of every MatMul, as all may be encoded."""
+        for layer in _matrices(self._named(module, "MatMul")):
+            yield Need(name_of(layer.activation), frozenset({Gram}), layer.input_axis)
+
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave a weight to rounding to nearest where that errs no more, or where it has several readers."""
         for layer in self._products(module):
             known = module.measured(layer.activation).get(Gram, layer.input_axis)
-            _round(layer, None if known is None else known.values, module, ctx)
+            _round(layer, None if known is None else known.products, module, ctx)
         convs = list(self._convolutions(module, ctx))
         for layer, gram in zip(convs, patch_grams(convs, module, ctx), strict=True):
             _round(layer, gram, module, ctx)
 
     def _products(self, module: GraphModule) -> Iterator[Layer]:
-        for layer in self._encoded(module, "MatMul"):
-            weight = array_of(layer.weight)
-            if weight.ndim == 2 and len(weight) <= MOST_INPUTS:
-                yield layer
+        return _matrices(self._encoded(module, "MatMul"))
 
     def _convolutions(self, module: GraphModule, ctx: PassContext) -> Iterator[Layer]:
         for layer in self._encoded(module, "Conv"):
@@ -77,10 +79,22 @@ class RoundWeights(Pass):
                 yield layer
 
     def _encoded(self, module: GraphModule, op_type: str) -> Iterator[Layer]:
-        for layer in linear_layers(module):
-            named = any(fnmatchcase(layer.node.name or "", pattern) for pattern in self.layers)
-            if named and is_standard(layer.node, op_type) and module.reads_encoded(layer.node, layer.weight):
+        for layer in self._named(module, op_type):
+            if module.reads_encoded(layer.node, layer.weight):
                 yield layer
+
+    def _named(self, module: GraphModule, op_type: str) -> Iterator[Layer]:
+        for layer in linear_layers(module) if self.layers else ():
+            named = any(fnmatchcase(layer.node.name or "", pattern) for pattern in self.layers)
+            if named and is_standard(layer.node, op_type):
+                yield layer
+
+
+def _matrices(layers: Iterable[Layer]) -> Iterator[Layer]:
+    for layer in layers:
+        weight = array_of(layer.weight)
+        if weight.ndim == 2 and len(weight) <= MOST_INPUTS:
+            yield layer
 
 
 def _round(layer: Layer, gram: NDArray[np.float32] | None, module: GraphModule, ctx: PassContext) -> None:
@@ -96,7 +110,7 @@ def _round(layer: Layer, gram: NDArray[np.float32] | None, module: GraphModule, 
     if len(gram) != len(matrix):
         ctx.skip(layer.node, "its input is a vector, of which no products are known")
         return
-    key = "rounded", Same(layer.weight.const_value, gram), grid
+    key = "rounded", content_of(matrix, gram), grid
     rounded, found, nearest = ctx.memo.of(key, lambda: _rounded(matrix, gram, grid))
     if found >= nearest:
         ctx.skip(layer.node, "rounding to nearest errs no more")

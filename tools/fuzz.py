@@ -25,7 +25,9 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -130,17 +132,35 @@ class Trial:
 
 def run(trials: Iterator[tuple[int, Route]], state: State, path: Path, processes: int) -> None:
     """Try each seed's model on its route, some at a time, and keep the state after each lot."""
-    with ProcessPoolExecutor(processes) as pool:
-        while lot := list(itertools.islice(trials, processes * AT_ONCE)):
-            parts = [lot[start::processes] for start in range(processes)]
-            for found, seconds in pool.map(attempt_all, parts):
-                for trial in found:
-                    number = state.count(trial.route, trial.outcome, trial.seed, trial.kind)
-                    if trial.outcome == "failed" and number <= KEPT:
-                        write_case(path.parent / f"{trial.seed:06}.onnxtxt", trial)
-                state.seconds += seconds
-            state.next_seed = lot[-1][0] + 1
-            state.save(path)
+    while lot := list(itertools.islice(trials, processes * AT_ONCE)):
+        parts = [lot[start::processes] for start in range(processes)]
+        try:
+            results = list(_pool(processes).map(attempt_all, parts))
+        except BrokenProcessPool:
+            _pool.cache_clear()
+            results = [_alone(one) for one in lot]
+        for found, seconds in results:
+            for trial in found:
+                number = state.count(trial.route, trial.outcome, trial.seed, trial.kind)
+                if trial.outcome == "failed" and number <= KEPT:
+                    write_case(path.parent / f"{trial.seed:06}.onnxtxt", trial)
+            state.seconds += seconds
+        state.next_seed = lot[-1][0] + 1
+        state.save(path)
+
+
+@cache
+def _pool(processes: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(processes)
+
+
+def _alone(one: tuple[int, Route]) -> tuple[list[Trial], float]:
+    """Try one model in a process of its own, which it may end."""
+    with ProcessPoolExecutor(1) as pool:
+        try:
+            return pool.submit(attempt_all, [one]).result()
+        except BrokenProcessPool:
+            return [Trial(*one, "failed", "failed: the process ended", "the process ended")], 0.0
 
 
 def attempt_all(trials: list[tuple[int, Route]]) -> tuple[list[Trial], float]:

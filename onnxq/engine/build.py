@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnxq.calibration.table import LEFT_OUT, CalibrationTable
 from onnxq.engine.measurements import Measurements
 from onnxq.engine.source import Source
 from onnxq.errors import CalibrationError
-from onnxq.ir.module import GraphModule
+from onnxq.ir.module import GraphModule, name_of
 from onnxq.passmanager.base import Pass, PassRecord
 from onnxq.passmanager.instruments import Instrument, VerifyEach
 from onnxq.passmanager.manager import PassManager
@@ -36,6 +36,9 @@ class Answers:
     Args:
         table: What was measured before; None for nothing.
         measurements: Where else facts come from; None if there is no data.
+        origin: Returns the graph as it was before anything was measured; None if that is how it stands. A
+            value of it is measured there: under its name, it holds the same numbers ever after but for what
+            quantizing does, so that its facts do not depend on which passes ran meanwhile.
         likely: What may be said of values of these names, where the table says nothing.
         given: What passes were told so far, by name.
 
@@ -43,6 +46,7 @@ class Answers:
 
     table: CalibrationTable | None
     measurements: Measurements | None
+    origin: Callable[[], GraphModule | None]
     likely: Mapping[str, Facts] = field(default_factory=dict)
     given: dict[str, Facts] = field(default_factory=dict)
 
@@ -77,7 +81,16 @@ class Answers:
                 where=f"data {data.data.name}",
                 hint="give the same data and number of samples, or leave the table out",
             )
-        return self.measurements.of(module, needs)
+        origin = self.origin() or module
+        names = {name_of(value) for value in origin.values()}
+        found: dict[str, Facts] = {}
+        for where, wanted in (
+            (origin, [need for need in needs if need.value in names]),
+            (module, [need for need in needs if need.value not in names]),
+        ):
+            if wanted:
+                found |= self.measurements.of(where, wanted)
+        return found
 
 
 @dataclass(frozen=True)
@@ -115,6 +128,7 @@ class Build:
     measurements: Measurements | None = None
     varied: frozenset[str] = frozenset()
     _states: OrderedDict[Beginning, GraphModule] = field(default_factory=OrderedDict, init=False)
+    _origins: dict[Beginning, GraphModule] = field(default_factory=dict, init=False)
     _told: dict[str, Facts] = field(default_factory=dict, init=False)
     _memo: Memo = field(default_factory=Memo, init=False)
 
@@ -126,10 +140,10 @@ class Build:
 
         """
         self._states.clear()
-        answers = Answers(self.table, self.measurements)
+        answers, keeping = self._answers(recipe), _Keeping(self, recipe, frozenset())
         module = self.source.clone()
         watching = _Assigning.of(recipe)
-        manager = self._manager(recipe, (VerifyEach(), watching, *instruments), answers)
+        manager = self._manager(recipe, (keeping, VerifyEach(), watching, *instruments), answers)
         with only_valid(self.source.path):
             records = manager.run(module)
         self._memo.kept.clear()
@@ -144,33 +158,46 @@ class Build:
             foreseen: Passes of trials to come: what they want of a graph is measured along with the rest.
 
         """
-        keeping, answers = _Keeping(self, recipe), Answers(self.table, self.measurements)
-        module = self._tried(recipe, keeping.texts, answers, (_Assigning.of(recipe), keeping), foreseen)
+        answers, keeping = self._answers(recipe), _Keeping(self, recipe, self.varied)
+        module = self._tried(recipe, answers, (_Assigning.of(recipe), keeping), foreseen)
         self._told = joined(self._told, answers.given)
         return module
 
     def sketch(self, recipe: Recipe) -> GraphModule:
         """Return a graph that takes the time of the recipe's: what trials measured counts for it by name."""
-        answers = Answers(self.table, self.measurements, self._told)
-        return self._tried(recipe, _Keeping(self, recipe).texts, answers)
+        keeping = _Keeping(self, recipe, frozenset())
+        return self._tried(recipe, self._answers(recipe, self._told), (keeping,))
+
+    def _answers(self, recipe: Recipe, likely: Mapping[str, Facts] | None = None) -> Answers:
+        texts = _texts(recipe)
+        return Answers(self.table, self.measurements, lambda: self._origin(texts), likely or {})
+
+    def _origin(self, texts: Beginning) -> GraphModule | None:
+        """Return the graph before the first pass that asks for facts; None if no run has got there."""
+        ends = range(len(texts), 0, -1)
+        return next((self._origins[texts[:end]] for end in ends if texts[:end] in self._origins), None)
 
     def _tried(
         self,
         recipe: Recipe,
-        texts: Beginning,
         answers: Answers,
-        instruments: Sequence[Instrument] = (),
+        instruments: Sequence[Instrument],
         foreseen: Sequence[Pass] = (),
     ) -> GraphModule:
-        start, module = self._begun(texts)
+        start, module = self._begun(_texts(recipe))
         manager = self._manager(recipe, instruments, answers)
         manager.foreseen = foreseen
         with only_valid(self.source.path):
             manager.run(module, start)
         return module
 
+    def keep_origin(self, beginning: Beginning, module: GraphModule) -> None:
+        """Remember the graph that nothing was measured of yet."""
+        if beginning not in self._origins:
+            self._origins[beginning] = module.clone()
+
     def keep(self, beginning: Beginning, module: GraphModule) -> None:
-        """Remember the graph that passes gave."""
+        """Remember the graph that passes gave, with what was measured."""
         if beginning not in self._states:
             self._states[beginning] = module.clone()
         while len(self._states) > MOST_STATES:
@@ -238,16 +265,24 @@ class _Assigning(Instrument):
             self.found += assigned(module, self.precision)
 
 
-class _Keeping(Instrument):
-    """Keeps the graph before each pass that trials differ in."""
+def _texts(recipe: Recipe) -> Beginning:
+    """Return what the graph after all passes of the recipe depends on."""
+    passes = parse_pipeline(recipe.pipeline)
+    integers = any(pass_.makes_integers for pass_ in passes)
+    return f"{recipe.runs_on} {integers} {recipe.precision}", *map(str, passes)
 
-    def __init__(self, build: Build, recipe: Recipe) -> None:
+
+class _Keeping(Instrument):
+    """Keeps the graph before the first pass that asks for facts, and before the passes of some names."""
+
+    def __init__(self, build: Build, recipe: Recipe, names: frozenset[str]) -> None:
         passes = parse_pipeline(recipe.pipeline)
-        integers = any(pass_.makes_integers for pass_ in passes)
-        self.build = build
-        self.texts = (f"{recipe.runs_on} {integers} {recipe.precision}", *map(str, passes))
+        self.build, self.names, self.texts = build, names, _texts(recipe)
+        self.first = next((place for place, pass_ in enumerate(passes) if pass_.asks), None)
 
     def before(self, module: GraphModule, pass_: Pass, index: int) -> None:
-        """Keep a copy, with the facts that were measured."""
-        if pass_.name in self.build.varied:
+        """Keep a copy."""
+        if index == self.first:
+            self.build.keep_origin(self.texts[: index + 1], module)
+        if pass_.name in self.names:
             self.build.keep(self.texts[: index + 1], module)

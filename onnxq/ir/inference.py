@@ -108,13 +108,13 @@ def infer_outputs(node: ir.Node, model: ir.Model) -> None:
     known = onnx.defs.has(node.op_type, max_inclusive_version=opset, domain=node.domain)
     if not known or any(value.type is None for value in read):
         return
-    types = {name_of(value): ir.to_proto(value).type for value in read}
+    types = {name_of(value): ir.serde.serialize_value(value).type for value in read}
     short = {name_of(value): array for value in read if (array := _short_vector(value)) is not None}
     imports = [onnx.helper.make_opsetid(domain, version) for domain, version in model.opset_imports.items()]
     try:
         found = onnx.shape_inference.infer_node_outputs(
             onnx.defs.get_schema(node.op_type, opset, node.domain),
-            ir.to_proto(node),
+            ir.serde.serialize_node(node),
             types,
             {name: onnx.numpy_helper.from_array(array, name) for name, array in short.items()},
             opset_imports=imports,

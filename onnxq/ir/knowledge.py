@@ -75,7 +75,7 @@ class NamedDecision:
 
 def facts_on(value: ir.Value) -> Facts | None:
     """Return what was measured of the value."""
-    found: Facts | None = value.meta.get(FACTS)
+    found: Facts | None = value.meta.data.get(FACTS)
     return found
 
 
@@ -86,7 +86,7 @@ def note_facts(value: ir.Value, facts: Facts | None) -> None:
 
 def encoding_for_all(value: ir.Value) -> Encoding | None:
     """Return the encoding that everyone reads who has none of their own."""
-    found: Encoding | None = value.meta.get(FOR_ALL)
+    found: Encoding | None = value.meta.data.get(FOR_ALL)
     return found
 
 
@@ -97,13 +97,13 @@ def note_for_all(value: ir.Value, encoding: Encoding | None) -> None:
 
 def own_encoding(node: ir.Node, index: int) -> Encoding | None:
     """Return the encoding that one input of the node has for itself."""
-    found: Encoding | None = node.meta.get(BY_INPUT, {}).get(index)
+    found: Encoding | None = node.meta.data.get(BY_INPUT, {}).get(index)
     return found
 
 
 def note_own(node: ir.Node, index: int, encoding: Encoding | None) -> None:
     """Give one input of the node an encoding for itself; None takes it away."""
-    own = {other: kept for other, kept in node.meta.get(BY_INPUT, {}).items() if other != index}
+    own = {other: kept for other, kept in node.meta.data.get(BY_INPUT, {}).items() if other != index}
     if encoding is not None:
         own[index] = encoding
     _note(node.meta, BY_INPUT, own or None)
@@ -146,7 +146,7 @@ def decisions_on(value: ir.Value) -> list[Decision]:
 
 def stale_inputs(node: ir.Node) -> Iterator[int]:
     """Yield the numbers of inputs that have encodings for themselves, and read nothing."""
-    for index in node.meta.get(BY_INPUT, {}):
+    for index in node.meta.data.get(BY_INPUT, {}):
         if index >= len(node.inputs) or node.inputs[index] is None:
             yield index
 

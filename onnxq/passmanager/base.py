@@ -133,6 +133,15 @@ class Pass(ABC):
         """Name the values whose facts ``run`` will read; they are measured before it starts."""
         return ()
 
+    def foresees(self, module: GraphModule) -> Iterable[Need]:
+        """Name what it may need once other passes have run, so that it is measured along with theirs."""
+        return self.needs(module)
+
+    @property
+    def asks(self) -> bool:
+        """Whether it reads facts."""
+        return type(self).needs is not Pass.needs
+
     @abstractmethod
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Change the module through ``ctx.edit``."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from onnxq.errors import CalibrationError, OnnxqError, PassError
 from onnxq.ir.module import GraphModule, name_of
@@ -17,7 +18,11 @@ from onnxq.passmanager.memo import Memo
 from onnxq.passmanager.precision import Precision
 from onnxq.quant.facts import Need, meets
 from onnxq.rewrite.edit import Editor
+from onnxq.rewrite.keeping import Keeper
 from onnxq.target import Target
+
+Asked = Callable[[GraphModule], Iterable[Need]]
+"""What a pass names of a module."""
 
 
 @dataclass
@@ -65,26 +70,34 @@ class PassManager:
             for index, pass_ in enumerate(self.passes)
             if index >= start and all(instrument.allows(pass_, index) for instrument in self.instruments)
         ]
-        records = []
+        with threadpool_limits(1, "blas"):
+            records = list(self._run_all(module, planned))
+        _require_realised(module, [pass_ for _, pass_ in planned])
+        return records
+
+    def _run_all(self, module: GraphModule, planned: Sequence[tuple[int, Pass]]) -> Iterator[PassRecord]:
+        """Run one pass after the other; products of matrices use one thread.
+
+        So their last bits do not depend on the processor's cores, and they leave ONNX Runtime its own.
+        """
+        keeper = Keeper(module)
         for position, (index, pass_) in enumerate(planned):
             self._measure_for(module, planned[position:])
             with self._guarded(module, pass_, index):
                 for instrument in self.instruments:
                     instrument.before(module, pass_, index)
-                record = self._run_one(module, pass_, index)
+                record = self._run_one(module, pass_, index, keeper)
                 for instrument in self.instruments:
                     instrument.after(module, pass_, index, record)
-            records.append(record)
-        _require_realised(module, [pass_ for _, pass_ in planned])
-        return records
+            yield record
 
     @property
     def makes_integers(self) -> bool:
         """Whether what layers read is quantized to 8 bits, by a pass or because it is assigned so."""
         return self.precision.makes_integers or any(one.makes_integers for one in self.passes)
 
-    def _run_one(self, module: GraphModule, pass_: Pass, index: int) -> PassRecord:
-        editor = Editor(module)
+    def _run_one(self, module: GraphModule, pass_: Pass, index: int, keeper: Keeper) -> PassRecord:
+        editor = Editor(module, keeper=keeper)
         context = PassContext(
             editor,
             self.target,
@@ -98,13 +111,15 @@ class PassManager:
         start = time.perf_counter()
         pass_.run(module, context)
         seconds = time.perf_counter() - start
-        editor.settle()
+        if editor.edits:
+            editor.settle()
         return PassRecord(str(pass_), seconds, tuple(editor.edits), tuple(editor.remarks))
 
     def _measure_for(self, module: GraphModule, planned: Sequence[tuple[int, Pass]]) -> None:
         """Measure what the first of these passes lacks, and in the same run what the others will."""
         index, pass_ = planned[0]
-        if not self._unmet(module, pass_, index):
+        wanted = self._unmet(module, pass_.needs, pass_, index)
+        if not wanted:
             return
         if self.measure is None:
             raise CalibrationError(
@@ -112,13 +127,14 @@ class PassManager:
                 where=place_of(pass_, index),
                 hint="give calibration data, or choose a pipeline that needs none",
             )
-        wanted = [need for index, pass_ in planned for need in self._unmet(module, pass_, index)]
-        wanted += [need for pass_ in self.foreseen for need in self._unmet(module, pass_, index)]
+        wanted += [need for at, one in planned for need in self._unmet(module, one.foresees, one, at)]
+        free = module.undecided() if self.foreseen else module  # as it is when it is their turn
+        wanted += [need for one in self.foreseen for need in self._unmet(free, one.foresees, one, index)]
         module.learn(self.measure(module, list(dict.fromkeys(wanted))))
 
-    def _unmet(self, module: GraphModule, pass_: Pass, index: int) -> list[Need]:
+    def _unmet(self, module: GraphModule, asked: Asked, pass_: Pass, index: int) -> list[Need]:
         with self._guarded(module, pass_, index):
-            needs = list(pass_.needs(module))
+            needs = list(asked(module))
             known = module.facts() if needs else {}
             return [need for need in needs if not meets(known, need)]
 

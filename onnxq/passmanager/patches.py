@@ -1,8 +1,8 @@
 """What a convolution multiplies its weight with: patches of its input, measured by the graph itself.
 
 A Conv is a product of matrices whose left one has a row for each place of the output: the window of the
-input that lies there, flattened. A depthwise Conv whose kernels hold a single one each writes these rows out
-(im2col), with the geometry of the layer and its padding.
+input that lies there, flattened. A Slice for each place of the window, with the strides of the layer, and a
+Concat of them write these rows out (im2col).
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ MOST_PRODUCTS = 1 << 25
 """The elements of all matrices that one run over the data adds up: 256 MB in float64."""
 
 GRAM = frozenset({Gram})
-GEOMETRY = ("auto_pad", "dilations", "pads")
 
 
 def patch_size(layer: Layer) -> int:
@@ -86,27 +85,63 @@ def _measured(
     inner.edit.set_outputs(probes, why="they alone are measured")
     for pass_ in parse_pipeline("remove-dead"):
         pass_.run(copy, inner)
-    needs = [Need(name_of(p), GRAM, layer.output_axis) for p, layer in zip(probes, layers, strict=True)]
+    needs = [Need(name_of(p), GRAM, -2) for p in probes]
     found = ctx.measure(copy, needs)
     grams = [found[need.value].get(Gram, need.axis) for need in needs]
-    return [None if gram is None else gram.values for gram in grams]
+    return [None if gram is None else gram.products for gram in grams]
 
 
 def _patches(node: ir.Node, layer: Layer, edit: Editor) -> ir.Value:
-    """Write the patches of ``node`` out, channel by channel, (N, C * kernel, ...)."""
+    """Write the patches of ``node`` out, channel by channel, (N, C * kernel, places)."""
     channels, kernel = _ints(layer.weight)[1], _ints(layer.weight)[2:]
-    why = "its input is measured as it is multiplied"
-    ones = edit.constant(f"{layer.output.name}_window", _windows(channels, kernel), why=why)
-    geometry = {name: node.attributes[name].value for name in GEOMETRY if name in node.attributes}
-    op = edit.at(node, why=why)
-    name, strides = f"{layer.output.name}_patches", _strides(layer)
-    return op.Conv(node.inputs[0], ones, **geometry, group=channels, strides=strides, name=name)
+    op, name = edit.at(node, why="its input is measured as it is multiplied"), f"{layer.output.name}_patches"
+    spread, strides = _spread(layer), np.array(_strides(layer))
+    padded, pads = node.inputs[0], _pads(layer)
+    if any(pads):
+        around = [0, 0, *pads[: len(kernel)], 0, 0, *pads[len(kernel) :]]
+        padded = op.Pad(
+            padded, op.constant(f"{name}_pads", np.array(around, np.int64)), name=f"{name}_padded"
+        )
+    axes = op.constant(f"{name}_axes", np.arange(2, 2 + len(kernel)))
+    steps = op.constant(f"{name}_steps", strides)
+    single = op.constant(f"{name}_single", np.array([0, channels, 1, -1]))
+    places = []
+    for number, place in enumerate(np.ndindex(*kernel)):
+        start = np.array(place) * spread
+        left = (np.array(kernel) - 1) * spread - start  # of the window, behind this place
+        end = np.where(left > 0, -left, np.iinfo(np.int64).max)
+        bounds = [
+            op.constant(f"{name}_{which}_{number}", bound) for which, bound in (("from", start), ("to", end))
+        ]
+        moved = op.Slice(padded, *bounds, axes, steps, name=f"{name}_{number}")
+        places.append(op.Reshape(moved, single, name=f"{name}_{number}_flat"))
+    rows = op.constant(f"{name}_rows", np.array([0, channels * len(places), -1]))
+    return op.Reshape(op.Concat(*places, axis=2, name=f"{name}_all"), rows, name=name)
 
 
-def _windows(channels: int, kernel: Sequence[int]) -> NDArray[np.float32]:
-    """Return a kernel for each channel and place of the window, one there and zero elsewhere."""
-    places = np.eye(prod(kernel), dtype=np.float32).reshape(-1, 1, *kernel)
-    return np.tile(places, (channels, *[1] * (places.ndim - 1)))
+def _spread(layer: Layer) -> NDArray[np.int64]:
+    """Return how far neighbours of the window lie apart, along each axis."""
+    return np.array(attribute(layer.node, "dilations", [1] * (len(_ints(layer.weight)) - 2)))
+
+
+def _pads(layer: Layer) -> list[int]:
+    """Return what is padded in front along each axis, and then behind.
+
+    Where the operator pads so that sizes stay the same, and they are not known, the size is taken to be a
+    multiple of the strides.
+    """
+    kernel, auto = _ints(layer.weight)[2:], attribute(layer.node, "auto_pad", "NOTSET")
+    if not auto.startswith("SAME"):
+        return list(attribute(layer.node, "pads", [0] * 2 * len(kernel)))
+    shape = layer.activation.shape
+    sizes = [None] * len(kernel) if shape is None else list(shape)[2:]
+    steps = attribute(layer.node, "strides", [1] * len(kernel))
+    both = []
+    for size, step, window in zip(sizes, steps, (np.array(kernel) - 1) * _spread(layer) + 1, strict=True):
+        over = (size % step or step) if isinstance(size, int) else step
+        both.append(max(int(window) - over, 0))
+    less, more = [total // 2 for total in both], [total - total // 2 for total in both]
+    return [*less, *more] if auto == "SAME_UPPER" else [*more, *less]
 
 
 def _strides(layer: Layer) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Literal, get_args
 
 import numpy as np
@@ -12,8 +12,9 @@ from onnxq.analysis.endpoints import Consumer
 from onnxq.analysis.sites import Site, find_sites
 from onnxq.ir.module import GraphModule, array_of, is_standard, name_of, rank_of
 from onnxq.passmanager.base import PassContext
+from onnxq.passmanager.memo import Memo, content_of
 from onnxq.quant.facts import Kind, Need
-from onnxq.quant.migration import Candidate, Sample, best_of
+from onnxq.quant.migration import Candidate, Choice, Sample, best_of
 from onnxq.quant.statistics import ChannelRange, Rows
 from onnxq.rewrite.fold import fold
 
@@ -80,7 +81,8 @@ def fold_best(
         if samples is None:
             ctx.skip(node, "its input never had an element, or holds infinities")
             continue
-        best = best_of(samples, candidates(samples, site.shift and site.kind != "activation"))
+        shift = site.shift and site.kind != "activation"
+        best = _best(samples, list(candidates(samples, shift)), ctx.memo)
         if best is None:
             ctx.skip(node, "its error is smallest as it is")
         elif site.paid and best.gain < gain:
@@ -88,6 +90,13 @@ def fold_best(
         else:
             why = f"{site.kind} site, {best.label}: error {best.gain:.1f} dB smaller"
             fold(site, best.scale, ctx.edit, shift=best.shift, why=why)
+
+
+def _best(samples: Sequence[Sample], candidates: Sequence[Candidate], memo: Memo) -> Choice | None:
+    read = [array for one in samples for array in (one.rows, one.low, one.high, *one.weights)]
+    tried = [part for _, *parts in candidates for part in parts if part is not None]
+    key = "best fold", content_of(*read), content_of(*tried)
+    return memo.of(key, lambda: best_of(samples, candidates))
 
 
 def samples_of(site: Site, module: GraphModule) -> list[Sample] | None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
-from onnxq.quant.statistics.base import Rescaling, Statistic
+from onnxq.quant.statistics.base import Holding, Rescaling, Statistic
 from onnxq.quant.statistics.range import Range
 
 Kind = type[Statistic]
@@ -115,10 +115,10 @@ class Facts:
         return replace(newer, parts={**self.parts, **newer.parts})
 
     def rescaled(self, scale: NDArray[Any], shift: NDArray[Any], axis: int | None) -> Facts | None:
-        """Return the facts of ``(x - shift) / scale``, as far as those of ``x`` tell them exactly.
+        """Return the facts of ``(x - shift) / scale``, as far as those of ``x`` tell them.
 
-        Each statistic knows what becomes of it. What depends on all values, such as the histogram, is unknown
-        again, and so are channels along other axes.
+        Each statistic knows what becomes of it: most move exactly, and the histogram becomes that of the
+        sampled rows. Channels along other axes are unknown again.
 
         Args:
             scale: Shape (C,), > 0.
@@ -130,13 +130,31 @@ class Facts:
             None if not even the range is known exactly.
 
         """
+        if axis is None:
+            return self if self.count == 0 else None
+        by = Rescaling(scale, shift, axis)
+        return self._moved(lambda kind: kind.rescaled(self, by), axis)
+
+    def held(self, low: NDArray[Any], high: NDArray[Any], axis: int) -> Facts | None:
+        """Return the facts of ``clip(x, low, high)``, as far as those of ``x`` tell them.
+
+        Args:
+            low: Shape (C,); minus infinity where nothing is held.
+            high: Shape (C,), likewise.
+            axis: The axis of ``x`` that both lie along, counted from the end.
+
+        Returns:
+            None if not even the range is known.
+
+        """
+        by = Holding(low, high, axis)
+        return self._moved(lambda kind: kind.held(self, by), axis)
+
+    def _moved(self, move: Callable[[Kind], Statistic | None], axis: int) -> Facts | None:
         if self.count == 0:
             return self
-        if axis is None:
-            return None
-        by = Rescaling(scale, shift, axis)
         kinds = dict.fromkeys(kind for kind, _ in self.parts)
-        moved = [part for kind in kinds if (part := kind.rescaled(self, by)) is not None]
+        moved = [part for kind in kinds if (part := move(kind)) is not None]
         return facts_of(self.count, *moved, axis=axis) if any(type(part) is Range for part in moved) else None
 
     def without(self, kinds: Iterable[Kind]) -> Facts:

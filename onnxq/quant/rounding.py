@@ -15,6 +15,9 @@ Array = NDArray[np.float64]
 DAMPING = 0.01
 """The part of the mean square that is added to each input's own: it keeps the factorisation stable."""
 
+SMALL = 64
+"""A triangle of fewer rows is inverted as any matrix is."""
+
 BLOCK = 128
 """Inputs that are rounded before their errors go to all that follow."""
 
@@ -56,7 +59,17 @@ def _factor(gram: Array) -> Array:
     squares = np.diagonal(gram)
     damped = gram + np.diag(np.where(squares > 0, DAMPING * squares.mean(), 1.0))
     root = np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]  # upper, and root @ root.T is the damped matrix
-    return np.asarray(np.linalg.inv(root), np.float64)
+    return _inverse(root)
+
+
+def _inverse(upper: Array) -> Array:
+    """Return the inverse of an upper triangular matrix, of those of its halves."""
+    half = len(upper) // 2
+    if half < SMALL:
+        return np.asarray(np.linalg.inv(upper), np.float64)
+    first, last = _inverse(upper[:half, :half]), _inverse(upper[half:, half:])
+    corner = -first @ upper[:half, half:] @ last
+    return np.block([[first, corner], [np.zeros_like(corner.T), last]])
 
 
 def output_error(weight: FloatArray, rounded: FloatArray, gram: FloatArray) -> float:
@@ -68,5 +81,5 @@ def output_error(weight: FloatArray, rounded: FloatArray, gram: FloatArray) -> f
         gram: ``x.T @ x``, shape (C, C).
 
     """
-    error = rounded.astype(np.float64) - weight
-    return float(np.einsum("cn,cd,dn->", error, gram, error, optimize=True))
+    error = (rounded - weight).astype(np.float32)
+    return float(np.sum(error * (gram.astype(np.float32, copy=False) @ error), dtype=np.float64))

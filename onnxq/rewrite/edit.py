@@ -180,6 +180,24 @@ class Editor(Writer):
         note_facts(to or value, None if facts is None else facts.rescaled(scale, shift, axis))
         self._record("rescale", f"{name} -> {name_of(to or value)}", why)
 
+    def hold(
+        self, value: ir.Value, low: NDArray[Any], high: NDArray[Any], *, axis: int, to: ir.Value, why: str
+    ) -> None:
+        """Note that ``to`` holds ``clip(x, low, high)`` for each channel of ``value``, whose facts move over.
+
+        Args:
+            value: Keeps its numbers.
+            low: Shape (C,).
+            high: Shape (C,).
+            axis: The channel axis, counted from the end.
+            to: A new value.
+            why: The reason.
+
+        """
+        facts = facts_on(value)
+        note_facts(to, None if facts is None else facts.held(low, high, axis))
+        self._record("hold", f"{name_of(value)} -> {name_of(to)}", why)
+
     def set_attribute(self, node: ir.Node, name: str, value: Any, *, why: str) -> None:
         """Give one attribute of ``node`` another value."""
         node.attributes[name] = ir.convenience.convert_attribute(name, value)

@@ -15,6 +15,9 @@ Identity does not, since it is removed (optimised graphs of onnxruntime 1.32.0).
   read through a Sum.
 - A weight of 2 bits that MatMul or Gemm reads becomes one of MatMulNBits, and is packed wrongly where the
   number of columns is not a multiple of the four that fill a byte. Such weights are read through a Sum.
+- What the body of an If, Loop or Scan reads from outside is for it one more input of that operator when it
+  moves a DequantizeLinear across the Reshape, say, that computes it (QDQPropagation), and the process ends.
+  Bodies read such values through a Sum.
 - A layer normalization written out right behind a Cast from float16 becomes one that reads float16 and
   multiplies by float, which does not load. Such casts are read through a Sum.
 """
@@ -86,6 +89,15 @@ def shield_narrow_weights(module: GraphModule, edit: Editor) -> None:
         weight = input_of(node, 1)
         if is_standard(node, "MatMul", "Gemm") and weight is not None and _is_packed_wrongly(weight):
             _read_through_sum(weight, [node], "whole", why, edit)
+
+
+def shield_bodies(module: GraphModule, edit: Editor) -> None:
+    """Put a Sum behind each value that bodies read from outside and that a DequantizeLinear hands on."""
+    why = "ONNX Runtime ends where it moves a DequantizeLinear to what the body of an operator reads"
+    for value in list(module.values()):
+        inside = [reader for reader in value.consumers() if reader.graph is not module.graph]
+        if inside and _is_handed_on(value):
+            _read_through_sum(value, inside, "outside", why, edit)
 
 
 def shield_cast(wide: ir.Value, edit: Editor) -> None:
@@ -174,6 +186,14 @@ def _quantizer(value: ir.Value) -> ir.Node | None:
         if _handed_on(reader) is not None:
             readers += reader.outputs[0].consumers()
     return None
+
+
+def _is_handed_on(value: ir.Value) -> bool:
+    """Tell whether what selects, whatever else it reads, makes a value of a DequantizeLinear's."""
+    producer, steps = value.producer(), 0
+    while producer is not None and is_standard(producer, *TRANSPARENT) and producer.inputs[0] is not None:
+        producer, steps = producer.inputs[0].producer(), steps + 1
+    return steps > 0 and producer is not None and is_standard(producer, "DequantizeLinear")
 
 
 def _handed_on(node: ir.Node) -> ir.Value | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -23,18 +24,24 @@ class Writer:
     Args:
         module: The module whose main graph is changed.
         edits: What was done, in order.
+        keeper: Knows what is decided, from the editor before; None to look at the module.
 
     """
 
     module: GraphModule
     edits: list[Edit] = field(default_factory=list)
+    keeper: Keeper | None = None
 
     def __post_init__(self) -> None:
-        """Remember every name in use, and up to which number names alike are taken."""
-        self._names = names_in(self.module.graph)
+        """Remember up to which number names alike are taken."""
         self._taken: dict[str, int] = {}
         self._replaced: dict[ir.Value, str] = {}
-        self._keeper = Keeper(self.module)
+        self._keeper = self.keeper or Keeper(self.module)
+
+    @cached_property
+    def _names(self) -> set[str]:
+        """Every name in use."""
+        return names_in(self.module.graph)
 
     def constant(
         self, name: str, array: NDArray[Any], *, why: str, dtype: ir.DataType | None = None

@@ -56,7 +56,7 @@ def race(
     feeds: Sequence[Feeds],
     run: Run = Run(),
     *,
-    seconds: float = 10.0,
+    seconds: float = 4.0,
     on_progress: Steps = lambda done, total: None,
 ) -> dict[str, Standing]:
     """Time models beside the first of them; return how each of the others stands to it.

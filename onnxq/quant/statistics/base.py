@@ -103,6 +103,27 @@ class Rescaling:
         return moved
 
 
+@dataclass(frozen=True, eq=False)
+class Holding:
+    """A value ``x`` is held between bounds: ``clip(x, low, high)``.
+
+    Args:
+        low: Shape (C,); minus infinity where nothing is held.
+        high: Shape (C,), likewise.
+        axis: The axis of ``x`` that both lie along, counted from the end.
+
+    """
+
+    low: NDArray[Any]
+    high: NDArray[Any]
+    axis: int
+
+    def of(self, values: Float32) -> Float32:
+        """Return what values of shape (..., C) become."""
+        held: Float32 = np.clip(values, self.low, self.high).astype(np.float32)
+        return held
+
+
 class Known(Protocol):
     """What else is known of the same value."""
 
@@ -139,6 +160,11 @@ class Statistic(ABC):
     @classmethod
     def rescaled(cls, known: Known, by: Rescaling) -> Self | None:
         """Return the statistic of ``(x - shift) / scale``; None if what is known does not tell it."""
+        return None
+
+    @classmethod
+    def held(cls, known: Known, by: Holding) -> Self | None:
+        """Return the statistic of ``clip(x, low, high)``; None if what is known does not tell it."""
         return None
 
     @property

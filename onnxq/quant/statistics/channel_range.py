@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from onnxq.quant.statistics.base import Block, Float32, Known, Rescaling, Statistic
+from onnxq.quant.statistics.base import Block, Float32, Holding, Known, Rescaling, Statistic
 from onnxq.quant.statistics.by_channel import check_channels
 from onnxq.quant.statistics.plain import array_out, numbers_in
 
@@ -46,6 +46,12 @@ class ChannelRange(Statistic):
     @classmethod
     def rescaled(cls, known: Known, by: Rescaling) -> Self | None:
         """Return both ends moved."""
+        before = known.get(cls, by.axis)
+        return None if before is None else cls(by.of(before.low), by.of(before.high))
+
+    @classmethod
+    def held(cls, known: Known, by: Holding) -> Self | None:
+        """Return both ends held."""
         before = known.get(cls, by.axis)
         return None if before is None else cls(by.of(before.low), by.of(before.high))
 

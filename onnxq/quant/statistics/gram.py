@@ -10,10 +10,12 @@ from numpy.typing import NDArray
 
 from onnxq.quant.statistics.base import Block, Float32, Known, Rescaling
 from onnxq.quant.statistics.by_channel import ChannelArray
-from onnxq.quant.statistics.mean import Mean
 
 ROWS = 256
 """How many rows are multiplied at a time; their number and order in the stream alone decide the rounding."""
+
+MOST_ROWS = 64
+"""Of one sample, so many rows are looked at, evenly spaced: neighbours tell little new."""
 
 LEFT = 2.0**-8
 """A shift that leaves less of a channel's sum of squares takes too many of float32's 24 bits with it."""
@@ -21,7 +23,11 @@ LEFT = 2.0**-8
 
 @dataclass(frozen=True, eq=False)
 class Gram(ChannelArray):
-    """``x.T @ x`` over all rows ``x``, shape (C, C). Calibration tables leave it out: it is large."""
+    """``x.T @ x`` over many rows ``x`` with a 1 behind them, shape (C + 1, C + 1).
+
+    So it holds the sums of the channels and the number of rows as well, which a shift asks for. Calibration
+    tables leave it out: it is large.
+    """
 
     name = "gram"
     rank = 2
@@ -34,38 +40,44 @@ class Gram(ChannelArray):
         return GramObserver()
 
     @classmethod
+    def of(cls, rows: Float32) -> Self:
+        """Return the products of rows, shape (R, C)."""
+        wide = np.pad(rows.astype(np.float64), ((0, 0), (0, 1)), constant_values=1.0)
+        return cls((wide.T @ wide).astype(np.float32))
+
+    @property
+    def products(self) -> Float32:
+        """``x.T @ x``, shape (C, C)."""
+        return self.values[:-1, :-1]
+
+    @property
+    def channels(self) -> int:
+        """C."""
+        return len(self.values) - 1
+
+    @classmethod
     def rescaled(cls, known: Known, by: Rescaling) -> Self | None:
         """Return the products of what the channels become.
 
-        Without a shift they are divided by the scales. With one, the sums of the channels are needed as well,
-        and None is returned where so little of a channel is left that rounding would show.
+        Without a shift they are divided by the scales. With one, None is returned where so little of a
+        channel is left that rounding would show.
         """
-        before, mean = known.get(cls, by.axis), known.get(Mean, by.axis)
+        before = known.get(cls, by.axis)
         if before is None:
             return None
+        shift, scale = np.append(by.shift, 0.0), np.append(by.scale, 1.0)
         gram = before.values.astype(np.float64)
-        if by.shift.any():
-            if mean is None:
-                return None
-            rows = known.count / before.channels
-            gram = _shifted(gram, rows * mean.values.astype(np.float64), rows, by.shift)
-            if (np.diagonal(gram) < LEFT * np.diagonal(before.values)).any():
-                return None
-        return cls((gram / np.outer(by.scale, by.scale)).astype(np.float32))
+        crossed = np.outer(shift, gram[-1])
+        moved = gram - crossed - crossed.T + gram[-1, -1] * np.outer(shift, shift)
+        if by.shift.any() and (np.diagonal(moved) < LEFT * np.diagonal(gram)).any():
+            return None
+        after = moved / np.outer(scale, scale)
+        return cls(after.astype(np.float32))
 
     @property
     def bulk(self) -> int:
         """All numbers."""
         return self.values.size
-
-
-def _shifted(
-    gram: NDArray[np.float64], sums: NDArray[np.float64], rows: float, shift: NDArray[np.floating]
-) -> NDArray[np.float64]:
-    """Return ``(x - shift).T @ (x - shift)``, of ``x.T @ x`` and the sums of each channel over all rows."""
-    crossed = np.outer(shift, sums)
-    result: NDArray[np.float64] = gram - crossed - crossed.T + rows * np.outer(shift, shift)
-    return result
 
 
 class GramObserver:
@@ -79,21 +91,26 @@ class GramObserver:
 
     def update(self, block: Block) -> None:
         """Gather rows, and multiply them whenever there are enough."""
-        self._gather(np.moveaxis(block.values, block.axis, -1).reshape(-1, block.values.shape[block.axis]))
+        samples = np.moveaxis(block.values, block.axis, -1)
+        channels = samples.shape[-1]
+        rows = samples.reshape(len(samples), -1, channels)
+        apart = -(-rows.shape[1] // MOST_ROWS) or 1
+        self._gather(rows[:, ::apart].reshape(-1, channels))
 
     def merge(self, later: GramObserver) -> None:
         """Add the other's products, and gather the rows that it has not multiplied yet."""
         if later.gram.size:
-            self._gather(later.rows[: later.filled])
+            self._gather(later.rows[: later.filled, :-1])
             self.gram += later.gram
 
     def _gather(self, rows: Float32) -> None:
+        channels = rows.shape[1]
         if not len(self.rows):
-            self.rows = np.empty((ROWS, rows.shape[1]), np.float32)
-            self.gram = np.zeros((rows.shape[1], rows.shape[1]))
+            self.rows = np.ones((ROWS, channels + 1), np.float32)
+            self.gram = np.zeros((channels + 1, channels + 1))
         while len(rows):
             fitting = rows[: ROWS - self.filled]
-            self.rows[self.filled : self.filled + len(fitting)] = fitting
+            self.rows[self.filled : self.filled + len(fitting), :channels] = fitting
             self.filled += len(fitting)
             rows = rows[len(fitting) :]
             if self.filled == ROWS:

@@ -10,8 +10,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.quant.statistics.base import Block, Statistic
+from onnxq.quant.statistics.base import Block, Known, Rescaling, Statistic
 from onnxq.quant.statistics.plain import array_in, array_out
+from onnxq.quant.statistics.rows import Rows
 
 BIN_COUNT = 1 << 16
 """One bin for each value of a float32's upper 16 bits: sign, exponent and 7 bits of mantissa."""
@@ -52,6 +53,12 @@ class Histogram(Statistic):
     def observer() -> HistogramObserver:
         """Return one with empty bins."""
         return HistogramObserver()
+
+    @classmethod
+    def rescaled(cls, known: Known, by: Rescaling) -> Self | None:
+        """Return that of the sampled rows, moved: bins hold all channels, which do not move alike."""
+        rows = known.get(Rows, by.axis)
+        return None if rows is None else cls(_counts(by.of(rows.values)))
 
     @property
     def bulk(self) -> int:

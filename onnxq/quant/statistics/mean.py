@@ -8,9 +8,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from onnxq.quant.statistics.base import Block, Known, Rescaling
+from onnxq.quant.statistics.base import Block, Holding, Known, Rescaling
 from onnxq.quant.statistics.by_channel import ChannelArray
 from onnxq.quant.statistics.plain import array_in
+from onnxq.quant.statistics.rows import Rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,6 +30,15 @@ class Mean(ChannelArray):
         """Return the means moved."""
         before = known.get(cls, by.axis)
         return None if before is None else cls(by.of(before.values))
+
+    @classmethod
+    def held(cls, known: Known, by: Holding) -> Self | None:
+        """Return the means, less what is cut off the sampled rows in the mean."""
+        before, rows = known.get(cls, by.axis), known.get(Rows, by.axis)
+        if before is None or rows is None:
+            return None
+        cut = (rows.values - by.of(rows.values)).mean(axis=0, dtype=np.float64)
+        return cls((before.values - cut).astype(np.float32))
 
     @classmethod
     def from_table(cls, entry: Mapping[str, Any]) -> Self | None:

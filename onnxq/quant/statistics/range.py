@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from onnxq.quant.statistics.base import Block, Known, Rescaling, Statistic
+from onnxq.quant.statistics.base import Block, Holding, Known, Rescaling, Statistic
 from onnxq.quant.statistics.channel_range import ChannelRange
 from onnxq.quant.statistics.plain import number_out
 
@@ -44,6 +44,12 @@ class Range(Statistic):
         """Return the range of all channels, where each one's is known."""
         moved = ChannelRange.rescaled(known, by)
         return None if moved is None else cls(float(moved.low.min()), float(moved.high.max()))
+
+    @classmethod
+    def held(cls, known: Known, by: Holding) -> Self | None:
+        """Return the range of all channels, where each one's is known."""
+        left = ChannelRange.held(known, by)
+        return None if left is None else cls(float(left.low.min()), float(left.high.max()))
 
     def to_table(self) -> dict[str, Any]:
         """Return both ends."""

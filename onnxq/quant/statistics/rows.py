@@ -9,7 +9,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.quant.statistics.base import Block, Float32, Known, Rescaling
+from onnxq.quant.statistics.base import Block, Float32, Holding, Known, Rescaling
 from onnxq.quant.statistics.by_channel import ChannelArray
 
 LIMITS = (64, 512)
@@ -40,6 +40,12 @@ class Rows(ChannelArray):
     @classmethod
     def rescaled(cls, known: Known, by: Rescaling) -> Self | None:
         """Return the rows moved."""
+        before = known.get(cls, by.axis)
+        return None if before is None else cls(by.of(before.values))
+
+    @classmethod
+    def held(cls, known: Known, by: Holding) -> Self | None:
+        """Return the rows held."""
         before = known.get(cls, by.axis)
         return None if before is None else cls(by.of(before.values))
 

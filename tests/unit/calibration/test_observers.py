@@ -79,9 +79,10 @@ def test_wide_rows_are_fewer() -> None:
 @given(cuts=st.lists(st.integers(0, 700), max_size=6).map(sorted))
 def test_products_of_channels_do_not_depend_on_the_split(cuts: list[int]) -> None:
     x = np.random.default_rng(0).normal(size=(700, 3, 5)).astype(np.float32)
-    gram = observe(x, cuts).known(Gram).values
-    np.testing.assert_array_equal(gram, observe(x, []).known(Gram).values)
-    rows = x.reshape(-1, 5).astype(np.float64)
+    found = observe(x, cuts).known(Gram)
+    np.testing.assert_array_equal(found.values, observe(x, []).known(Gram).values)
+    gram, rows = found.products, x.reshape(-1, 5).astype(np.float64)
+    np.testing.assert_array_equal(found.values[-1, -1], len(rows))
     # Each entry adds up 2100 products in float32, each rounded to 2^-24 of the sum of their magnitudes.
     bound = 2100 * 2.0**-24 * (np.abs(rows).T @ np.abs(rows))
     assert (np.abs(gram - rows.T @ rows) <= bound).all()

@@ -29,8 +29,8 @@ from onnxq.rewrite.edit import Editor
 TEXT = """# weight k: dtype=int4
 # weight h: dtype=float16
 # fact x: count=4 low=-1.0 high=2.5 average=[-0.5, 2.0] axis=-1 channel_low=[-1.0, nan] \
-channel_high=[1.0, inf] mean=[0.25, -0.5] rows=[[1.0, 2.0], [3.0, 4.0]] gram=[[10.0, 14.0], [14.0, 20.0]] \
-histogram={5: 1, 16256: 3}
+channel_high=[1.0, inf] mean=[0.25, -0.5] rows=[[1.0, 2.0], [3.0, 4.0]] \
+gram=[[10.0, 14.0, 4.0], [14.0, 20.0, 6.0], [4.0, 6.0, 2.0]] histogram={5: 1, 16256: 3}
 # encode w: scale=[0.5, 1e-30] zero_point=[0, 1] dtype=int8 axis=0
 # encode x: scale=0.5 zero_point=0 dtype=uint8 readers="a b/1"+act
 <ir_version: 10, opset_import: ["" : 21]>

@@ -191,3 +191,24 @@ def test_a_layer_normalization_of_float16_loads(build: Build, compiled: Callable
     compiled(module, "widen-float16, remove-dead")
     plain, optimised = outputs(module, {"x": np.linspace(-1, 1, 16, dtype=np.float16).reshape(2, 8)})
     np.testing.assert_allclose(optimised, plain, atol=4 * np.finfo(np.float16).eps)  # values are below 4
+
+
+@pytest.mark.parametrize("moved", ["Reshape(x_dq, shape)", "Transpose(x_dq)", "Slice(x_dq, zero, one)"])
+def test_what_a_body_reads_from_outside_does_not_end_the_process(
+    moved: str, build: Build, compiled: Callable[..., GraphModule]
+) -> None:
+    """ONNX Runtime 1.32 takes it for an input of the If that the operator does not have."""
+    body = f"""main (float[2,4] x, bool c) => (float[N,M] y) {{
+        {BEFORE} h = {moved}
+        y = If (c) <
+            then_branch = a () => (float[N,M] t) {{ t = Relu(h) }},
+            else_branch = b () => (float[N,M] e) {{ e = Neg(h) }}
+        >
+    }}"""
+    weights = {"s": np.array(0.1, np.float32), "z": np.array(3, np.uint8), "shape": np.array([4, 2])}
+    module = build(body, weights | {"zero": np.array([0]), "one": np.array([1])})
+    compiled(module, "insert-qdq")
+    x = np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)
+    for taken in (True, False):
+        found, fused = outputs(module, {"x": x, "c": np.array(taken)})
+        np.testing.assert_array_equal(found, fused)
