@@ -32,9 +32,16 @@ PACKAGES = ("onnxq", "onnx", "onnx-ir", "onnxscript", "numpy", "ml-dtypes")
 
 def _plain_name(name: str) -> str:
     """Refuse a name that would lead into another folder."""
-    if name != Path(name).name or "\0" in name:
+    if not name or name != Path(name).name or "\0" in name:
         raise ValueError("no name of a file")
     return name
+
+
+def _with_onnxq(versions: dict[str, str]) -> dict[str, str]:
+    """Refuse versions of who knows what."""
+    if "onnxq" not in versions:
+        raise ValueError("the version of onnxq is missing")
+    return versions
 
 
 class ModelFile(BaseModel):
@@ -97,7 +104,7 @@ class Manifest(BaseModel):
     session_options: dict[str, str] = {}
     data: DataUsed | None
     table: Table | None
-    versions: dict[str, str]
+    versions: Annotated[dict[str, str], AfterValidator(_with_onnxq)]
     cpu_flags: tuple[str, ...]
     processor: ProcessorAssumed | None = None
     passes: tuple[PassSummary, ...]

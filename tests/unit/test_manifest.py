@@ -76,6 +76,8 @@ def test_what_older_versions_did_not_know_may_be_missing(compiled: CompileResult
         ({"kernels": {"asked": "cpu", "runs": 5}}, "there is no key 'kernels.nodes'"),
         ({"kernels": {"asked": "cpu", "runs": 5, "nodes": [], "new": 1}}, "unknown key 'kernels.new'"),
         ({"table": {"schema": 1}}, "the calibration table"),
+        ({"output": {"name": "", "digest": "d", "size_bytes": 1}}, "output.name: Value error, no name of"),
+        ({"versions": {"numpy": "2"}}, "versions: Value error, the version of onnxq is missing"),
     ],
 )
 def test_what_is_wrong_is_one_clause(
