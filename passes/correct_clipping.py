@@ -66,7 +66,12 @@ class CorrectClipping(Pass):
         """Take all layers that read a value together; each adds a product of its own."""
         for layers in self._readers(module):
             value = layers[0].activation  # as it is now: a correction may have put another in its place
-            found = self._site(value, layers, module)
+            assigned = ctx.precision.of_value(value)
+            found = (
+                self._site(value, layers, module)
+                if assigned is None
+                else f"the recipe assigns {assigned} to it"
+            )
             if isinstance(found, str):
                 for layer in layers:
                     ctx.skip(layer.node, f"{name_of(value)!r} keeps its range: {found}")
