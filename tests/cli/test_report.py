@@ -84,12 +84,17 @@ def test_without_the_extra_a_page_is_refused_and_the_text_works(
 
 def test_objects_show_themselves_as_tables(compiled: Path, model: Path) -> None:
     from onnxq.analysis.overview import overview
+    from onnxq.compilation import CompileResult
     from onnxq.diff.models import diff_models
     from onnxq.ir.store import load_model
 
     module = load_model(model)
     diff = diff_models(model, compiled.with_name("out.onnx"))
-    for thing in (read_story(compiled), module, overview(module), diff):
+    story = read_story(compiled)
+    told = story.manifest
+    result = CompileResult(compiled.with_name("out.onnx"), told, (), told.accuracy, told.latency)
+    reports = (told.accuracy, told.latency, told.kernels)
+    for thing in (story, module, overview(module), diff, result, *reports):
         html = thing._repr_html_()
         assert html.startswith("<table><caption>")
         assert html.count("<table>") == html.count("</table>")
