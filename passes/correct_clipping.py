@@ -67,11 +67,8 @@ class CorrectClipping(Pass):
         for layers in self._readers(module):
             value = layers[0].activation  # as it is now: a correction may have put another in its place
             assigned = ctx.precision.of_value(value)
-            found = (
-                self._site(value, layers, module)
-                if assigned is None
-                else f"the recipe assigns {assigned} to it"
-            )
+            reason = None if assigned is None else f"the recipe assigns {assigned} to it"
+            found = reason or self._site(value, layers, module)
             if isinstance(found, str):
                 for layer in layers:
                     ctx.skip(layer.node, f"{name_of(value)!r} keeps its range: {found}")
