@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+from onnxq.background import in_background
 from onnxq.calibration.data import Dataset, InputSpec, input_specs
 from onnxq.calibration.table import CalibrationTable
 from onnxq.comparison import (
@@ -31,8 +32,8 @@ from onnxq.errors import InputError, ToleranceError, called
 from onnxq.files import as_utf8, replacing
 from onnxq.ir.module import GraphModule
 from onnxq.ir.store import (
-    begin_digest,
     foreign_operators,
+    model_digest,
     model_size,
     write_model,
 )
@@ -69,6 +70,7 @@ from onnxq.runtime.validate import AccuracyReport
 from onnxq.search.choose import Choice, choose, settings
 from onnxq.search.tune import Tuning, in_float, tune
 from onnxq.shown import Shown
+from onnxq.staging import sync
 
 TUNED_TARGETS = ("cpu",)
 """Targets that promise speed on the machine at hand."""
@@ -250,7 +252,8 @@ class Compilation:
             self.progress("writing", 0, None)
             write_model(module, model)
             tried = model[-1]
-            digest = begin_digest(tried)
+            digest = in_background(lambda: model_digest(tried))
+            settled = in_background(lambda: sync(*model))
             with called(tried, str(output)):
                 comparison = compare(
                     self.source.path, tried, samples, self.options, self.progress, self._run(module)
@@ -263,6 +266,7 @@ class Compilation:
             report.write_text(describe(manifest), encoding="utf-8")
             self.progress("reading the source again", 0, None)
             self.source.verify()
+            settled.result()
         self._enforce(comparison.accuracy, output)
         if judged is not None:
             enforce_useful(judged)

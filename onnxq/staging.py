@@ -102,7 +102,7 @@ def move_into_place(stage: Path, names: Sequence[str]) -> None:
     """
     folder = stage.parent
     for name in names:
-        _sync(stage / NEW / name)
+        sync(stage / NEW / name)
         for place in (folder, stage / OLD):
             (place / name).parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
@@ -113,13 +113,13 @@ def move_into_place(stage: Path, names: Sequence[str]) -> None:
             for name in names:
                 _rename(stage / NEW / name, folder / name)
             for parent in {(folder / name).parent for name in names}:
-                _sync(parent)
+                sync(parent)
             os.unlink(stage / MOVES)  # from here on the new files count
         except BaseException:
             _undo(stage)
             raise
         with suppress(OSError):  # they are in place; were the power cut now, it might all be undone
-            _sync(stage)
+            sync(stage)
 
 
 def repair(folder: Path) -> None:
@@ -176,9 +176,9 @@ def _write_moves(stage: Path, names: Sequence[str]) -> None:
     }
     draft = stage / f"{MOVES}.draft"
     draft.write_text(json.dumps(moves), encoding="utf-8")
-    _sync(draft)
+    sync(draft)
     _rename(draft, stage / MOVES)
-    _sync(stage)
+    sync(stage)
 
 
 def _set_aside(path: Path, old: Path) -> None:
@@ -211,7 +211,7 @@ def _undo(stage: Path) -> list[str]:
         elif is_new and not move["replaces"]:
             os.unlink(path)
     for parent in {(stage.parent / name).parent for name in moves}:
-        _sync(parent)
+        sync(parent)
     (stage / MOVES).unlink(missing_ok=True)
     return list(moves)
 
@@ -278,13 +278,18 @@ def _try_lock(held: int) -> bool:
     return True
 
 
-def _sync(path: Path) -> None:
-    """Wait until a file's content, or a folder's names, are on the disk, where the file system can do that.
+def sync(*paths: Path) -> None:
+    """Wait until files' content, or folders' names, are on the disk, where the file system can do that.
 
     A disk that was full tells it here at the latest.
     """
     if fcntl is None:
         return  # Windows does it for nothing that is open for reading only
+    for path in paths:
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
     held = os.open(path, os.O_RDONLY)
     try:
         os.fsync(held)

@@ -10,9 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
+from onnxq.background import in_background
 from onnxq.errors import ModelError
 from onnxq.ir.module import GraphModule
-from onnxq.ir.store import begin_digest, load_model, model_digest, model_files
+from onnxq.ir.store import load_model, model_digest, model_files
 
 TICK = 2_000_000_000
 """Nanoseconds within which two changes of a file may have the same time: FAT counts to two seconds."""
@@ -55,7 +56,7 @@ class Source:
 
         """
         began, looks = time.time_ns(), {file: _look(file) for file in model_files(path)}
-        return cls(path, looks, began, begin_digest(path))
+        return cls(path, looks, began, in_background(lambda: model_digest(path)))
 
     @property
     def digest(self) -> str:

@@ -6,10 +6,8 @@ import hashlib
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import onnx
@@ -178,20 +176,6 @@ def model_digest(path: Path) -> str:
         digest.update(str(file.relative_to(path.absolute().parent)).encode())
         _hash_file(digest, file)
     return digest.hexdigest()
-
-
-def begin_digest(path: Path) -> Future[str]:
-    """Begin to compute ``model_digest``, in a thread that nobody waits for at the end."""
-    future = Future[str]()
-
-    def compute() -> None:
-        try:
-            future.set_result(model_digest(path))
-        except BaseException as error:  # whoever asks for the result gets it
-            future.set_exception(error)
-
-    Thread(target=compute, daemon=True).start()
-    return future
 
 
 def model_size(path: Path) -> int:

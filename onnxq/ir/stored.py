@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import IO
+from typing import IO, Any
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from onnxq.ir.external import MappedTensor
 from onnxq.quant.encodings import Encoding
+from onnxq.quant.packing import pack
 
 
 class StoredTensor(ir.LazyTensor):
@@ -35,4 +38,10 @@ class StoredTensor(ir.LazyTensor):
             file.write(self.tobytes())
             return
         for _, piece in self.encoding.quantized_pieces(weight):
-            file.write(ir.Tensor(piece, dtype=self.dtype).tobytes())
+            file.write(self._packed(piece))
+
+    def _packed(self, piece: NDArray[Any]) -> bytes:
+        """Return the bytes of some rows; onnx_ir 1.1 takes three times as long for those of 4 bits."""
+        if self.encoding.bits in (4, 8):
+            return pack(piece.view(np.uint8).ravel(), self.encoding.bits).tobytes()
+        return ir.Tensor(piece, dtype=self.dtype).tobytes()

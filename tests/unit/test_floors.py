@@ -10,6 +10,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[2]
 FLOORS = [
     {
+        "background",
         "errors",
         "files",
         "fragments",

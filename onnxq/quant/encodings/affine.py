@@ -7,6 +7,7 @@ QuantizeLinear and DequantizeLinear define them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, ClassVar, Self
 
 import ml_dtypes
@@ -36,8 +37,7 @@ class Affine(Encoding):
     @classmethod
     def limits_of(cls, dtype: str, limit: int | None = None) -> tuple[int, int]:
         """Return the smallest and the largest integer of ``dtype`` within -limit..limit."""
-        info: Any = ml_dtypes.iinfo(cls.dtypes[dtype])  # type: ignore[no-untyped-call]
-        low, high = int(info.min), int(info.max)
+        low, high = _range_of(cls.dtypes[dtype])
         return (low, high) if limit is None else (max(low, -limit), min(high, limit))
 
     zero_points_of = limits_of
@@ -72,9 +72,10 @@ class Affine(Encoding):
         return cls(scale, zero_point.astype(np.int32), dtype, axis, block_size, limit)
 
     def _quantized(self, values: FloatArray) -> Stored:
-        steps = np.rint(values / self._spread(self.scale, values.shape))
+        steps = np.asarray(values / self._spread(self.scale, values.shape))
+        steps = np.rint(steps, out=steps)
         steps = steps + self._spread(self._counted_zero, values.shape)
-        return _integers(np.clip(steps, *self.limits), self.dtypes[self.dtype], self.bits)
+        return _integers(np.clip(steps, *self.limits, out=steps), self.dtypes[self.dtype], self.bits)
 
     def dequantize(self, stored: Stored) -> Float32:
         """Return the real values of integers."""
@@ -98,6 +99,13 @@ class Affine(Encoding):
     def step(self, values: FloatArray) -> FloatArray:
         """Return the scale of each value."""
         return self._spread(self.scale, values.shape)
+
+
+@cache
+def _range_of(dtype: np.dtype[Any]) -> tuple[int, int]:
+    """Return the smallest and the largest integer of a type."""
+    info: Any = ml_dtypes.iinfo(dtype)  # type: ignore[no-untyped-call]
+    return int(info.min), int(info.max)
 
 
 def _integers(steps: FloatArray, dtype: np.dtype[Any], bits: int) -> Stored:

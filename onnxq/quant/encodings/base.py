@@ -19,7 +19,7 @@ Float32 = NDArray[np.float32]
 Stored = NDArray[Any]
 """What is stored: an array of one of ``DTYPES``."""
 
-PIECE = 1 << 20
+PIECE = 1 << 19
 """Bytes of values that are quantized at a time: with what is computed of them they fit a cache of some MB."""
 
 

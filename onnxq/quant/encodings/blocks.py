@@ -48,7 +48,9 @@ class Blocks(Layout):
         return all(length in (None, count) for length, count in zip(divided, scales, strict=True))
 
     def spread(self, array: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:
-        """Repeat each entry for the values of its block."""
+        """Repeat each entry for the values of its block; one is broadcast as it is."""
+        if array.shape[self.axis] == 1:
+            return array
         return np.take(array, np.arange(shape[self.axis]) // self.size, axis=self.axis)
 
     def rows_apart(self, rank: int) -> int:
