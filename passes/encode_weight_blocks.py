@@ -18,8 +18,8 @@ from onnxq.analysis.layers import Layer, layer_of
 from onnxq.errors import PreconditionError
 from onnxq.ir.module import GraphModule, array_of, is_standard
 from onnxq.passmanager.base import Effect, Pass, PassContext
-from onnxq.quant.encodings import Encoding, covering
-from onnxq.quant.ranges import block_ranges, range_method
+from onnxq.quant.encodings import Encoding
+from onnxq.quant.ranges import encode_blocks, range_method
 
 OPSET = 21
 """The operator set that brought blocks and integers of 4 bits."""
@@ -87,8 +87,7 @@ class EncodeWeightBlocks(Pass):
     def _encoding(self, weight: NDArray[Any]) -> Encoding:
         dtype = self._dtype
         method = range_method(self.method, dtype)
-        low, high = block_ranges(method, weight, dtype, self.block, symmetric=self.symmetric)
-        return covering(low, high, dtype, symmetric=self.symmetric, axis=0, block_size=self.block)
+        return encode_blocks(method, weight, dtype, self.block, symmetric=self.symmetric)
 
     def _assigned(self, node: ir.Node, ctx: PassContext) -> EncodeWeightBlocks:
         """Return the pass with the width that is assigned to the layer."""

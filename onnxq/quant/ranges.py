@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -24,12 +24,15 @@ from onnxq.quant.clipping import (
     softmax_cross_entropy,
     squared_error,
 )
-from onnxq.quant.encodings import family_of
+from onnxq.quant.encodings import Encoding, covering, family_of
 from onnxq.quant.facts import Facts, Kind, facts_of
 from onnxq.quant.statistics import Average, ChannelRange, Histogram, Range, Rows
 
 Values = NDArray[np.float32]
 Ends = tuple[float, float]
+PIECE = 1 << 22
+"""Bytes of a matrix whose blocks are encoded at a time."""
+
 ChannelEnds = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
@@ -300,3 +303,20 @@ def block_ranges(
     if len(values) % block_size:
         values = np.pad(values, ((0, -len(values) % block_size), (0, 0)))  # zero is on every grid
     return method.choose_blocks(values.reshape(-1, block_size, values.shape[1]), dtype, symmetric)
+
+
+def encode_blocks(
+    method: Method, values: Values, dtype: str, block_size: int, *, symmetric: bool = False
+) -> Encoding:
+    """Return the encoding of a matrix in blocks of its columns, with ranges as ``block_ranges`` sets them.
+
+    It is computed for some rows of blocks at a time, so that what lies in between stays in a cache.
+    """
+    step = max(PIECE // max(values[:block_size].nbytes, 1), 1) * block_size
+    parts = []
+    for start in range(0, len(values), step):
+        rows = values[start : start + step]
+        low, high = block_ranges(method, rows, dtype, block_size, symmetric=symmetric)
+        parts.append(covering(low, high, dtype, symmetric=symmetric, axis=0, block_size=block_size))
+    scale, zero_point = ([getattr(part, name) for part in parts] for name in ("scale", "zero_point"))
+    return replace(parts[0], scale=np.concatenate(scale), zero_point=np.concatenate(zero_point))

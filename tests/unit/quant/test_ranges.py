@@ -8,9 +8,10 @@ from numpy.typing import NDArray
 
 from onnxq.calibration.observers import observe_array
 from onnxq.errors import RecipeError
+from onnxq.quant import ranges
 from onnxq.quant.encodings import affine_encoding, block_encoding, covering, symmetric_encoding
 from onnxq.quant.facts import Facts, facts_of
-from onnxq.quant.ranges import METHODS, Percentile, block_ranges, range_method
+from onnxq.quant.ranges import METHODS, Percentile, block_ranges, encode_blocks, range_method
 from onnxq.quant.statistics import STATISTICS, Average, Range
 
 Array = NDArray[np.float32]
@@ -231,3 +232,16 @@ def test_mse_blocks_err_less_than_min_max_blocks(dtype: str) -> None:
         errors.append(np.square(error).reshape(3, 32, 6).sum(axis=1))
     assert (errors[1] <= errors[0]).all()
     assert errors[1].sum() < errors[0].sum()
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize("name", ["min-max", "mse"])
+def test_blocks_are_encoded_in_pieces_as_at_once(
+    name: str, symmetric: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(0).normal(size=(300, 17)).astype(np.float32)  # the last block is shorter
+    monkeypatch.setattr(ranges, "PIECE", 2 * 32 * values[0].nbytes)
+    method = range_method(name, "int4")
+    low, high = block_ranges(method, values, "int4", 32, symmetric=symmetric)
+    at_once = covering(low, high, "int4", symmetric=symmetric, axis=0, block_size=32)
+    assert encode_blocks(method, values, "int4", 32, symmetric=symmetric) == at_once
