@@ -72,10 +72,9 @@ class Affine(Encoding):
         return cls(scale, zero_point.astype(np.int32), dtype, axis, block_size, limit)
 
     def _quantized(self, values: FloatArray) -> Stored:
-        steps = np.asarray(values / self._spread(self.scale, values.shape))
-        steps = np.rint(steps, out=steps)
+        steps = np.rint(values / self._spread(self.scale, values.shape))
         steps = steps + self._spread(self._counted_zero, values.shape)
-        return _integers(np.clip(steps, *self.limits, out=steps), self.dtypes[self.dtype], self.bits)
+        return _integers(np.clip(steps, *self.limits), self.dtypes[self.dtype], self.bits)
 
     def dequantize(self, stored: Stored) -> Float32:
         """Return the real values of integers."""

@@ -68,6 +68,12 @@ def test_pieces_are_those_of_the_whole(
     assert np.concatenate(pieces).tobytes() == encoding.quantize(x).tobytes() == whole.tobytes()
 
 
+@pytest.mark.parametrize("dtype", sorted(dtypes()))
+def test_a_single_number_is_quantized(dtype: str) -> None:
+    encoding = encoding_of(np.float32(0.5), np.int32(0), dtype)
+    assert float(encoding.dequantize(encoding.quantize(np.array(0.5, np.float32)))) == 0.5
+
+
 @pytest.mark.parametrize("dtype", ["int2", "uint2", "int4", "uint4"])
 def test_integers_narrower_than_a_byte_are_those_that_ml_dtypes_converts_to(dtype: str) -> None:
     low, high = Affine.limits_of(dtype)
