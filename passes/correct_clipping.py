@@ -29,6 +29,7 @@ from onnxq.ir.module import (
     sole_reader,
 )
 from onnxq.passmanager.base import Effect, Pass, PassContext
+from onnxq.passmanager.memo import Memo, content_of
 from onnxq.quant.encodings import Encoding, affine_encoding
 from onnxq.quant.facts import Need
 from onnxq.quant.outliers import narrowest_range, product_error
@@ -68,7 +69,7 @@ class CorrectClipping(Pass):
             value = layers[0].activation  # as it is now: a correction may have put another in its place
             assigned = ctx.precision.of_value(value)
             reason = None if assigned is None else f"the recipe assigns {assigned} to it"
-            found = reason or self._site(value, layers, module)
+            found = reason or self._site(value, layers, module, ctx.memo)
             if isinstance(found, str):
                 for layer in layers:
                     ctx.skip(layer.node, f"{name_of(value)!r} keeps its range: {found}")
@@ -87,7 +88,7 @@ class CorrectClipping(Pass):
     def _allows(self, value: ir.Value) -> bool:
         return any(fnmatchcase(name_of(value), pattern) for pattern in self.sites)
 
-    def _site(self, value: ir.Value, layers: list[Layer], module: GraphModule) -> Site | str:
+    def _site(self, value: ir.Value, layers: list[Layer], module: GraphModule, memo: Memo) -> Site | str:
         """Return what to correct, or the reason why the value keeps its range."""
         facts = module.measured(value)
         rows, along = facts.get(Rows), facts.get(ChannelRange)
@@ -105,7 +106,9 @@ class CorrectClipping(Pass):
         above = bool((along.high[found.channels] > encoding.high).any())
         below = bool((along.low[found.channels] < encoding.low).any())
         site = Site(value, layers, encoding, found.channels, below, above)
-        gain = site.gain(rows.values, old)
+        weights = [array_of(layer.weight) for layer in layers]
+        key = "gain", content_of(rows.values, found.channels, *weights), old, encoding
+        gain = memo.of(key, lambda: site.gain(rows.values, old))
         return site if gain >= self.gain else f"the error would shrink by a factor of {gain:.2f} only"
 
 

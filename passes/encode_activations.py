@@ -19,7 +19,7 @@ from onnxq.analysis.scopes import activations, divides, gemm_io, residual_values
 from onnxq.errors import RecipeError
 from onnxq.ir.module import GraphModule, is_standard, name_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
-from onnxq.passmanager.memo import Memo, Same
+from onnxq.passmanager.memo import Memo, content_of
 from onnxq.passmanager.precision import FLOAT
 from onnxq.quant.encodings import Encoding, covering, family_of
 from onnxq.quant.facts import Facts, Need
@@ -135,7 +135,8 @@ class EncodeActivations(Pass):
         return self.images if self.images and read_by_conv else self.method
 
     def _measured_range(self, facts: Facts, method: str, dtype: str, memo: Memo) -> tuple[float, float]:
-        key = "range", method, dtype, self.symmetric, Same(*facts.along(None))
+        known = [np.asarray(number) for part in facts.along(None) for number in vars(part).values()]
+        key = "range", method, dtype, self.symmetric, content_of(*known)
         chosen = range_method(method, dtype)
         return memo.of(key, lambda: chosen.choose(facts, dtype, self.symmetric))
 

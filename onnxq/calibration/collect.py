@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from onnxq.calibration.masks import TokenAxes, find_token_axes, padding, without_padding
 from onnxq.calibration.observers import ValueObserver
+from onnxq.calibration.trimming import trimmed
 from onnxq.errors import CalibrationError, PreconditionError, called
 from onnxq.quant.facts import Facts, Need
 from onnxq.runtime.batch import Feeds
@@ -117,7 +118,7 @@ def _stream(
     samples, watch = 0, _Watch(session, observers)
     with ThreadPoolExecutor(1) as observing:
         pending: Future[None] = observing.submit(lambda: None)
-        for number, batch in enumerate(data.batches()):
+        for number, batch in enumerate(trimmed(data.batches(), session)):
             values = {**batch.feeds, **session.run(batch.feeds)}
             pending.result()
             place = f"batch {number} (samples {samples} to {samples + batch.rows - 1})"

@@ -28,6 +28,8 @@ MASK_INPUT = "attention_mask"
 
 Keep = NDArray[np.bool_]
 Shape = tuple[int, ...]
+Axes = tuple[int | str | None, ...]
+"""A shape in which some axes have a name, or none."""
 
 
 @dataclass(frozen=True)
@@ -119,22 +121,36 @@ def _axes_by_growth(shapes: tuple[Shape, Shape], sizes: tuple[Shape, Shape]) -> 
     return TokenAxes(tuple(axis for axis, pair in enumerate(others, 1) if pair == (tokens, small_tokens)))
 
 
+def cut(feeds: Feeds, shapes: Mapping[str, Axes], samples: slice, tokens: int) -> dict[str, NDArray[Any]]:
+    """Return the feeds of some samples, with their first tokens.
+
+    Args:
+        feeds: A batch with ``attention_mask``.
+        shapes: The inputs' shapes in the model, where axes of the same name go together.
+        samples: Which ones.
+        tokens: How many.
+
+    """
+    batch_axis, token_axis = shapes[MASK_INPUT]
+    whole = feeds[MASK_INPUT].shape[1]
+
+    def of(array: NDArray[Any], shape: Axes) -> NDArray[Any]:
+        if array.ndim and shape[0] == batch_axis:
+            array = array[samples]
+        for axis in range(1, array.ndim):
+            if shape[axis] == token_axis and array.shape[axis] == whole:
+                array = array[(slice(None),) * axis + (slice(tokens),)]
+        return np.ascontiguousarray(array)
+
+    return {name: of(array, shapes[name]) for name, array in feeds.items() if name in shapes}
+
+
 def _one_token_less(session: Session, feeds: Feeds) -> dict[str, NDArray[Any]] | None:
     """Cut one token off every input that has them; None where the model's inputs have fixed lengths."""
-    specs = {spec.name: spec.shape for spec in session.inputs}
-    batch_axis, token_axis = specs.get(MASK_INPUT) or (None, None)
+    shapes = {spec.name: spec.shape for spec in session.inputs}
+    batch_axis, token_axis = shapes.get(MASK_INPUT) or (None, None)
     tokens = feeds[MASK_INPUT].shape[1]
     if isinstance(token_axis, int) or tokens < 2:
         return None
-    samples = None if isinstance(batch_axis, int) else 1  # None: all
-
-    def cut(array: NDArray[Any], shape: tuple[int | str | None, ...]) -> NDArray[Any]:
-        """Take the samples wanted, and leave out the last token."""
-        if array.ndim and shape[0] == batch_axis:
-            array = array[:samples]
-        for axis in range(1, array.ndim):
-            if shape[axis] == token_axis and array.shape[axis] == tokens:
-                array = np.take(array, range(tokens - 1), axis)
-        return array
-
-    return {name: cut(array, specs[name]) for name, array in feeds.items() if name in specs}
+    samples = slice(None) if isinstance(batch_axis, int) else slice(1)
+    return cut(feeds, shapes, samples, tokens - 1)

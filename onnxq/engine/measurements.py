@@ -14,7 +14,7 @@ from onnxq.engine.samples import Kept
 from onnxq.ir.fingerprint import fingerprints
 from onnxq.ir.module import GraphModule, name_of
 from onnxq.progress import Progress, quiet, steps_of
-from onnxq.quant.facts import Facts, Need, joined, meets
+from onnxq.quant.facts import Facts, Need, Place, joined, meets
 from onnxq.runtime.run import Run
 
 
@@ -69,6 +69,8 @@ class Measurements:
     def of(self, module: GraphModule, needs: Sequence[Need]) -> dict[str, Facts]:
         """Return, by name, facts that meet ``needs``, measured on ``module`` as it stands where need be.
 
+        They hold what is asked for and nothing else, whatever earlier runs have measured.
+
         Raises:
             CalibrationError: A value is NaN somewhere, or there is no data.
             OnnxqError: The data does not fit the model, or it does not run.
@@ -79,7 +81,14 @@ class Measurements:
         missing = [need for need in needs if not self._meets(prints, need)]
         if missing:
             self._measure(module, missing, prints)
-        return {name: self._known[print_] for name, print_ in prints.items() if print_ in self._known}
+        asked: dict[str, set[Place]] = {name: set() for name in prints}
+        for need in needs:
+            asked.get(need.value, set()).update(need.places)
+        return {
+            name: self._known[print_].only(asked[name])
+            for name, print_ in prints.items()
+            if print_ in self._known
+        }
 
     def _meets(self, prints: Mapping[str, str], need: Need) -> bool:
         facts = self._known.get(prints.get(need.value, ""))

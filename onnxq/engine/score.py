@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from onnxq.calibration.masks import MASK_INPUT
+from onnxq.calibration.trimming import trimmed
 from onnxq.ir.module import GraphModule
 from onnxq.ir.store import output_files, write_model
 from onnxq.runtime.batch import Batch, Feeds
@@ -85,8 +87,20 @@ class Score:
 
     def errors_of(self, path: Path) -> Errors:
         """Return the errors of a model in a file."""
-        outputs = validate(self._reference, path, self.batches(), run=self.run).outputs
+        outputs = validate(self._reference, path, self._samples(), run=self.run).outputs
         return Errors(sum(map(_noise, outputs)) / len(outputs), max(map(_largest, outputs)))
+
+    def _samples(self) -> Iterable[Batch]:
+        """Return the same objects each time, without padding."""
+        return self.batches() if self._trimmed is None else self._trimmed
+
+    @cached_property
+    def _trimmed(self) -> list[Batch] | None:
+        """The samples of text, one by one; they are small. None for others."""
+        first = next(iter(self.batches()), None)
+        if first is None or MASK_INPUT not in first.feeds or not isinstance(self._reference, Session):
+            return None
+        return list(trimmed(self.batches(), self._reference))
 
     @cached_property
     def _reference(self) -> Session | Path:

@@ -127,9 +127,11 @@ class PassManager:
                 where=place_of(pass_, index),
                 hint="give calibration data, or choose a pipeline that needs none",
             )
+        free = module.undecided() if self.foreseen else module
         wanted += [need for at, one in planned for need in self._unmet(module, one.foresees, one, at)]
-        free = module.undecided() if self.foreseen else module  # as it is when it is their turn
-        wanted += [need for one in self.foreseen for need in self._unmet(free, one.foresees, one, index)]
+        for one in self.foreseen:  # at its turn, all or nothing may be decided
+            for then in (module, free):
+                wanted += self._unmet(then, one.foresees, one, index)
         module.learn(self.measure(module, list(dict.fromkeys(wanted))))
 
     def _unmet(self, module: GraphModule, asked: Asked, pass_: Pass, index: int) -> list[Need]:

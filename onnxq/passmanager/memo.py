@@ -12,24 +12,6 @@ from numpy.typing import NDArray
 T = TypeVar("T")
 
 
-class Same:
-    """A key that stands for objects themselves, not for what they hold, and keeps them alive."""
-
-    def __init__(self, *objects: object) -> None:
-        self.objects = objects
-
-    def __eq__(self, other: object) -> bool:
-        """Tell whether the other key stands for the same objects."""
-        return isinstance(other, Same) and self._ids() == other._ids()
-
-    def __hash__(self) -> int:
-        """Agree with equality."""
-        return hash(self._ids())
-
-    def _ids(self) -> tuple[int, ...]:
-        return tuple(map(id, self.objects))
-
-
 def content_of(*arrays: NDArray[Any]) -> bytes:
     """Return a key that stands for what arrays hold, as builds make them anew."""
     digest = hashlib.blake2b(digest_size=16)

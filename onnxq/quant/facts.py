@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from numpy.typing import NDArray
 
+from onnxq.quant.statistics import STATISTICS
 from onnxq.quant.statistics.base import Holding, Rescaling, Statistic
 from onnxq.quant.statistics.range import Range
 
@@ -41,6 +42,11 @@ class Need:
         """Check the axis."""
         if self.axis >= 0:
             raise ValueError(f"channel axis {self.axis} of {self.value!r}: count it from the end, as -1")
+
+    @property
+    def places(self) -> frozenset[Place]:
+        """Where what is wished for stands among facts."""
+        return frozenset(_place(kind, self.axis) for kind in self.stats)
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,9 +159,13 @@ class Facts:
     def _moved(self, move: Callable[[Kind], Statistic | None], axis: int) -> Facts | None:
         if self.count == 0:
             return self
-        kinds = dict.fromkeys(kind for kind, _ in self.parts)
-        moved = [part for kind in kinds if (part := move(kind)) is not None]
+        moved = [part for kind in STATISTICS.values() if (part := move(kind)) is not None]
         return facts_of(self.count, *moved, axis=axis) if any(type(part) is Range for part in moved) else None
+
+    def only(self, places: Container[Place]) -> Facts:
+        """Return the facts without what stands in other places; the range stays."""
+        parts = {place: part for place, part in self.parts.items() if place in places}
+        return replace(self, parts={(Range, None): self.known(Range), **parts})
 
     def without(self, kinds: Iterable[Kind]) -> Facts:
         """Return the facts without these statistics."""

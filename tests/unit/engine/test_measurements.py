@@ -60,7 +60,7 @@ def test_twins_are_measured_once(data: Dataset) -> None:
     twins = parse(TEXT.replace("y = Relu(h)", "g = Mul(x, two) y = Add(h, g)"))
     measurements = Measurements.on(data, 1)
     found = measurements.of(twins, [Need("h", RANGE), Need("g", RANGE)])
-    assert found["h"] is found["g"]
+    assert _ends(found["h"]) == _ends(found["g"])
     assert measurements.measured == 1
 
 
