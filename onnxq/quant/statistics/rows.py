@@ -109,11 +109,16 @@ class RowsObserver:
             return
         if not len(self.hashes):
             self._make_room(channels)
-        places = places[_hash(places) < self.hashes.max()]
-        best = np.argsort(np.concatenate([self.hashes, _hash(places)]))[: len(self.hashes)]
-        fresh = places[best[best >= len(self.hashes)] - len(self.hashes)]
-        slots = np.setdiff1d(np.arange(len(self.hashes)), best)
-        self.rows[slots], self.places[slots], self.hashes[slots] = rows_at(fresh), fresh, _hash(fresh)
+        hashes = _hash(places)
+        winning = hashes < self.hashes.max()
+        places, hashes = places[winning], hashes[winning]
+        best = np.argsort(np.concatenate([self.hashes, hashes]))[: len(self.hashes)]
+        fresh = best[best >= len(self.hashes)] - len(self.hashes)
+        lost = np.ones(len(self.hashes), np.bool_)
+        lost[best[best < len(self.hashes)]] = False
+        slots = np.flatnonzero(lost)
+        self.rows[slots], self.places[slots] = rows_at(places[fresh]), places[fresh]
+        self.hashes[slots] = hashes[fresh]
 
     def _make_room(self, channels: int) -> None:
         """Take the memory once, so that the heap stays as it is; an empty slot loses to every row."""
