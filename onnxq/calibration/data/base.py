@@ -162,6 +162,12 @@ def _input_spec(value: ir.Value, initializers: Mapping[str, ir.Value]) -> InputS
             f"the model takes {value.type or 'an untyped value'} here, which no data format of onnxq holds",
             where=f"input {name!r}",
         )
+    if value.type.dtype == ir.DataType.UNDEFINED:
+        raise DataError(
+            "the model does not say the element type",
+            where=f"input {name!r}",
+            hint="state it (such as float32), or export the model again",
+        )
     dtype = np.dtype(object) if value.type.dtype == ir.DataType.STRING else value.type.dtype.numpy()
     shape = None if value.shape is None else tuple(_axis(axis) for axis in value.shape)
     return InputSpec(name, dtype, shape, required=name not in initializers)

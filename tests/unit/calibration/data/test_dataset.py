@@ -282,6 +282,13 @@ def test_input_specs_without_shape_or_of_strings() -> None:
     assert next(read(list(specs), feeds).batches()).rows == 1
 
 
+def test_an_input_without_an_element_type_is_refused() -> None:
+    value = onnx.helper.make_tensor_value_info("u", onnx.TensorProto.UNDEFINED, [3])
+    model = ir.from_proto(onnx.helper.make_model(onnx.helper.make_graph([], "g", [value], [])))
+    with pytest.raises(DataError, match="input 'u': the model does not say the element type"):
+        input_specs(model)
+
+
 def test_an_input_that_is_no_tensor_is_refused() -> None:
     value = onnx.helper.make_tensor_sequence_value_info("s", onnx.TensorProto.FLOAT, None)
     model = ir.from_proto(onnx.helper.make_model(onnx.helper.make_graph([], "g", [value], [])))
