@@ -93,7 +93,6 @@ def _note(repeats: int) -> str:
 
 
 def _row(case: Case, repeats: int) -> dict[str, Any]:
-    Console(stderr=True, highlight=False).print(case.name)
     feeds = _feeds(case)
     with TemporaryDirectory() as place:
         folder = Path(place)
@@ -106,7 +105,7 @@ def _row(case: Case, repeats: int) -> dict[str, Any]:
     seconds, quick_seconds = (median(one.seconds for one in runs) for runs in (default, quick))
     allowed = QUICK_FACTOR * static + QUICK_SECONDS
     reached = (case.limit is None or seconds <= case.limit) and quick_seconds <= allowed
-    return {
+    row = {
         "model": case.name,
         "pass": round(fp32, 2),
         "static": round(static, 1),
@@ -120,6 +119,8 @@ def _row(case: Case, repeats: int) -> dict[str, Any]:
         "again": f"{again.measured} + {again.recalled}",
         "verdict": "ok" if reached else "missed",
     }
+    Console(stderr=True, highlight=False, soft_wrap=True).print(row)  # a run takes long, and may be stopped
+    return row
 
 
 def _feeds(case: Case) -> list[Feeds]:
