@@ -75,7 +75,7 @@ from onnxq.staging import sync
 TUNED_TARGETS = ("cpu",)
 """Targets that promise speed on the machine at hand."""
 
-CHOSEN_ON = 64
+CHOSEN_ON = 32
 """How many of the calibration samples a recipe's choices are decided on."""
 
 
