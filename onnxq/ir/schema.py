@@ -86,7 +86,8 @@ def body_of(node: ir.Node, opset: int) -> ir.Function | None:
 
     Runtimes put it in the operator's place where they have no kernel for it. A body is written for one
     operator set, and holds for later ones until an operator in it gets another version. What depends on types
-    takes those of the node's inputs, and float32 for what is not known.
+    takes those of the node's inputs, and a tensor of float32 for what is not known. Outputs that the node
+    leaves out may be missing.
     """
     if not is_standard(node) or not onnx.defs.has(node.op_type, max_inclusive_version=opset):
         return None
@@ -104,6 +105,8 @@ def body_of(node: ir.Node, opset: int) -> ir.Function | None:
         )
     else:
         return None
+    made = {name for part in proto.node for name in part.output}
+    proto.output[:] = [name for name in proto.output if name in made]
     return _typed(ir.serde.deserialize_function(proto), node, opset)
 
 
@@ -127,5 +130,6 @@ def _since(op_type: str, opset: int) -> int:
 
 
 def _type_proto(value: ir.Value | None) -> onnx.TypeProto:
-    dtype = ir.DataType.FLOAT if value is None or value.dtype is None else value.dtype
-    return onnx.helper.make_tensor_type_proto(dtype.value, None)
+    if value is None or value.type is None:
+        return onnx.helper.make_tensor_type_proto(onnx.TensorProto.FLOAT, None)
+    return ir.serde.serialize_type(value.type)

@@ -38,7 +38,7 @@ from onnxq.quant.encodings import Encoding
 from onnxq.quant.facts import Facts, Need
 from onnxq.runtime.run import Run
 from onnxq.testing.rounding import assert_rounded
-from onnxq.testing.running import Array, Feeds, assert_near, evaluate, is_floats, run_model
+from onnxq.testing.running import Array, Feeds, arrays_in, assert_near, evaluate, is_floats, run_model
 
 Seen = Mapping[str, Array]
 """Values by name: what was fed, and what a run computed."""
@@ -174,7 +174,8 @@ def rounding_bound(runs: Sequence[tuple[GraphModule, Seen]]) -> float:
         runs: Modules, and the values seen in a run of each.
 
     """
-    floats = [v for _, seen in runs for v in seen.values() if is_floats(v) and v.size]
+    values = [array for _, seen in runs for value in seen.values() for array in arrays_in(value)]
+    floats = [array for array in values if is_floats(array) and array.size]
     narrowest = {value.dtype for module, _ in runs for value in module.values()}
     eps = float(np.finfo(np.float16 if ir.DataType.FLOAT16 in narrowest else np.float32).eps)
     terms = max(sum(_terms(node, seen) for node in module.graph) for module, seen in runs)
@@ -310,5 +311,5 @@ def _terms(node: ir.Node, seen: Mapping[str, Array]) -> int:
     if isinstance(layer, Layer):
         weight = array_of(layer.weight)
         return int(weight.size // weight.shape[layer.channel_axis])
-    arrays = [seen[name_of(value)] for value in node.inputs if name_of(value) in seen]
+    arrays = [array for value in node.inputs for array in arrays_in(seen.get(name_of(value)))]
     return max((int(np.prod(array.shape[1:])) for array in arrays), default=1)

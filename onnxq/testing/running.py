@@ -92,6 +92,12 @@ def is_floats(value: Any) -> bool:
     return isinstance(value, np.ndarray) and value.dtype.kind == "f"
 
 
+def arrays_in(value: Any) -> list[Array]:
+    """Return a value that is an array, or the arrays in a sequence; nothing for what is absent."""
+    items = value if isinstance(value, list) else [value]
+    return [item for item in items if isinstance(item, np.ndarray)]
+
+
 def assert_near(new: Any, old: Any, bound: Array | float, where: str) -> None:
     """Assert that two arrays have one shape and differ by at most ``bound``; integers not at all.
 

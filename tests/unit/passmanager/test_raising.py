@@ -1,5 +1,6 @@
 """The operator set is raised as far as every node keeps a kernel, and no further."""
 
+import onnx
 import onnx_ir as ir
 import pytest
 
@@ -118,3 +119,25 @@ def test_an_operator_older_than_its_body_has_none() -> None:
     body = body_of(node, 18)
     assert body is not None
     assert "Max" in {part.op_type for part in body}
+
+
+def test_a_body_lacks_the_outputs_that_a_node_leaves_out() -> None:
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> main (float[3,5] x, int64[3] t) => (float[3] y) '
+        '{ y = SoftmaxCrossEntropyLoss<reduction = "none">(x, t) }'
+    )
+    (node,) = parse(text).graph
+    body = body_of(node, 17)
+    assert body is not None
+    assert [value.name for value in body.outputs] == ["output"]
+
+
+def test_a_body_may_read_sequences() -> None:
+    text = (
+        '<ir_version: 8, opset_import: ["" : 17]> main (seq(float[N]) x) => (seq(float[N]) y) '
+        "{ y = SequenceMap<body = each (float[N] one) => (float[N] other) { other = Relu(one) }>(x) }"
+    )
+    (node,) = ir.from_proto(onnx.parser.parse_model(text)).graph
+    body = body_of(node, 17)
+    assert body is not None
+    assert "SequenceInsert" in {part.op_type for part in body.all_nodes()}

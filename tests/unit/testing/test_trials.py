@@ -32,6 +32,15 @@ def test_a_right_model_comes_out_quantized() -> None:
     assert "DequantizeLinear" in {node.op_type for node in module.graph}
 
 
+def test_the_numbers_in_a_sequence_are_compared_too() -> None:
+    text = """
+        <ir_version: 10, opset_import: ["" : 21]> main (seq(float[N]) x, int64 last) => (float[N] y)
+        { h = SequenceAt(x, last) y = Neg(h) }
+    """
+    feeds = {"x": [np.float32([1, 2]), np.float32([3, 4])], "last": np.array(1)}
+    try_route(onnx.parser.parse_model(text), feeds, alone("remove-dead"))
+
+
 def test_what_computes_no_numbers_is_no_trial() -> None:
     model = onnx.parser.parse_model(MODEL.replace("Relu", "Log"))
     with pytest.raises(UnusableError, match="value 'y' is not finite"):
