@@ -12,7 +12,7 @@ from onnxq.passmanager.base import Effect, Pass, PassContext
 
 @dataclass(frozen=True)
 class InferShapes(Pass):
-    """Run onnx's shape inference; types and shapes that the model states itself stay."""
+    """Run onnx's shape inference; types and shapes that the model states itself stay where true."""
 
     name: ClassVar[str] = "infer-shapes"
     effect: ClassVar[Effect] = Effect.EXACT

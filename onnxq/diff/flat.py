@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from onnxq.ir.constants import lift_constants
-from onnxq.ir.inference import infer_shapes
+from onnxq.ir.inference import infer_all
 from onnxq.ir.module import input_of
 
 QUANTIZERS = frozenset({"QuantizeLinear", "DynamicQuantizeLinear"})
@@ -61,7 +61,7 @@ class Flat:
     @classmethod
     def of(cls, model: ir.Model) -> Flat:
         """Lay ``model`` flat; it stays as it is."""
-        lifted = infer_shapes(lift_constants(model.clone()), strict=True)
+        lifted = infer_all(lift_constants(model.clone()))
         nodes = tuple(_walk(lifted.graph))
         readers: dict[ir.Value, list[ir.Node]] = defaultdict(list)
         for node in nodes:

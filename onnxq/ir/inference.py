@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from typing import Any
 
 import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx_ir.passes.common import ShapeInferencePass
+from onnx_ir.passes.common import ShapeInferencePass, shape_inference
 
 from onnxq.ir.module import constant_of, is_standard, name_of
 
@@ -30,7 +31,10 @@ LONGEST_SHAPE = 64
 
 
 def infer_types(model: ir.Model) -> ir.Model:
-    """Infer in place, and return the model; what it states itself stays.
+    """Infer in place, and return the model; what it states itself stays, unless onnx infers otherwise.
+
+    A shape that a file states and that contradicts the node that makes the value is replaced: ONNX Runtime
+    does not believe it either, so that such a file runs, but what is inferred from it would not.
 
     Values of subgraphs get names that nobody else in the model has: onnx keeps what it knows of shapes in
     one table for all graphs, so that one branch would get the shapes of another. What onnx_ir 1.1 takes for
@@ -40,23 +44,75 @@ def infer_types(model: ir.Model) -> ir.Model:
     nodes = list(model.graph.all_nodes())
     doubtful = [node for node in nodes if is_standard(node, *SEQUENCES, *ANY_TYPE)]
     unknown = [value for node in doubtful for value in node.outputs if value.type is None]
-    infer_shapes(model)
+    if not _infer(model, strict_mode=True):
+        _correct_shapes(model)
+        _infer(model)
     if any(is_standard(node, *SEQUENCES) for node in nodes):
         for value in unknown:
             value.type, value.shape = None, None
     return model
 
 
-def infer_shapes(model: ir.Model, *, strict: bool = False) -> ir.Model:
-    """Let onnx infer in place, and return the model; where onnx fails it stays as it was.
+def infer_all(model: ir.Model) -> ir.Model:
+    """Let onnx infer in place, and return the model; where one node is not as onnx wants it, all stays."""
+    _infer(model, check_type=True, strict_mode=True)
+    return model
+
+
+def _infer(model: ir.Model, *, check_type: bool = False, strict_mode: bool = False) -> bool:
+    """Let onnx infer in place, and tell whether it could; if not, the model stays as it was.
+
+    onnx_ir tells of a failure in its log only. Where that is switched off, no change is taken for a failure.
 
     Args:
         model: The model.
-        strict: Whether one node of wrong types, or that onnx cannot infer, is a failure.
+        check_type: Whether a node whose inputs are of wrong types is a failure.
+        strict_mode: Whether a node that contradicts its inputs, or what is stated of its outputs, is one.
 
     """
     follow = _longest_vector(model.graph) <= LONGEST_VECTOR
-    return ShapeInferencePass(check_type=strict, strict_mode=strict, data_prop=follow)(model).model
+    failures = _Failures()
+    shape_inference.logger.addFilter(failures)
+    try:
+        result = ShapeInferencePass(check_type=check_type, strict_mode=strict_mode, data_prop=follow)(model)
+    finally:
+        shape_inference.logger.removeFilter(failures)
+    return result.modified or (shape_inference.logger.isEnabledFor(logging.WARNING) and not failures.seen)
+
+
+class _Failures(logging.Filter):
+    """Remembers that a failure was logged, and keeps its traceback from the terminal."""
+
+    seen = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        self.seen = self.seen or bool(record.exc_info)
+        return not record.exc_info
+
+
+def _correct_shapes(model: ir.Model) -> None:
+    """Replace stated shapes that contradict a weight, or what onnx infers of the others without them."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                value.shape = ir.Shape(value.const_value.shape.numpy())
+    bare = model.clone()
+    for value in _made(bare):
+        value.shape = None
+    _infer(bare)
+    for stated, found in zip(_made(model), _made(bare), strict=True):
+        if stated.shape is not None and found.shape is not None and _differ(stated.shape, found.shape):
+            stated.shape = found.shape
+
+
+def _made(model: ir.Model) -> list[ir.Value]:
+    return [value for node in model.graph.all_nodes() for value in node.outputs]
+
+
+def _differ(one: ir.Shape, other: ir.Shape) -> bool:
+    """Tell whether no value can have both shapes."""
+    known = [(a, b) for a, b in zip(one, other, strict=False) if isinstance(a, int) and isinstance(b, int)]
+    return len(one) != len(other) or any(a != b for a, b in known)
 
 
 def _short_vector(value: ir.Value) -> NDArray[Any] | None:
