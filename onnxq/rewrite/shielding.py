@@ -10,6 +10,9 @@ Identity does not, since it is removed (optimised graphs of onnxruntime 1.32.0).
   -2**31, and what is small is lost in steps that are larger than those of the output, as beside weights that
   are all zero. Such layers read their input through a Sum. So do those whose bias is a constant only once
   ONNX Runtime has computed it: how large it is, is not known here.
+- The scale of an int32 bias it does not read: the bias counts in steps of input scale times weight scale,
+  whatever is written (QLinearConv, QGemm). Layers whose bias was written in other steps, as where a pass
+  chose another grid for the input after encode-biases, read their input through a Sum.
 - An AveragePool, LeakyRelu, Sigmoid, Softmax or Where, say, between the two becomes one that knows one scale,
   also where there is one for each channel: it does not load, and a Softmax is wrong. All that they read is
   read through a Sum.
@@ -24,6 +27,7 @@ Identity does not, since it is removed (optimised graphs of onnxruntime 1.32.0).
 
 from __future__ import annotations
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxq.analysis.layers import SELECTING
@@ -57,6 +61,8 @@ TRANSPARENT = SELECTING | {
 OF_ONE_SCALE = ("AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid", "Softmax", "Where")
 """What becomes an operator on integers of one scale, however many there are."""
 TWO_BITS = (ir.DataType.INT2, ir.DataType.UINT2)
+SAME_STEPS = 1e-3
+"""By how much the steps of a bias may differ: within the 255 steps of an output, that is a quarter of one."""
 IN_A_BYTE = 4
 """So many integers of two bits."""
 
@@ -120,6 +126,8 @@ def _spoilt(node: ir.Node) -> str | None:
     """Return what ONNX Runtime would do to a layer between Q and DQ, or None."""
     activation, weight = (_dequantizer(value) for value in node.inputs[:2])
     quantize = _quantizer(node.outputs[0])
+    if activation is not None and weight is not None and _has_other_steps(node, activation, weight):
+        return "its bias is in other steps than input scale times weight scale, and ONNX Runtime reads none"
     if activation is None or quantize is None:
         return None
     if weight is None:
@@ -136,6 +144,20 @@ def _spoilt(node: ir.Node) -> str | None:
         if holds_bias(bias, steps) and steps.max() <= step.min():
             return None
     return "its bias stays in float, where ONNX Runtime would round it to an int32 that does not hold it"
+
+
+def _has_other_steps(node: ir.Node, activation: ir.Node, weight: ir.Node) -> bool:
+    """Tell whether the int32 numbers of the bias are written in steps that ONNX Runtime would not take."""
+    bias = _dequantizer(_bias_of(node))
+    if bias is None or bias.inputs[0] is None or bias.inputs[0].dtype != ir.DataType.INT32:
+        return False
+    written, one, other = (constant_of(input_of(end, 1)) for end in (bias, activation, weight))
+    if written is None or one is None or other is None:
+        return False
+    try:
+        return not np.allclose(written, accumulator_steps(one, other), rtol=SAME_STEPS, atol=0)
+    except ValueError:  # the shapes do not broadcast, so that no kernel multiplies integers here
+        return False
 
 
 def _has_many_scales(node: ir.Node) -> bool:

@@ -77,6 +77,26 @@ def test_a_bias_is_added_whether_int32_holds_it_or_not(
     assert sums(module) == (0 if step == 1e-2 and "Identity" not in body else 1)
 
 
+@pytest.mark.parametrize("body", ["p = Conv(x_dq, w_dq, c)", "p = Gemm(x_dq, w_dq, c)"])
+@pytest.mark.parametrize(("written", "shielded"), [(1e-4, 0), (2e-4, 1)])
+def test_a_bias_counts_in_its_own_steps(
+    body: str, written: float, shielded: int, build: Build, compiled: Callable[..., GraphModule]
+) -> None:
+    """ONNX Runtime 1.32 reads its integers in steps of 1e-2 * 1e-2: in the second case, half of it."""
+    sizes, shape = ("1,4,2,2", (5, 4, 1, 1)) if "Conv" in body else ("2,4", (4, 5))
+    steps = {"s": 1e-2, "v": 1e-2, "t": 2e-2, "u": written}
+    given: dict[str, Any] = {name: np.float32(step) for name, step in steps.items()} | {"z": np.uint8(128)}
+    given |= {"w": np.full(shape, 3, np.int8), "b": np.arange(5, dtype=np.int32) * 2000}
+    text = f"{BEFORE} {WEIGHT} c = DequantizeLinear(b, u) {body} {BEHIND}"
+    module = build(f"main (float[{sizes}] x) => (float y) {{ {text} }}", given)
+    compiled(module, "insert-qdq")
+    shape_fed = [int(size) for size in sizes.split(",")]
+    plain, optimised = outputs(module, {"x": np.full(shape_fed, 0.5, np.float32)})
+    assert np.abs(plain).max() >= 8000 * written
+    assert np.abs(optimised - plain).max() <= 2e-2 * 1.001  # the integer kernel's other neighbour
+    assert sums(module) == shielded
+
+
 @pytest.mark.parametrize("layer", LAYERS)
 def test_a_bias_beside_weights_of_zero_is_not_lost(
     layer: str, build: Build, compiled: Callable[..., GraphModule]
