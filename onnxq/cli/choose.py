@@ -55,7 +55,7 @@ class RecipeSettings:
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="A TOML file with [precision.layers] and [precision.values], besides the recipe's own.",
+            help="A TOML file with \\[precision.layers] and \\[precision.values], besides the recipe's own.",
         ),
     ] = None
 

@@ -259,11 +259,13 @@ def schedule(names: Sequence[str], rounds: int) -> Iterator[Sequence[str]]:
         yield names if number % 2 == 0 else names[::-1]
 
 
-def warmed_block(session: Callable[[Feeds], Once], feeds: Feeds, warmup: int) -> int:
-    """Warm a model up, and return how many runs fill a block."""
+def warmed_block(
+    session: Callable[[Feeds], Once], feeds: Feeds, warmup: int, shortest: int = SHORTEST_BLOCK
+) -> int:
+    """Warm a model up, and return how many runs fill a block, at least ``shortest``."""
     for _ in range(max(warmup, 1)):
         one_ms = block_ms(session, feeds, 1)
-    return int(np.clip(BLOCK_SECONDS * 1e3 / max(one_ms, 1e-3), SHORTEST_BLOCK, LONGEST_BLOCK))
+    return int(np.clip(BLOCK_SECONDS * 1e3 / max(one_ms, 1e-3), shortest, LONGEST_BLOCK))
 
 
 def _affordable(sessions: Prepared, feeds: Feeds, blocks: Mapping[str, int], timing: Timing) -> int:

@@ -25,6 +25,8 @@ CLEAR_GAIN = 1.01
 FIRST_ROUNDS = 5
 """Before so many rounds nobody leaves: one slow moment of the machine is no reason."""
 MOST_ROUNDS = 30
+SHORTEST = 1
+"""Runs in a block: of a model that takes long, more rounds tell more than more runs in one."""
 
 Racer = Callable[[Feeds], Once]
 
@@ -74,7 +76,7 @@ def race(
     """
     on_progress(0, MOST_ROUNDS)
     entrants = {name: _entrant(path, feeds[0], run) for name, path in models.items()}
-    blocks = {name: warmed_block(entrant, feeds[0], 3) for name, entrant in entrants.items()}
+    blocks = {name: warmed_block(entrant, feeds[0], 3, SHORTEST) for name, entrant in entrants.items()}
     first, *running = entrants
     gains: dict[str, list[float]] = {name: [] for name in running}
     done, start = 0, time.perf_counter()
