@@ -38,6 +38,8 @@ from onnxq.errors import OnnxqError
 
 SECONDS = 20
 """No file of a few kilobytes may keep onnxq busy for longer, on one core of any machine of today."""
+STUCK = 300
+"""Seconds of wall clock after which a case waits for something that never comes, busy as others may be."""
 MEMORY = 3 << 30
 """Bytes of address space above what is taken when a process starts."""
 CHUNK = 100
@@ -172,10 +174,10 @@ def _outcome(reader: Reader, seed: int, number: int) -> str:
     """Return ``taken``, ``refused``, or what went wrong on one line."""
     with TemporaryDirectory(prefix="fuzz-readers-") as folder:
         try:
-            with _at_most(SECONDS):
+            with _in_time():
                 reader.use(_case(reader, seed, number), Path(folder))
         except _TooLongError:
-            return f"took more than {SECONDS} s"
+            return f"took more than {SECONDS} s of processor time, or {STUCK} s in all"
         except OnnxqError as error:
             if _ran_out(error):
                 return "took more than there is of memory"
@@ -200,8 +202,8 @@ def _ran_out(error: BaseException | None) -> bool:
 
 
 @contextmanager
-def _at_most(seconds: int) -> Iterator[None]:
-    """Stop the block after so many seconds of wall clock, even if it swallows the exception."""
+def _in_time() -> Iterator[None]:
+    """Stop the block after SECONDS of its own or STUCK seconds, even if it swallows the exception."""
     late = False
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -209,12 +211,15 @@ def _at_most(seconds: int) -> Iterator[None]:
         late = True
         raise _TooLongError
 
-    signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    timers = ((signal.SIGPROF, signal.ITIMER_PROF, SECONDS), (signal.SIGALRM, signal.ITIMER_REAL, STUCK))
+    for number, timer, seconds in timers:
+        signal.signal(number, stop)
+        signal.setitimer(timer, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        for _, timer, _ in timers:
+            signal.setitimer(timer, 0)
         if late:
             raise _TooLongError
 
