@@ -21,7 +21,7 @@ from onnxq.ir.module import GraphModule, is_standard, name_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.passmanager.memo import Memo, content_of
 from onnxq.passmanager.precision import FLOAT
-from onnxq.quant.encodings import Encoding, covering, family_of
+from onnxq.quant.encodings import covering, family_of
 from onnxq.quant.facts import Facts, Need
 from onnxq.quant.ranges import range_method
 
@@ -103,8 +103,7 @@ class EncodeActivations(Pass):
             if reason is None:
                 low, high = known or self._measured_range(facts, method, dtype, ctx.memo)
                 encoding = covering(low, high, dtype, symmetric=self.symmetric)
-                reason = _pole(value, facts, encoding) if readers is None else None
-            if encoding is None or reason is not None:
+            if encoding is None:
                 for node in _around(value):
                     ctx.skip(node, f"{name_of(value)!r} stays in float: {reason}")
                 continue
@@ -124,6 +123,8 @@ class EncodeActivations(Pass):
             return "it never had an element"
         if self.scope == "all-tensors" and facts.low == facts.high == 0:
             return "it is zero wherever there is no padding, as masks are"
+        if self.scope == "all-tensors" and divides(value):
+            return "it divides or is under a logarithm, and what comes near 0 would become 0"
         if max(-facts.low, facts.high) > LARGEST:
             return f"it reaches from {facts.low:.3g} to {facts.high:.3g}, as masks do"
         return None
@@ -164,14 +165,6 @@ def _known_range(value: ir.Value) -> tuple[float, float] | None:
     if producer is None or not is_standard(producer, *KNOWN_RANGES):
         return None
     return KNOWN_RANGES[producer.op_type]
-
-
-def _pole(value: ir.Value, facts: Facts, encoding: Encoding) -> str | None:
-    """Return why ``encoding`` makes infinity of ``value``: it divides, and some of it would become 0."""
-    smallest = np.array(max(facts.low, -facts.high, 0.0), np.float32)
-    if encoding.dequantize(encoding.quantize(smallest)) != 0 or not divides(value):
-        return None
-    return "it divides or is under a logarithm, and its smallest magnitudes would become 0"
 
 
 def _around(value: ir.Value) -> list[ir.Node]:

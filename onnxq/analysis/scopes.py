@@ -88,7 +88,11 @@ def activations(module: GraphModule) -> Iterator[ir.Value]:
 
 
 def divides(value: ir.Value) -> bool:
-    """Tell whether a zero in ``value`` would become an infinity."""
+    """Tell whether a zero in ``value`` would become an infinity.
+
+    What was measured does not say that it stays away from 0: other samples, or what is rounded before it, may
+    bring it there, as the variance in a normalization.
+    """
     for use in value.uses():
         if is_standard(use.node, "Log", "Reciprocal") or (is_standard(use.node, "Div") and use.idx == 1):
             return True
