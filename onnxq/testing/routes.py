@@ -75,6 +75,8 @@ BEFORE = {
     "pack-attention": "fuse-attention,infer-shapes",
 }
 """What a pass finds before it in every recipe, besides the tidy passes."""
+NEEDS = {"convert-opset": "inline-functions,convert-opset"}
+"""What a pass refuses to do without, even by itself."""
 REALISE = "insert-qdq,remove-dead"
 
 
@@ -98,7 +100,7 @@ def routes() -> list[Route]:
     """Return all routes; the recipes, as the most important ones, come twice."""
     recipes = recipe_routes()
     combined = [Route(f"pipeline {name}", text) for name, text in PIPELINES.items()]
-    bare = [Route(f"bare {name}", f"infer-shapes,{name}") for name in pass_names()]
+    bare = [Route(f"bare {name}", f"infer-shapes,{NEEDS.get(name, name)}") for name in pass_names()]
     return [*recipes, *combined, *recipes, *bare, *map(alone, pass_names())]
 
 

@@ -81,3 +81,13 @@ def test_every_pass_has_a_route_and_every_name_is_known() -> None:
     for name in BEFORE:
         assert f"bare {name}" in names
         assert f"pass {name}" in names
+
+
+def test_functions_are_no_reason_to_refuse_a_pass_by_itself() -> None:
+    text = """
+        <ir_version: 10, opset_import: ["" : 12, "own" : 1]> main (float[N,4] x) => (float[N,4] y)
+        { y = own.twice(x) }
+        <domain: "own", opset_import: ["" : 12]> twice (a) => (b) { b = Add(a, a) }
+    """
+    (bare,) = [route for route in routes() if route.name == "bare convert-opset"]
+    assert "Add" in {node.op_type for node in try_route(onnx.parser.parse_model(text), FEEDS, bare).graph}
