@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from onnxq.analysis.quantized import Quantized, read_dequantize
 from onnxq.diff.flat import CONVERTERS, Flat, family_of, is_product
+from onnxq.errors import ModelError
 from onnxq.ir.module import attribute, input_of
 from onnxq.quant.likeness import ALIKE, by_channel, sample_of
 from onnxq.quant.packing import unpack
@@ -104,7 +105,20 @@ class Stored:
         return 0 if first else len(self.real.shape) - 1
 
     def _spread(self, parameter: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
-        """Shape a scale or zero point so that it broadcasts against the weight."""
+        """Give a scale or zero point the shape of the weight.
+
+        Raises:
+            ModelError: It does not fit the weight.
+
+        """
+        try:
+            return np.broadcast_to(self._laid_out(parameter, shape), shape)
+        except (ValueError, IndexError, ZeroDivisionError) as error:
+            text = f"a scale or zero point of shape {list(parameter.shape)} does not fit {list(shape)}"
+            where = f"weight {self.value.name!r}"
+            raise ModelError(text, where=where, hint="the model is damaged: export it again") from error
+
+    def _laid_out(self, parameter: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
         if parameter.size == 1:
             return parameter.reshape(())
         axis = self.axis % len(shape)
