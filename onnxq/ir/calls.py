@@ -21,6 +21,13 @@ def check_calls(model: ir.Model) -> None:
     """
     if not model.functions:
         return
+    for domain, name, _ in model.functions:
+        if not domain:
+            raise ModelError(
+                "it has no domain",
+                where=f"function {name!r}",
+                hint="export the model again, or name a domain",
+            )
     bodies = [model.graph.all_nodes(), *(one.all_nodes() for one in model.functions.values())]
     for node in (node for body in bodies for node in body):
         called = model.functions.get(node.op_identifier())

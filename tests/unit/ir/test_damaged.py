@@ -123,6 +123,14 @@ def test_a_layer_that_multiplies_by_infinity_is_refused(tmp_path: Path) -> None:
     assert (error.message, error.where) == ("its alpha is -inf", f"{tmp_path / 'm.onnx'}, node 'g'")
 
 
+def test_a_function_without_a_domain_is_refused(tmp_path: Path) -> None:
+    imports = [helper.make_opsetid("", 17)]
+    relu = helper.make_node("Relu", ["a"], ["b"])
+    function = helper.make_function("", "F", ["a"], ["b"], [relu], imports)
+    error = refusal(model([helper.make_node("Neg", ["x"], ["y"])], functions=[function]), tmp_path)
+    assert (error.message, error.where) == ("it has no domain", f"{tmp_path / 'm.onnx'}, function 'F'")
+
+
 def test_a_parameter_outside_of_a_function_is_refused(tmp_path: Path) -> None:
     node = helper.make_node("LeakyRelu", ["x"], ["y"], name="r", alpha=0.5)
     node.attribute[0].ClearField("f")
