@@ -37,7 +37,7 @@ SEEN = 64
 TIMED_BATCHES = 8
 """How many batches the timing goes round."""
 
-TIMED = Timing(rounds=20, seconds=3.0)
+TIMED = Timing(rounds=15, seconds=3.0)
 """Long enough to see which is faster; ``onnxq bench`` takes its time."""
 
 LEAST_LIKENESS = 0.98

@@ -124,13 +124,7 @@ class Compilation:
     @cached_property
     def build(self) -> Build:
         """What builds recipes of the source."""
-        passes = parse_pipeline(self.recipe.pipeline)
-        varied = {pass_.name for pass_ in passes if pass_.optional or pass_.encodes_weights}
-        return Build(
-            self.source,
-            measurements=self._measurements,
-            varied=frozenset(varied | self.recipe.choices.keys()),
-        )
+        return Build(self.source, measurements=self._measurements)
 
     def _foreseen(self) -> list[Pass]:
         """Return the passes as the recipe's choices will have them."""
@@ -174,6 +168,7 @@ class Compilation:
         samples = Kept(with_options(self.data, limit=limit))
         score = Score(self.source.path, samples.batches, Run(threads=self.options.threads))
         foreseen = self._foreseen()
+        self.build.vary(self.recipe.choices)
         self.choice = choose(
             self.recipe,
             lambda tried: score.errors(self.build.trial(tried, foreseen)),

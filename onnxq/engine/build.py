@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from onnxq.calibration.table import LEFT_OUT, CalibrationTable
@@ -119,18 +119,22 @@ class Build:
         source: The model.
         table: Facts that were measured before; None for none.
         measurements: Where other facts come from; None if there is no data.
-        varied: Passes that trials differ in; the graph before each of them is kept.
 
     """
 
     source: Source
     table: CalibrationTable | None = None
     measurements: Measurements | None = None
-    varied: frozenset[str] = frozenset()
+    _varied: frozenset[str] = field(default=frozenset(), init=False)
     _states: OrderedDict[Beginning, GraphModule] = field(default_factory=OrderedDict, init=False)
     _origins: dict[Beginning, GraphModule] = field(default_factory=dict, init=False)
     _told: dict[str, Facts] = field(default_factory=dict, init=False)
     _memo: Memo = field(default_factory=Memo, init=False)
+
+    def vary(self, names: Iterable[str]) -> None:
+        """Begin with trials that differ in passes of these names: only the graphs before them are kept."""
+        self._states.clear()
+        self._varied = frozenset(names)
 
     def of(self, recipe: Recipe, instruments: Sequence[Instrument] = ()) -> Built:
         """Run the recipe on the source from the beginning, each pass verified; let go of what trials kept.
@@ -158,7 +162,7 @@ class Build:
             foreseen: Passes of trials to come: what they want of a graph is measured along with the rest.
 
         """
-        answers, keeping = self._answers(recipe), _Keeping(self, recipe, self.varied)
+        answers, keeping = self._answers(recipe), _Keeping(self, recipe, self._varied)
         module = self._tried(recipe, answers, (_Assigning.of(recipe), keeping), foreseen)
         self._told = joined(self._told, answers.given)
         return module

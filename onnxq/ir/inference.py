@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import onnx
@@ -51,6 +52,12 @@ def infer_types(model: ir.Model) -> ir.Model:
         for value in unknown:
             value.type, value.shape = None, None
     return model
+
+
+def types_known(nodes: Iterable[ir.Node], *, shapes: bool = False) -> bool:
+    """Tell whether the types of all that ``nodes`` read are known, and their shapes if asked for."""
+    read = (value for node in nodes for value in node.inputs if value is not None)
+    return all(value.type is not None and (not shapes or value.shape is not None) for value in read)
 
 
 def infer_all(model: ir.Model) -> ir.Model:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -42,7 +43,8 @@ class Option:
         return None if self.default is MISSING else value_text(self.default)
 
 
-def options_of(cls: type[Pass]) -> dict[str, Option]:
+@cache
+def options_of(cls: type[Pass]) -> Mapping[str, Option]:
     """Return the options of a pass by name, in order."""
     hints = get_type_hints(cls)
     meanings = _meanings(inspect.getdoc(cls) or "")

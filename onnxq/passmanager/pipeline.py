@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, replace
 from functools import lru_cache
 from typing import Any, NoReturn
@@ -141,7 +141,7 @@ class _Parser:
         except ValueError as error:
             raise self.error(f"pass {name!r}: {error}", at, length) from error
 
-    def settings(self, options: dict[str, Option], owner: str) -> tuple[dict[str, Any], bool]:
+    def settings(self, options: Mapping[str, Option], owner: str) -> tuple[dict[str, Any], bool]:
         """Read to the closing brace; return the options, none given twice, and whether the pass is off."""
         values: dict[str, Any] = {}
         off = False
@@ -164,7 +164,7 @@ class _Parser:
             raise self.error(f"a pass is on or off, not {name}", at, len(name))
         return _SWITCH[name]
 
-    def option(self, options: dict[str, Option], owner: str) -> tuple[str, Any]:
+    def option(self, options: Mapping[str, Option], owner: str) -> tuple[str, Any]:
         """Read a name and a value of its type."""
         name, at = self.name("the name of an option")
         if name not in options:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from onnxq.ir.inference import infer_types
+from onnxq.ir.inference import infer_types, types_known
 from onnxq.ir.module import GraphModule, is_standard
 from onnxq.ir.schema import body_of
 from onnxq.kernels import KernelList
@@ -42,7 +42,8 @@ def _lost_kernels(before: ir.Model, after: ir.Model, lists: list[KernelList]) ->
 
 def _without_kernel(model: ir.Model, lists: list[KernelList]) -> list[ir.Node]:
     """Return the nodes that no kernel runs, by their types as far as they can be inferred."""
-    typed, opset = infer_types(model.clone()), model.opset_imports.get("", 0)
+    known = types_known(model.graph.all_nodes())
+    typed, opset = model if known else infer_types(model.clone()), model.opset_imports.get("", 0)
     return [node for node in typed.graph.all_nodes() if not _runs(node, opset, lists)]
 
 

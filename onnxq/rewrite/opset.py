@@ -10,7 +10,7 @@ from onnx.defs import OpSchema
 
 from onnxq.errors import ModelError
 from onnxq.ir.constants import lift_constants
-from onnxq.ir.inference import infer_types
+from onnxq.ir.inference import infer_types, types_known
 from onnxq.ir.module import attribute, is_standard
 from onnxq.rewrite.opset_rules import RULES, TYPED, CannotConvertError, Step
 from onnxq.rewrite.retired import RETIRED, SINCE
@@ -49,7 +49,7 @@ def convert_opset(model: ir.Model, version: int) -> ir.Model:
     _refuse_unknown_operators(model, version)
     copy = lift_constants(model.clone())
     nodes = [node for node in copy.graph.all_nodes() if is_standard(node)]
-    if any(node.op_type in TYPED for node in nodes):
+    if not types_known((node for node in nodes if node.op_type in TYPED), shapes=True):
         infer_types(copy)
     for node in nodes:
         try:

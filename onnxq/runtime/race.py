@@ -24,7 +24,7 @@ CLEAR_GAIN = 1.01
 """A model has to win by 1 % in the median, and in nine rounds of ten, to count as faster."""
 FIRST_ROUNDS = 5
 """Before so many rounds nobody leaves: one slow moment of the machine is no reason."""
-MOST_ROUNDS = 30
+MOST_ROUNDS = 20
 SHORTEST = 1
 """Runs in a block: of a model that takes long, more rounds tell more than more runs in one."""
 
@@ -58,7 +58,7 @@ def race(
     feeds: Sequence[Feeds],
     run: Run = Run(),
     *,
-    seconds: float = 4.0,
+    seconds: float = 3.0,
     on_progress: Steps = lambda done, total: None,
 ) -> dict[str, Standing]:
     """Time models beside the first of them; return how each of the others stands to it.

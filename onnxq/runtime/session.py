@@ -139,7 +139,7 @@ class Session:
         try:
             values = self.inference.run(None, chosen)
         except Exception as error:
-            fed = ", ".join(f"{name} {array.dtype}{list(array.shape)}" for name, array in chosen.items())
+            fed = ", ".join(f"{name} {_form(value)}" for name, value in chosen.items())
             raise ModelError(
                 f"ONNX Runtime failed on these feeds: {short_reason(error)}",
                 where=self.source,
@@ -349,6 +349,11 @@ def _specs(values: Sequence[Any]) -> tuple[ValueSpec, ...]:
 def _narrowed(value: ValueSpec, array: Any) -> Any:
     is_wide = isinstance(array, np.ndarray) and array.dtype == np.float32
     return array.astype(np.float16) if is_wide and value.dtype == np.float16 else array
+
+
+def _form(value: Any) -> str:
+    """Return how errors tell of what a model was fed."""
+    return f"{value.dtype}{list(value.shape)}" if isinstance(value, np.ndarray) else f"{len(value)} in a row"
 
 
 def _check_feed(value: ValueSpec, array: Any, source: str) -> None:

@@ -112,6 +112,7 @@ def tune(
     with TemporaryDirectory(prefix="onnxq-tune-") as folder:
         timing = _Timing(source, build, Path(folder), feeds, Run(threads=threads), on_progress)
         on_progress("building forms", 0, None)
+        build.vary(pass_.name for pass_ in _timed(recipe) if pass_.optional or pass_.encodes_weights)
         timing.write(build.trial(_timed_alone(recipe)), "all")
         groups = _groups(build.sketch(_decided(recipe)), recipe.precision)
         forms = list(_forms(recipe, groups))

@@ -34,7 +34,9 @@ def build(tmp_path: Path) -> Build:
     x = np.random.default_rng(1).normal(size=(16, 4)).astype(np.float32)
     data = open_feeds("x", lambda: [{"x": x}], input_specs(load_model(path).model))
     measurements = Measurements.on(data, 1)
-    return Build(Source.of(path), measurements=measurements, varied=frozenset({"encode-activations"}))
+    build = Build(Source.of(path), measurements=measurements)
+    build.vary(["encode-activations"])
+    return build
 
 
 @pytest.fixture
