@@ -36,8 +36,8 @@ SAMPLES = 128
 QUICK = ("--no-choose", "--no-tune")
 QUICK_FACTOR, QUICK_SECONDS = 2.0, 3.0
 """Without choosing and tuning: so many times quantize_static's seconds, and so many seconds more."""
-OTHER = ("--recipe", "all-tensors")
-"""The second compilation of the same source and data."""
+OTHER = ("--recipe", "all-tensors", "--no-tune", "--no-bench", "--no-validate")
+"""The second compilation of the same source and data, of which only what it measures is told."""
 
 Feeds = Mapping[str, Any]
 

@@ -65,6 +65,8 @@ def _norm_of(variance: Variance) -> Norm | str:
     scaled = operand_beside(normalized, "Mul")
     if scaled is None or not _spans(scaled[1], variance.source, axes):
         return "nothing of the normalized shape scales what it normalizes"
+    if 0 in (scaled[1].shape or ()):
+        return "it normalizes nothing, which ONNX Runtime's kernel refuses"
     output = scaled[0].outputs[0]
     biased = operand_beside(output, "Add")
     if biased is not None and _spans(biased[1], variance.source, axes):

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnxq.calibration.masks import TokenAxes, find_token_axes, padding, without_padding
 from onnxq.calibration.observers import ValueObserver
-from onnxq.calibration.trimming import trimmed
+from onnxq.calibration.trimming import one_by_one, trimmed
 from onnxq.errors import CalibrationError, PreconditionError, called
 from onnxq.quant.facts import Facts, Need
 from onnxq.runtime.batch import Feeds
@@ -29,6 +29,9 @@ SAVED = "model.onnx"
 """What the float model is called while it is on disk."""
 FLOATS = frozenset({"tensor(float)", "tensor(float16)", "tensor(double)"})
 """The types of values that can be observed; all are measured as float32."""
+
+HEAVY = 1 << 28
+"""Bytes of a batch's observed values from which on samples run one by one: two batches are held at a time."""
 
 Progress = Callable[[int], None]
 
@@ -115,11 +118,12 @@ def _stream(
     session: Session, observers: Mapping[str, ValueObserver], data: Data, on_progress: Progress | None
 ) -> int:
     """Observe one batch while the next one runs; return the number of samples."""
-    samples, watch = 0, _Watch(session, observers)
+    samples, watch, batches = 0, _Watch(session, observers), _Batches(session, data)
     with ThreadPoolExecutor(1) as observing:
         pending: Future[None] = observing.submit(lambda: None)
-        for number, batch in enumerate(trimmed(data.batches(), session)):
+        for number, batch in enumerate(batches):
             values = {**batch.feeds, **session.run(batch.feeds)}
+            batches.heavy |= sum(values[name].nbytes for name in observers) > HEAVY
             pending.result()
             place = f"batch {number} (samples {samples} to {samples + batch.rows - 1})"
             pending = observing.submit(watch.observe, batch, values, place)
@@ -128,6 +132,22 @@ def _stream(
                 on_progress(samples)
         pending.result()
     return samples
+
+
+@dataclass
+class _Batches:
+    """The batches of data without padding; its samples one by one once a batch's values were large."""
+
+    session: Session
+    data: Data
+    heavy: bool = field(default=False, init=False)
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Begin anew."""
+        shapes = {spec.name: spec.shape for spec in self.session.inputs}
+        for batch in trimmed(self.data.batches(), self.session):
+            single = self.heavy and batch.rows > 1
+            yield from one_by_one(batch, shapes) if single else [batch]
 
 
 @dataclass

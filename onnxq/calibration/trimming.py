@@ -6,13 +6,14 @@ itself, so that its numbers do not depend on how samples were batched.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from onnxq.calibration.masks import MASK_INPUT, cut
+from onnxq.calibration.masks import MASK_INPUT, Axes, cut
 from onnxq.errors import ModelError
 from onnxq.runtime.batch import Feeds
 from onnxq.runtime.session import Session
@@ -27,6 +28,14 @@ class Fed(Protocol):
     @property
     def feeds(self) -> Feeds:
         """The model's inputs by name."""
+
+
+class Sized(Fed, Protocol):
+    """One that tells how many samples it has."""
+
+    @property
+    def rows(self) -> int:
+        """The number of samples."""
 
 
 B = TypeVar("B", bound=Fed)
@@ -58,6 +67,28 @@ def trimmed(batches: Iterable[B], session: Session) -> Iterator[B | Trimmed]:
             yield from samples
         else:
             yield batch
+
+
+def one_by_one(batch: Sized, shapes: Mapping[str, Axes]) -> Iterator[Trimmed]:
+    """Yield the samples of a batch, or the batch where the model's inputs have room for all of them alone.
+
+    Args:
+        batch: The samples; inputs that no sample owns go to each.
+        shapes: The inputs' shapes in the model; the first axis of one that counts the samples has a name.
+
+    """
+    owned = {name for name, array in batch.feeds.items() if _counts(array, batch.rows, shapes.get(name))}
+    if not owned:
+        yield Trimmed(batch.feeds, batch.rows)
+        return
+    for row in range(batch.rows):
+        one = slice(row, row + 1)
+        yield Trimmed({name: array[one] if name in owned else array for name, array in batch.feeds.items()})
+
+
+def _counts(array: NDArray[Any], rows: int, shape: Axes | None) -> bool:
+    """Tell whether the first axis counts the samples."""
+    return array.ndim > 0 and len(array) == rows and bool(shape and not isinstance(shape[0], int))
 
 
 def _samples(batch: Fed, session: Session) -> list[Trimmed]:

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from numpy.typing import NDArray
 
-from onnxq.calibration.trimming import Trimmed, trimmed
+from onnxq.calibration.trimming import Trimmed, one_by_one, trimmed
 from onnxq.runtime.session import Session, open_session
 
 TEXT = """<ir_version: 10, opset_import: ["" : 21]>
@@ -60,3 +60,20 @@ def test_a_model_that_does_not_run_on_fewer_tokens_gets_all_of_them() -> None:
     given = batch(padded(3, 5, width=48))
     strict = session(body="Reshape(h, s)")  # into rows of three: 48 tokens are, and 16 are not
     assert list(trimmed([given], strict)) == [given]
+
+
+def test_samples_come_one_by_one_and_what_none_owns_goes_to_each() -> None:
+    given = batch(padded(3, 40))
+    shapes = {spec.name: spec.shape for spec in session().inputs}
+    first, second = one_by_one(given, shapes)
+    np.testing.assert_array_equal(first.feeds["x"], given.feeds["x"][:1])
+    np.testing.assert_array_equal(second.feeds["attention_mask"], given.feeds["attention_mask"][1:])
+    assert first.feeds["other"].shape == second.feeds["other"].shape == (3,)
+
+
+def test_a_model_for_so_many_samples_gets_them_together() -> None:
+    given = batch(padded(3, 40))
+    shapes = {spec.name: spec.shape for spec in session(batch="2").inputs}
+    (whole,) = one_by_one(given, shapes)
+    assert whole.rows == 2
+    np.testing.assert_array_equal(whole.feeds["x"], given.feeds["x"])
