@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
-import os
 import platform
 import subprocess
 import sys
@@ -29,6 +28,8 @@ from onnxq.runtime.session import open_session
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 WIDTH = 110
+LOOK_SECONDS = 0.02
+"""How often a command's memory is looked at."""
 
 Rows = Sequence[Mapping[str, Any]]
 Tables = Mapping[str, Rows]
@@ -103,14 +104,27 @@ def cosines(wanted: NDArray[np.float64], found: NDArray[np.float64]) -> dict[str
 
 
 def ran(command: Sequence[str], env: Mapping[str, str] | None = None) -> tuple[float, int]:
-    """Run a command; return its seconds, and its largest resident memory in bytes."""
-    begun = time.perf_counter()
+    """Run a command; return its seconds, and its largest resident memory in bytes, as Linux tells it.
+
+    What ``wait4`` says of memory counts the caller's own from before the command began.
+    """
+    begun, peak = time.perf_counter(), 0
     with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+        while process.poll() is None:
+            peak = max(peak, _peak_of(process.pid))
+            time.sleep(LOOK_SECONDS)
     if process.returncode:
         raise SystemExit(f"exit code {process.returncode} of {' '.join(command)}")
-    return time.perf_counter() - begun, usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return time.perf_counter() - begun, peak
+
+
+def _peak_of(pid: int) -> int:
+    """Return the largest resident memory of a process so far; 0 once it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
 
 
 def show(title: str, rows: Rows, notes: Iterable[str], *, as_json: bool) -> None:
