@@ -121,20 +121,23 @@ def _axes_by_growth(shapes: tuple[Shape, Shape], sizes: tuple[Shape, Shape]) -> 
     return TokenAxes(tuple(axis for axis, pair in enumerate(others, 1) if pair == (tokens, small_tokens)))
 
 
-def cut(feeds: Feeds, shapes: Mapping[str, Axes], samples: slice, tokens: int) -> dict[str, NDArray[Any]]:
+def cut(
+    feeds: Feeds, shapes: Mapping[str, Axes], samples: slice, tokens: int | None
+) -> dict[str, NDArray[Any]]:
     """Return the feeds of some samples, with their first tokens.
 
     Args:
         feeds: A batch with ``attention_mask``.
         shapes: The inputs' shapes in the model, where axes of the same name go together.
         samples: Which ones.
-        tokens: How many.
+        tokens: How many; None for all.
 
     """
     batch_axis, token_axis = shapes[MASK_INPUT]
     whole = feeds[MASK_INPUT].shape[1]
 
-    def of(array: NDArray[Any], shape: Axes) -> NDArray[Any]:
+    def part(array: NDArray[Any], shape: Axes) -> NDArray[Any]:
+        """Cut the axes that go with those of the mask."""
         if array.ndim and shape[0] == batch_axis:
             array = array[samples]
         for axis in range(1, array.ndim):
@@ -142,7 +145,7 @@ def cut(feeds: Feeds, shapes: Mapping[str, Axes], samples: slice, tokens: int) -
                 array = array[(slice(None),) * axis + (slice(tokens),)]
         return np.ascontiguousarray(array)
 
-    return {name: of(array, shapes[name]) for name, array in feeds.items() if name in shapes}
+    return {name: part(array, shapes[name]) for name, array in feeds.items() if name in shapes}
 
 
 def _one_token_less(session: Session, feeds: Feeds) -> dict[str, NDArray[Any]] | None:

@@ -55,18 +55,20 @@ def trimmed(batches: Iterable[B], session: Session) -> Iterator[B | Trimmed]:
 
     Args:
         batches: The samples.
-        session: What shall run them; where it does not take fewer tokens, nothing is cut.
+        session: What shall run them; a sample whose length it does not take keeps all tokens.
 
     """
-    taken: bool | None = None
+    taken: dict[int, bool] = {}
     for batch in batches:
-        samples = _samples(batch, session)
-        if samples and taken is None:
-            taken = _runs(session, samples[0].feeds)
-        if samples and taken:
-            yield from samples
-        else:
+        lengths = _lengths(batch, session)
+        if lengths is None:
             yield batch
+            continue
+        for row, length in enumerate(lengths):
+            short = _sample(batch, session, row, length)
+            if length not in taken:
+                taken[length] = _runs(session, short.feeds)
+            yield short if taken[length] else _sample(batch, session, row, None)
 
 
 def one_by_one(batch: Sized, shapes: Mapping[str, Axes]) -> Iterator[Trimmed]:
@@ -91,21 +93,23 @@ def _counts(array: NDArray[Any], rows: int, shape: Axes | None) -> bool:
     return array.ndim > 0 and len(array) == rows and bool(shape and not isinstance(shape[0], int))
 
 
-def _samples(batch: Fed, session: Session) -> list[Trimmed]:
-    """Return the samples one by one; none where there is nothing to cut."""
-    mask = batch.feeds.get(MASK_INPUT)
-    shapes = {spec.name: spec.shape for spec in session.inputs}
-    if mask is None or mask.ndim != 2 or not all(isinstance(axis, str) for axis in shapes[MASK_INPUT]):
-        return []
+def _lengths(batch: Fed, session: Session) -> list[int] | None:
+    """Return how many tokens each sample keeps; None where there is nothing to cut."""
+    mask, shape = batch.feeds.get(MASK_INPUT), _shapes(session).get(MASK_INPUT)
+    if mask is None or shape is None or len(shape) != 2 or not all(isinstance(axis, str) for axis in shape):
+        return None
     tokens = mask.shape[1]
-    real = tokens - np.argmax(mask[:, ::-1] != 0, axis=1)  # 0 if no token is real: all are kept
+    real = tokens - np.argmax(mask[:, ::-1] != 0, axis=1)  # all of them if none is real
     lengths = np.minimum(-(-real // STEP) * STEP, tokens)
-    if (lengths == tokens).all():
-        return []
-    return [
-        Trimmed(cut(batch.feeds, shapes, slice(row, row + 1), int(length)))
-        for row, length in enumerate(lengths)
-    ]
+    return None if (lengths == tokens).all() else lengths.tolist()
+
+
+def _sample(batch: Fed, session: Session, row: int, tokens: int | None) -> Trimmed:
+    return Trimmed(cut(batch.feeds, _shapes(session), slice(row, row + 1), tokens))
+
+
+def _shapes(session: Session) -> dict[str, Axes]:
+    return {spec.name: spec.shape for spec in session.inputs}
 
 
 def _runs(session: Session, feeds: Feeds) -> bool:

@@ -353,7 +353,9 @@ def _narrowed(value: ValueSpec, array: Any) -> Any:
 
 def _form(value: Any) -> str:
     """Return how errors tell of what a model was fed."""
-    return f"{value.dtype}{list(value.shape)}" if isinstance(value, np.ndarray) else f"{len(value)} in a row"
+    if isinstance(value, np.ndarray):
+        return f"{value.dtype}{list(value.shape)}"
+    return f"a sequence of {len(value)}"
 
 
 def _check_feed(value: ValueSpec, array: Any, source: str) -> None:

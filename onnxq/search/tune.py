@@ -337,6 +337,7 @@ class _Memory:
 
     @classmethod
     def of(cls, recipe: Recipe, feeds: Sequence[Feeds], threads: int | None) -> _Memory:
+        """Look where the verdicts on forms of ``recipe`` are."""
         shapes = ", ".join(
             f"{name} {'x'.join(map(str, array.shape))}" for name, array in sorted(feeds[0].items())
         )

@@ -56,12 +56,6 @@ def test_a_model_of_fixed_length_gets_all_tokens() -> None:
     assert list(trimmed([given], session(tokens="40"))) == [given]
 
 
-def test_a_model_that_does_not_run_on_fewer_tokens_gets_all_of_them() -> None:
-    given = batch(padded(3, 5, width=48))
-    strict = session(body="Reshape(h, s)")  # into rows of three: 48 tokens are, and 16 are not
-    assert list(trimmed([given], strict)) == [given]
-
-
 def test_samples_come_one_by_one_and_what_none_owns_goes_to_each() -> None:
     given = batch(padded(3, 40))
     shapes = {spec.name: spec.shape for spec in session().inputs}
@@ -77,3 +71,22 @@ def test_a_model_for_so_many_samples_gets_them_together() -> None:
     (whole,) = one_by_one(given, shapes)
     assert whole.rows == 2
     np.testing.assert_array_equal(whole.feeds["x"], given.feeds["x"])
+
+
+def test_a_length_that_the_model_does_not_take_keeps_all_tokens_and_others_are_cut() -> None:
+    given = batch(padded(20, 3, width=48))
+    strict = session(body="Reshape(h, s)")  # into rows of three: 48 tokens are, 32 and 16 are not
+    assert [part.feeds["x"].shape for part in trimmed([given], strict)] == [(1, 48), (1, 48)]
+    given = batch(padded(40, 3, width=64))
+    threes = session(body="Reshape(h, s)")  # 48 tokens are, and 16 are not
+    assert [part.feeds["x"].shape for part in trimmed([given], threes)] == [(1, 48), (1, 64)]
+
+
+def test_a_mask_that_the_model_does_not_read_cuts_nothing() -> None:
+    other = open_session(
+        onnx.parser.parse_model(
+            '<ir_version: 10, opset_import: ["" : 21]> main (float[B,T] x) => (float[B,T] y) { y = Relu(x) }'
+        )
+    )
+    given = batch(padded(3, 5))
+    assert list(trimmed([given], other)) == [given]
