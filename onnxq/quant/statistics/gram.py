@@ -14,8 +14,9 @@ from onnxq.quant.statistics.by_channel import ChannelArray
 ROWS = 256
 """How many rows are multiplied at a time; their number and order in the stream alone decide the rounding."""
 
-MOST_ROWS = 64
-"""Of one sample, so many rows are looked at, evenly spaced: neighbours tell little new."""
+MOST_ROWS = 256
+"""Of one sample, so many rows are looked at, evenly spaced: neighbours tell little new. Too few are fitted
+themselves: with 64 of each of 32 images, SqueezeNet's outputs erred clearly more than with 256."""
 
 LEFT = 2.0**-8
 """A shift that leaves less of a channel's sum of squares takes too many of float32's 24 bits with it."""
