@@ -33,6 +33,7 @@ def models() -> Path:
 @pytest.fixture(scope="session", autouse=True)
 def _cache_of_fixtures(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Let no fixture that lives longer than a test read or write what the user's own runs remember."""
+    os.environ.pop("ONNXQ_CACHE", None)
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 

@@ -59,7 +59,7 @@ def test_what_was_measured_is_kept_whenever_a_run_is_interrupted(source: Path, d
         *(source, source.parent / "out.onnx"),
         recipe=load_recipe("cpu"),
         data=data,
-        options=replace(OPTIONS, tune=False),  # where the source is no slower, tuning keeps it, and uses no data
+        options=replace(OPTIONS, tune=False),  # tuning may keep the source, which needs no data
     )
     used = result.manifest.data
     assert used is not None
