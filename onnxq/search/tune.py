@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from onnxq.analysis.layers import Layer, linear_layers
 from onnxq.engine.build import Build
 from onnxq.engine.cache import cache_folder
-from onnxq.errors import InputError
+from onnxq.errors import InputError, OnnxqError
 from onnxq.files import write_whole
 from onnxq.ir.module import GraphModule, attribute
 from onnxq.ir.store import output_files, write_model
@@ -30,12 +30,15 @@ from onnxq.passmanager.precision import Precision
 from onnxq.passmanager.values import value_text
 from onnxq.progress import Progress, quiet, steps_of
 from onnxq.reading import parse_json
-from onnxq.recipe import Recipe
+from onnxq.recipe import Recipe, load_recipe
 from onnxq.runtime.batch import Feeds
 from onnxq.runtime.environment import cpu_name, runtime_versions
 from onnxq.runtime.kernels import kernel_report
 from onnxq.runtime.race import Standing, race
 from onnxq.runtime.run import Run
+
+EVERYTHING = "all-tensors"
+"""The recipe that quantizes every value."""
 
 FASTER = 0.9
 """A layer whose integer kernels take no more of its float kernels' time, what quantizes for them included, is
@@ -291,13 +294,42 @@ def _never_slower(tuned: Recipe, verdicts: Sequence[Verdict], timing: _Timing) -
     rivals = {"the source as it is": timing.source}
     if exact != tuned:
         rivals["the exact passes alone"] = timing.make(exact, "exact")
-    standings = timing.race("racing the source", {"tuned": timing.make(tuned, "tuned"), **rivals})
+    models = {"tuned": timing.make(tuned, "tuned"), **rivals, **_everything(tuned, timing)}
+    standings = timing.race("racing the source", models)
+    everything = standings.pop(EVERYTHING, None)
     name, best = max(standings.items(), key=lambda one: one[1].gain.median)
+    hint = (_faster(everything),) if everything is not None and _ahead(everything, best) else ()
     if best.faster:
         choice = plain if name == "the source as it is" else exact
-        return Tuning(choice, tuple(verdicts), (_kept(name, best, standings),))
+        return Tuning(choice, tuple(verdicts), (_kept(name, best, standings), *hint))
     doubt = (_doubt(name, best),) if best.doubtful else ()
-    return Tuning(tuned, tuple(verdicts), doubt)
+    return Tuning(tuned, tuple(verdicts), doubt + hint)
+
+
+def _everything(tuned: Recipe, timing: _Timing) -> Mapping[str, Path]:
+    """Return the form in which every value is quantized, as plain quantizers make it.
+
+    It is none of the forms that may be kept, as nobody knows its error; and it is left out where the recipe
+    measures nothing, or where a pass does not take the model.
+    """
+    recipe = load_recipe(EVERYTHING)
+    if not tuned.needs_data or tuned.name == recipe.name:
+        return {}
+    with suppress(OnnxqError):
+        return {EVERYTHING: timing.write(timing.build.outline(recipe), "everything")}
+    return {}
+
+
+def _ahead(everything: Standing, best: Standing) -> bool:
+    """Tell whether the form with everything quantized is faster than tuned and than what is kept."""
+    return everything.faster and (not best.faster or everything.gain.p10 > best.gain.p90)
+
+
+def _faster(everything: Standing) -> str:
+    return (
+        f"with every value quantized it would run at {everything.gain.median:.2f}x the speed of the recipe's "
+        f"result here: --recipe {EVERYTHING} makes that, and tells what it costs in accuracy"
+    )
 
 
 def _kept(name: str, best: Standing, standings: Mapping[str, Standing]) -> str:

@@ -13,9 +13,11 @@ from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.recipe import Recipe
 from onnxq.runtime.bench import Spread
 from onnxq.runtime.race import Standing
-from onnxq.search.tune import Form, Verdict, cache_file
+from onnxq.search.tune import EVERYTHING, Form, Verdict, cache_file
 
 ROWS, WIDTH = 32, 64
+SOURCE, EXACT = "the source as it is", "the exact passes alone"
+UNCHOSEN = CompileOptions(choose=False)
 
 
 @pytest.fixture
@@ -96,18 +98,38 @@ def test_what_a_few_rounds_said_has_to_be_confirmed(
 ) -> None:
     """Plant a verdict, and times in which leaving the layer out does or does not pay."""
     monkeypatch.setattr("onnxq.search.tune._tried", _drop_the_narrow_layer)
-    gains = {"tuned": faster, "the source as it is": 0.5, "the exact passes alone": 0.6}
-    monkeypatch.setattr(
-        "onnxq.search.tune.race",
-        lambda models, *args, **options: {
-            name: Standing(Spread(gains[name], gains[name], gains[name])) for name in list(models)[1:]
-        },
-    )
-    options = CompileOptions(choose=False)
+    _plant_gains(monkeypatch, {"tuned": faster, SOURCE: 0.5, EXACT: 0.6, EVERYTHING: 0.7})
     recipe = load_recipe("cpu")
-    result = compile_model(model, tmp_path / "out.onnx", recipe=recipe, data=data, options=options)
+    result = compile_model(model, tmp_path / "out.onnx", recipe=recipe, data=data, options=UNCHOSEN)
     verdicts = result.manifest.tuning or ()
     assert tuple(verdict.name for verdict in verdicts if verdict.dropped) == kept
+
+
+@pytest.mark.parametrize(
+    ("everything", "source", "hinted"),
+    [
+        (0.9, 0.5, False),
+        (1.2, 0.5, True),
+        (1.2, 1.3, False),  # the source is kept, and is faster than that
+        (1.4, 1.3, True),
+    ],
+)
+def test_a_faster_form_with_every_value_quantized_is_told_of_and_not_kept(
+    everything: float,
+    source: float,
+    hinted: bool,
+    model: Path,
+    data: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("onnxq.search.tune._tried", lambda *args: [])
+    _plant_gains(monkeypatch, {SOURCE: source, EXACT: 0.6, EVERYTHING: everything})
+    recipe = load_recipe("cpu")
+    result = compile_model(model, tmp_path / "out.onnx", recipe=recipe, data=data, options=UNCHOSEN)
+    hints = [text for text in result.manifest.warnings if f"--recipe {EVERYTHING}" in text]
+    assert [f"{everything:.2f}x" in hint for hint in hints] == [True] * hinted
+    assert ("matmul" in result.manifest.recipe.pipeline) == (source < 1)
 
 
 def test_the_manifest_repeats_a_tuned_build_without_timing(
@@ -137,6 +159,16 @@ def test_recipes_without_data_or_integers_are_tuned_too(
 ) -> None:
     result = compile_model(model, tmp_path / "out.onnx", recipe=load_recipe(recipe), data=data)
     assert result.manifest.tuning is not None
+
+
+def _plant_gains(monkeypatch: pytest.MonkeyPatch, gains: dict[str, float]) -> None:
+    """Let every race end as planted, without noise."""
+    monkeypatch.setattr(
+        "onnxq.search.tune.race",
+        lambda models, *args, **options: {
+            name: Standing(Spread(gains[name], gains[name], gains[name])) for name in list(models)[1:]
+        },
+    )
 
 
 def _keep_tuned(tuned: Recipe, verdicts: list[Verdict], timing: object) -> object:

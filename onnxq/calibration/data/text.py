@@ -60,13 +60,14 @@ class TextSource:
     def _encoded(self, records: Sequence[Record]) -> Sequence[Encoding]:
         try:
             with untrusted():
-                return self.tokenizer.encode_batch([_text(record) for record in records])
+                found: Sequence[Encoding] = self.tokenizer.encode_batch([_text(record) for record in records])
         except UnreadableError as error:
             raise DataError(
                 f"the tokenizer fails on these texts ({error})",
                 where=f"{self.path}, lines {records[0].line} to {records[-1].line}",
                 hint=EXPORT_AGAIN,
             ) from error
+        return found
 
     def _records(self) -> Iterator[Record]:
         return islice(read_records(self.path, self.columns), self.limit)
