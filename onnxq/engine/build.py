@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from onnxq.calibration.collect import collect
+from onnxq.calibration.data.base import Batch
 from onnxq.calibration.table import LEFT_OUT, CalibrationTable
 from onnxq.engine.measurements import Measurements
 from onnxq.engine.source import Source
@@ -17,10 +19,10 @@ from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.memo import Memo
 from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.passmanager.precision import Assigned, Precision, assigned
-from onnxq.quant.facts import Facts, Need, facts_of, joined, meets
-from onnxq.quant.statistics.range import Range
+from onnxq.quant.facts import Facts, Need, joined, meets
 from onnxq.recipe import Recipe
 from onnxq.runtime.available import cpu_kernels
+from onnxq.runtime.batch import Feeds, batch_size
 from onnxq.runtime.validity import only_valid
 
 MOST_STATES = 24
@@ -94,12 +96,24 @@ class Answers:
         return found
 
 
-class Guesses(Answers):
-    """The same range for every value: enough for what only takes the time of a result."""
+@dataclass(frozen=True)
+class Glimpse:
+    """What one batch tells: enough where only the time of a result counts.
+
+    Args:
+        feeds: The batch.
+
+    """
+
+    feeds: Feeds
 
     def of(self, module: GraphModule, needs: Sequence[Need]) -> Mapping[str, Facts]:
-        """Return a range for each value, and nothing else."""
-        return {need.value: facts_of(1, Range(-1.0, 1.0)) for need in needs}
+        """Return facts that meet ``needs``, by name; nobody remembers them."""
+        return collect(module.model, needs, self).facts
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield the batch."""
+        yield Batch(self.feeds, None, batch_size(self.feeds))
 
 
 @dataclass(frozen=True)
@@ -181,9 +195,9 @@ class Build:
         keeping = _Keeping(self, recipe, frozenset())
         return self._tried(recipe, self._answers(recipe, self._told), (keeping,))
 
-    def outline(self, recipe: Recipe) -> GraphModule:
-        """Return a graph that takes the time of the recipe's, of whose ranges nothing is measured."""
-        return self._tried(recipe, Guesses(None, None, lambda: None), ())
+    def outline(self, recipe: Recipe, feeds: Feeds) -> GraphModule:
+        """Return a graph that takes the time of the recipe's, for which one batch was looked at."""
+        return self._tried(recipe, Glimpse(feeds), ())
 
     def _answers(self, recipe: Recipe, likely: Mapping[str, Facts] | None = None) -> Answers:
         texts = _texts(recipe)
@@ -197,7 +211,7 @@ class Build:
     def _tried(
         self,
         recipe: Recipe,
-        answers: Answers,
+        answers: Answers | Glimpse,
         instruments: Sequence[Instrument],
         foreseen: Sequence[Pass] = (),
     ) -> GraphModule:
@@ -228,7 +242,9 @@ class Build:
                 return end - 1, state.clone()
         return 0, self.source.clone()
 
-    def _manager(self, recipe: Recipe, instruments: Sequence[Instrument], answers: Answers) -> PassManager:
+    def _manager(
+        self, recipe: Recipe, instruments: Sequence[Instrument], answers: Answers | Glimpse
+    ) -> PassManager:
         has_facts = self.table is not None or self.measurements is not None
         return PassManager(
             parse_pipeline(recipe.pipeline),

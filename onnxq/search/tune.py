@@ -36,6 +36,7 @@ from onnxq.runtime.environment import cpu_name, runtime_versions
 from onnxq.runtime.kernels import kernel_report
 from onnxq.runtime.race import Standing, race
 from onnxq.runtime.run import Run
+from onnxq.runtime.session import open_session
 
 EVERYTHING = "all-tensors"
 """The recipe that quantizes every value."""
@@ -310,13 +311,16 @@ def _everything(tuned: Recipe, timing: _Timing) -> Mapping[str, Path]:
     """Return the form in which every value is quantized, as plain quantizers make it.
 
     It is none of the forms that may be kept, as nobody knows its error; and it is left out where the recipe
-    measures nothing, or where a pass does not take the model.
+    measures nothing, where a pass does not take the model, or where it does not run.
     """
     recipe = load_recipe(EVERYTHING)
     if not tuned.needs_data or tuned.name == recipe.name:
         return {}
     with suppress(OnnxqError):
-        return {EVERYTHING: timing.write(timing.build.outline(recipe), "everything")}
+        feeds = timing.feeds[0]
+        path = timing.write(timing.build.outline(recipe, feeds), "everything")
+        open_session(path, timing.run).run(feeds)
+        return {EVERYTHING: path}
     return {}
 
 
