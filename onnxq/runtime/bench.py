@@ -259,13 +259,17 @@ def schedule(names: Sequence[str], rounds: int) -> Iterator[Sequence[str]]:
         yield names if number % 2 == 0 else names[::-1]
 
 
-def warmed_block(
-    session: Callable[[Feeds], Once], feeds: Feeds, warmup: int, shortest: int = SHORTEST_BLOCK
-) -> int:
-    """Warm a model up, and return how many runs fill a block, at least ``shortest``."""
+def warmed_block(session: Callable[[Feeds], Once], feeds: Feeds, warmup: int) -> int:
+    """Warm a model up, and return how many runs fill a block."""
+    one_ms = warmed_ms(session, feeds, warmup)
+    return int(np.clip(BLOCK_SECONDS * 1e3 / one_ms, SHORTEST_BLOCK, LONGEST_BLOCK))
+
+
+def warmed_ms(session: Callable[[Feeds], Once], feeds: Feeds, warmup: int) -> float:
+    """Warm a model up, and return how many milliseconds its last run took, above 0."""
     for _ in range(max(warmup, 1)):
         one_ms = block_ms(session, feeds, 1)
-    return int(np.clip(BLOCK_SECONDS * 1e3 / max(one_ms, 1e-3), shortest, LONGEST_BLOCK))
+    return max(one_ms, 1e-3)
 
 
 def _affordable(sessions: Prepared, feeds: Feeds, blocks: Mapping[str, int], timing: Timing) -> int:

@@ -1,7 +1,7 @@
 """A race: which models are faster than one of them, decided in as few rounds as the noise allows.
 
-All run interleaved, as in ``bench``. Whoever is known not to be faster leaves early, so that a dozen forms of
-which none pays cost little more than one.
+All run interleaved, as in ``bench``. Whoever is known to be faster, or not to be, leaves early, so that a
+dozen forms of which none pays cost little more than one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 
 from onnxq.progress import Steps
 from onnxq.runtime.batch import Feeds
-from onnxq.runtime.bench import STILL, Spread, block_ms, schedule, warmed_block
+from onnxq.runtime.bench import LONGEST_BLOCK, STILL, Spread, block_ms, schedule, warmed_ms
 from onnxq.runtime.bound import Once, prepared
 from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
@@ -24,9 +24,14 @@ CLEAR_GAIN = 1.01
 """A model has to win by 1 % in the median, and in nine rounds of ten, to count as faster."""
 FIRST_ROUNDS = 5
 """Before so many rounds nobody leaves: one slow moment of the machine is no reason."""
+WON_ROUNDS = 10
+"""After so many, whoever won each of them is faster: of equals one in a thousand does."""
 MOST_ROUNDS = 20
-SHORTEST = 1
-"""Runs in a block: of a model that takes long, more rounds tell more than more runs in one."""
+BLOCK_MS, SHORT_BLOCK_MS = 30.0, 15.0
+FEW_RUNS = 3
+"""A block is short if three runs fill it: rounds of longer ones differ as much, by what the machine does
+meanwhile. Runs that take longer go on to the whole block, as far as three go, and one at least: more rounds
+tell more than more runs in one."""
 
 Racer = Callable[[Feeds], Once]
 
@@ -76,7 +81,7 @@ def race(
     """
     on_progress(0, MOST_ROUNDS)
     entrants = {name: _entrant(path, feeds[0], run) for name, path in models.items()}
-    blocks = {name: warmed_block(entrant, feeds[0], 3, SHORTEST) for name, entrant in entrants.items()}
+    blocks = {name: block_of(warmed_ms(entrant, feeds[0], 3)) for name, entrant in entrants.items()}
     first, *running = entrants
     gains: dict[str, list[float]] = {name: [] for name in running}
     done, start = 0, time.perf_counter()
@@ -88,7 +93,7 @@ def race(
         times = {name: block_ms(entrants[name], fed, blocks[name]) for name in order}
         for name in running:
             gains[name].append(times[first] / times[name])
-        running = [name for name in running if not _is_out(gains[name])]
+        running = [name for name in running if not is_decided(gains[name])]
         done = number + 1
         on_progress(done, _rounds(done, time.perf_counter() - start, seconds))
     on_progress(done, done)
@@ -113,9 +118,23 @@ def _order(first: str, running: Sequence[str], number: int) -> Sequence[str]:
     return order
 
 
+def block_of(one_ms: float) -> int:
+    """Return how many runs make a block, from what one takes."""
+    short = min(int(SHORT_BLOCK_MS / one_ms), LONGEST_BLOCK)
+    return max(1, short, min(FEW_RUNS, int(BLOCK_MS / one_ms)))
+
+
+def is_decided(gains: Sequence[float]) -> bool:
+    """Tell whether more rounds would say the same: the model is not faster, or is."""
+    return len(gains) >= FIRST_ROUNDS and (_is_out(gains) or _has_won(gains))
+
+
 def _is_out(gains: Sequence[float]) -> bool:
     """Tell whether a model is not faster in three rounds of four, or lost too many to win nine of ten."""
-    if len(gains) < FIRST_ROUNDS:
-        return False
     lost = sum(gain <= 1 for gain in gains)
     return float(np.percentile(gains, 75)) < CLEAR_GAIN or lost > MOST_ROUNDS / 10
+
+
+def _has_won(gains: Sequence[float]) -> bool:
+    """Tell whether a model won all of its rounds, three of four clearly."""
+    return len(gains) >= WON_ROUNDS and min(gains) > 1 and float(np.percentile(gains, 25)) > CLEAR_GAIN

@@ -2,8 +2,8 @@
 
 Each distinct layer shape is tried in float where the profile does not show integers to be faster, and
 each optional rewrite is left out, one at a time and in the whole model; all forms race against the model with
-everything. What is clearly faster without is left out, and the result races once more, against the model with
-everything, the exact passes alone and the source.
+everything, as do the exact passes alone and the source. What is clearly faster without is left out, and then
+the result races once more, against all three.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from __future__ import annotations
 import glob
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -40,6 +40,9 @@ from onnxq.runtime.session import open_session
 
 EVERYTHING = "all-tensors"
 """The recipe that quantizes every value."""
+
+SOURCE, EXACT = "the source as it is", "the exact passes alone"
+"""What a recipe's result must not be slower than."""
 
 FASTER = 0.9
 """A layer whose integer kernels take no more of its float kernels' time, what quantizes for them included, is
@@ -117,14 +120,17 @@ def tune(
         timing = _Timing(source, build, Path(folder), feeds, Run(threads=threads), on_progress)
         on_progress("building forms", 0, None)
         build.vary(pass_.name for pass_ in _timed(recipe) if pass_.optional or pass_.encodes_weights)
-        timing.write(build.trial(_timed_alone(recipe)), "all")
+        timing.make(recipe, "all", build.trial)
         groups = _groups(build.sketch(_decided(recipe)), recipe.precision)
         forms = list(_forms(recipe, groups))
         memory = _Memory.of(recipe, feeds, threads)
-        found = memory.recall(forms) or _tried(recipe, forms, groups, timing)
+        remembered = memory.recall(forms)
+        found, standings = (remembered, {}) if remembered else _tried(recipe, forms, groups, timing)
         verdicts = _confirmed(recipe, groups, found, timing)
         memory.keep(verdicts)
-        return _never_slower(_without(recipe, groups, _dropped(verdicts)), verdicts, timing)
+        dropped = _dropped(verdicts)
+        tuned = _without(recipe, groups, dropped)
+        return _never_slower(tuned, verdicts, timing, {} if dropped else standings)
 
 
 def _dropped(verdicts: Sequence[Verdict]) -> list[str]:
@@ -133,7 +139,7 @@ def _dropped(verdicts: Sequence[Verdict]) -> list[str]:
 
 @dataclass(frozen=True)
 class _Timing:
-    """Builds forms into one folder and lets them race."""
+    """Builds forms into one folder, each once, and lets them race."""
 
     source: Path
     build: Build
@@ -141,17 +147,19 @@ class _Timing:
     feeds: Sequence[Feeds]
     run: Run
     on_progress: Progress
+    made: dict[str, Path] = field(default_factory=dict)
 
     def path(self, name: str) -> Path:
         return self.folder / f"{name}.onnx"
 
-    def make(self, recipe: Recipe, name: str) -> Path:
-        """Build a form that takes the time of ``recipe``'s result; its numbers may be others."""
-        return self.write(self.build.sketch(_timed_alone(recipe)), name)
-
-    def write(self, module: GraphModule, name: str) -> Path:
-        write_model(module, output_files(module, self.path(name)))
-        return self.path(name)
+    def make(self, recipe: Recipe, name: str, built: Callable[[Recipe], GraphModule] | None = None) -> Path:
+        """Build a form that takes the time of ``recipe``'s result; by default, a sketch of it."""
+        timed = _timed_alone(recipe)
+        if timed.pipeline not in self.made:
+            module = (built or self.build.sketch)(timed)
+            write_model(module, output_files(module, self.path(name)))
+            self.made[timed.pipeline] = self.path(name)
+        return self.made[timed.pipeline]
 
     def layers(self, model: Path) -> dict[str, float]:
         """Return the microseconds of each layer of the source in a model, what quantizes for it included."""
@@ -203,7 +211,7 @@ def _forms(recipe: Recipe, groups: Mapping[str, Sequence[str]]) -> Iterator[Form
 
 def _leaves_out(pass_: Pass) -> bool:
     """Tell whether the pass encodes weights, but those of layers that its option names."""
-    return pass_.encodes_weights and any(field.name == "exclude" for field in fields(pass_))
+    return pass_.encodes_weights and any(option.name == "exclude" for option in fields(pass_))
 
 
 def _without(recipe: Recipe, groups: Mapping[str, Sequence[str]], names: Sequence[str]) -> Recipe:
@@ -230,8 +238,11 @@ def _in_float(recipe: Recipe, patterns: Sequence[str]) -> Recipe:
 
 def _tried(
     recipe: Recipe, forms: Sequence[Form], groups: Mapping[str, Sequence[str]], timing: _Timing
-) -> list[Verdict]:
-    """Time the model without each form against the model with all of them, where that may be faster."""
+) -> tuple[list[Verdict], dict[str, Standing]]:
+    """Time the model without each form against the model with all of them, where that may be faster.
+
+    Return how the recipe's rivals stand to that model, too.
+    """
     found = _profiled(recipe, groups, timing)
     models, whole = {"all": timing.path("all")}, timing.path("all").read_bytes()
     tried = [form for form in forms if form.name not in found]
@@ -241,8 +252,19 @@ def _tried(
         if path.read_bytes() != whole:
             models[form.name] = path
     timing.on_progress("building forms", len(tried), len(tried))
-    found |= {name: _verdict(name, one) for name, one in timing.race("racing forms", models).items()}
-    return [found.get(form.name, Verdict(form.name, 1.0, (1.0, 1.0), dropped=False)) for form in forms]
+    rivals = _rivals(recipe, timing)
+    standings = timing.race("racing forms", {**models, **rivals})
+    stood = {name: standings.pop(name) for name in rivals}
+    found |= {name: _verdict(name, one) for name, one in standings.items()}
+    equal = {form.name: Verdict(form.name, 1.0, (1.0, 1.0), dropped=False) for form in forms}
+    return list((equal | found).values()), stood
+
+
+def _rivals(recipe: Recipe, timing: _Timing) -> dict[str, Path]:
+    """Return what the recipe's result must not be slower than, by name, and what may be faster."""
+    exact = in_float(recipe)
+    alone = {EXACT: timing.make(exact, "exact")} if exact != recipe else {}
+    return {SOURCE: timing.source, **alone, **_everything(recipe, timing)}
 
 
 def _profiled(recipe: Recipe, groups: Mapping[str, Sequence[str]], timing: _Timing) -> dict[str, Verdict]:
@@ -284,25 +306,22 @@ def _confirmed(
     return [replace(verdict, dropped=False) for verdict in verdicts]
 
 
-def _never_slower(tuned: Recipe, verdicts: Sequence[Verdict], timing: _Timing) -> Tuning:
-    """Let the tuned form race against the exact passes and the source.
+def _never_slower(
+    tuned: Recipe, verdicts: Sequence[Verdict], timing: _Timing, standings: Mapping[str, Standing]
+) -> Tuning:
+    """Let the tuned form race against the exact passes and the source, unless ``standings`` tell already.
 
     What the noise does not tell apart is equal, and then int8 is kept.
     """
-    exact = in_float(tuned)
-    without = {"needs_data": False, "precision": Precision()}
-    plain = _with_passes(tuned, ()).model_copy(update=without)
-    rivals = {"the source as it is": timing.source}
-    if exact != tuned:
-        rivals["the exact passes alone"] = timing.make(exact, "exact")
-    models = {"tuned": timing.make(tuned, "tuned"), **rivals, **_everything(tuned, timing)}
-    standings = timing.race("racing the source", models)
-    everything = standings.pop(EVERYTHING, None)
+    if not standings:
+        models = {"tuned": timing.make(tuned, "tuned"), **_rivals(tuned, timing)}
+        standings = timing.race("racing the source", models)
+    everything = standings.get(EVERYTHING)
+    standings = {name: one for name, one in standings.items() if name != EVERYTHING}
     name, best = max(standings.items(), key=lambda one: one[1].gain.median)
     hint = (_faster(everything),) if everything is not None and _ahead(everything, best) else ()
     if best.faster:
-        choice = plain if name == "the source as it is" else exact
-        return Tuning(choice, tuple(verdicts), (_kept(name, best, standings), *hint))
+        return Tuning(_instead(name, tuned), tuple(verdicts), (_kept(name, best, standings), *hint))
     doubt = (_doubt(name, best),) if best.doubtful else ()
     return Tuning(tuned, tuple(verdicts), doubt + hint)
 
@@ -318,7 +337,7 @@ def _everything(tuned: Recipe, timing: _Timing) -> Mapping[str, Path]:
         return {}
     with suppress(OnnxqError):
         feeds = timing.feeds[0]
-        path = timing.write(timing.build.outline(recipe, feeds), "everything")
+        path = timing.make(recipe, "everything", lambda timed: timing.build.outline(timed, feeds))
         open_session(path, timing.run).run(feeds)
         return {EVERYTHING: path}
     return {}
@@ -336,9 +355,16 @@ def _faster(everything: Standing) -> str:
     )
 
 
+def _instead(rival: str, recipe: Recipe) -> Recipe:
+    """Return the recipe that gives a rival of this one."""
+    if rival == EXACT:
+        return in_float(recipe)
+    return _with_passes(recipe, ()).model_copy(update={"needs_data": False, "precision": Precision()})
+
+
 def _kept(name: str, best: Standing, standings: Mapping[str, Standing]) -> str:
-    slower = 1 / standings["the source as it is"].gain.median
-    at = "" if name == "the source as it is" else f", at {best.gain.median * slower:.2f}x"
+    slower = 1 / standings[SOURCE].gain.median
+    at = "" if name == SOURCE else f", at {best.gain.median * slower:.2f}x"
     return (
         f"the recipe's result runs at {slower:.2f}x the speed of the source here: kept {name}{at} "
         "(--no-tune for the result)"

@@ -13,10 +13,9 @@ from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.recipe import Recipe
 from onnxq.runtime.bench import Spread
 from onnxq.runtime.race import Standing
-from onnxq.search.tune import EVERYTHING, Form, Verdict, cache_file
+from onnxq.search.tune import EVERYTHING, EXACT, SOURCE, Form, Verdict, cache_file
 
 ROWS, WIDTH = 32, 64
-SOURCE, EXACT = "the source as it is", "the exact passes alone"
 UNCHOSEN = CompileOptions(choose=False)
 
 
@@ -123,13 +122,40 @@ def test_a_faster_form_with_every_value_quantized_is_told_of_and_not_kept(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("onnxq.search.tune._tried", lambda *args: [])
+    monkeypatch.setattr("onnxq.search.tune._tried", lambda *args: ([], {}))
     _plant_gains(monkeypatch, {SOURCE: source, EXACT: 0.6, EVERYTHING: everything})
     recipe = load_recipe("cpu")
     result = compile_model(model, tmp_path / "out.onnx", recipe=recipe, data=data, options=UNCHOSEN)
     hints = [text for text in result.manifest.warnings if f"--recipe {EVERYTHING}" in text]
     assert [f"{everything:.2f}x" in hint for hint in hints] == [True] * hinted
     assert ("matmul" in result.manifest.recipe.pipeline) == (source < 1)
+
+
+@pytest.mark.parametrize(
+    ("gains", "races", "weight"),
+    [
+        ({SOURCE: 0.5, EXACT: 0.6}, 1, "a_q"),
+        ({SOURCE: 1.1, EXACT: 1.2}, 1, "a"),
+        ({"int8 for MatMul 64x64": 1.1, "tuned": 1.1}, 3, "a"),
+    ],
+)
+def test_rivals_race_once_more_only_where_something_is_left_out(
+    gains: dict[str, float],
+    races: int,
+    weight: str,
+    model: Path,
+    data: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Plant times in which all is kept, the exact passes win, or one layer is in float and all race anew."""
+    raced = _plant_gains(monkeypatch, gains)
+    monkeypatch.setattr("onnxq.search.tune._profiled", lambda *args: {})
+    recipe = load_recipe("cpu")
+    result = compile_model(model, tmp_path / "out.onnx", recipe=recipe, data=data, options=UNCHOSEN)
+    assert len(raced) == races
+    assert {SOURCE, EXACT, EVERYTHING} <= raced[0] & raced[-1]
+    assert weight in {tensor.name for tensor in onnx.load(result.output).graph.initializer}
 
 
 def test_the_manifest_repeats_a_tuned_build_without_timing(
@@ -161,17 +187,19 @@ def test_recipes_without_data_or_integers_are_tuned_too(
     assert result.manifest.tuning is not None
 
 
-def _plant_gains(monkeypatch: pytest.MonkeyPatch, gains: dict[str, float]) -> None:
-    """Let every race end as planted, without noise."""
-    monkeypatch.setattr(
-        "onnxq.search.tune.race",
-        lambda models, *args, **options: {
-            name: Standing(Spread(gains[name], gains[name], gains[name])) for name in list(models)[1:]
-        },
-    )
+def _plant_gains(monkeypatch: pytest.MonkeyPatch, gains: dict[str, float]) -> list[set[str]]:
+    """Let every race end as planted, without noise; return who raced, when it is over."""
+    raced: list[set[str]] = []
+
+    def planted(models: dict[str, Path], *args: object, **options: object) -> dict[str, Standing]:
+        raced.append(set(models))
+        return {name: Standing(Spread(*3 * [gains.get(name, 0.9)])) for name in list(models)[1:]}
+
+    monkeypatch.setattr("onnxq.search.tune.race", planted)
+    return raced
 
 
-def _keep_tuned(tuned: Recipe, verdicts: list[Verdict], timing: object) -> object:
+def _keep_tuned(tuned: Recipe, verdicts: list[Verdict], *_: object) -> object:
     from onnxq.search.tune import Tuning
 
     return Tuning(tuned, tuple(verdicts))
@@ -179,7 +207,8 @@ def _keep_tuned(tuned: Recipe, verdicts: list[Verdict], timing: object) -> objec
 
 def _drop_the_narrow_layer(
     recipe: Recipe, forms: list[Form], groups: object, timing: object
-) -> list[Verdict]:
-    return [
+) -> tuple[list[Verdict], dict[str, Standing]]:
+    verdicts = [
         Verdict(form.name, 1.5, (1.2, 1.7), dropped=form.name == "int8 for MatMul 64x8") for form in forms
     ]
+    return verdicts, {}

@@ -10,7 +10,15 @@ import onnx
 import pytest
 
 from onnxq.runtime.bench import Spread
-from onnxq.runtime.race import FIRST_ROUNDS, Standing, race
+from onnxq.runtime.race import (
+    FIRST_ROUNDS,
+    MOST_ROUNDS,
+    WON_ROUNDS,
+    Standing,
+    block_of,
+    is_decided,
+    race,
+)
 from onnxq.runtime.run import Run
 
 
@@ -51,3 +59,41 @@ def test_ten_times_the_work_is_slower_and_leaves_early(tmp_path: Path) -> None:
 def test_the_noise_decides_what_is_clear(gain: Spread, faster: bool, doubtful: bool) -> None:
     standing = Standing(gain)
     assert (standing.faster, standing.doubtful) == (faster, doubtful)
+
+
+@pytest.mark.parametrize(
+    ("one_ms", "runs"),
+    [(1e-3, 200), (0.5, 30), (4.9, 3), (7, 3), (12, 2), (25, 1), (400, 1)],
+)
+def test_a_block_is_short_but_holds_three_runs_where_they_fit(one_ms: float, runs: int) -> None:
+    assert block_of(one_ms) == runs
+
+
+@pytest.mark.parametrize(
+    ("gains", "decided"),
+    [
+        ([0.9] * (FIRST_ROUNDS - 1), False),  # one slow moment of the machine is no reason
+        ([0.9] * FIRST_ROUNDS, True),
+        ([1.2] * (WON_ROUNDS - 1), False),
+        ([1.2] * WON_ROUNDS, True),
+        ([1.2] * (WON_ROUNDS - 1) + [0.99], False),  # it lost one
+        ([1.2] * 6 + [1.005] * 4, False),  # four of ten are within the noise of equals
+        ([1.2] * 7 + [0.9] * 3, True),  # it cannot win nine of ten any more
+    ],
+)
+def test_who_is_told_from_the_first_leaves(gains: list[float], decided: bool) -> None:
+    assert is_decided(gains) == decided
+
+
+def test_of_equals_few_are_taken_for_faster() -> None:
+    """With noise of 3 %, one of a thousand wins ten of ten; of 2000, more than 8 in 2 of 10,000 cases."""
+    rng = np.random.default_rng(0)
+    assert sum(_standing(np.exp(rng.normal(0, 0.03, MOST_ROUNDS))).faster for _ in range(2000)) <= 8
+    gains = (np.exp(rng.normal(np.log(1.15), 0.03, MOST_ROUNDS)) for _ in range(100))
+    assert all(_standing(one).faster for one in gains)
+
+
+def _standing(gains: np.ndarray) -> Standing:
+    """Return what a race makes of these rounds."""
+    ends = (count for count in range(1, MOST_ROUNDS) if is_decided(gains[:count].tolist()))
+    return Standing(Spread.of(gains[: next(ends, MOST_ROUNDS)].tolist()))
