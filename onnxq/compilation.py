@@ -67,6 +67,7 @@ from onnxq.runtime.gates import (
 from onnxq.runtime.run import Run
 from onnxq.runtime.session import usable_provider
 from onnxq.runtime.validate import AccuracyReport
+from onnxq.runtime.validity import only_valid
 from onnxq.search.choose import Choice, choose, settings
 from onnxq.search.tune import Tuning, in_float, tune
 from onnxq.shown import Shown
@@ -249,7 +250,7 @@ class Compilation:
             tried = model[-1]
             digest = in_background(lambda: model_digest(tried))
             settled = in_background(lambda: sync(*model))
-            with called(tried, str(output)):
+            with only_valid(self.source.path), called(tried, str(output)):
                 comparison = compare(
                     self.source.path, tried, samples, self.options, self.progress, self._run(module)
                 ).about(output)

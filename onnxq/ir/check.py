@@ -52,6 +52,24 @@ def check(model: ir.Model, path: Path) -> None:
     check_finite(model.graph)
 
 
+def check_outputs(graph: onnx.GraphProto) -> None:
+    """Find an output that is listed again as of another type: onnx_ir believes the last, others the first.
+
+    Raises:
+        ModelError: One is.
+
+    """
+    types: dict[str, int] = {}
+    for output in graph.output:
+        found = output.type.tensor_type.elem_type
+        if types.setdefault(output.name, found) != found:
+            raise ModelError(
+                "it is listed more than once, with different types",
+                where=f"output {output.name!r}",
+                hint=EXPORT_AGAIN,
+            )
+
+
 def _check_interface(graph: ir.Graph) -> None:
     """Find inputs and outputs without a shape, which onnx's checker refuses without saying which."""
     for kind, values in (("input", graph.inputs), ("output", graph.outputs)):

@@ -66,6 +66,19 @@ def infer_all(model: ir.Model) -> ir.Model:
     return model
 
 
+def contradiction(model: ir.Model) -> str | None:
+    """Return which node or statement onnx finds to contradict others, and why; None if it finds none.
+
+    Nothing is found where onnx_ir's log, in which it tells of a failure, is switched off.
+
+    Args:
+        model: The model; what onnx infers where nothing is wrong is put into it.
+
+    """
+    _name_apart(model)
+    return _attempt(model, check_type=True, strict_mode=True)[1].reason
+
+
 def _infer(model: ir.Model, *, check_type: bool = False, strict_mode: bool = False) -> bool:
     """Let onnx infer in place, and tell whether it could; if not, the model stays as it was.
 
@@ -77,6 +90,13 @@ def _infer(model: ir.Model, *, check_type: bool = False, strict_mode: bool = Fal
         strict_mode: Whether a node that contradicts its inputs, or what is stated of its outputs, is one.
 
     """
+    modified, failures = _attempt(model, check_type=check_type, strict_mode=strict_mode)
+    told = shape_inference.logger.isEnabledFor(logging.WARNING)
+    return modified or (told and failures.reason is None)
+
+
+def _attempt(model: ir.Model, *, check_type: bool, strict_mode: bool) -> tuple[bool, _Failures]:
+    """Let onnx infer in place, and return whether that changed anything, and what was logged."""
     follow = _longest_vector(model.graph) <= LONGEST_VECTOR
     failures = _Failures()
     shape_inference.logger.addFilter(failures)
@@ -84,16 +104,17 @@ def _infer(model: ir.Model, *, check_type: bool = False, strict_mode: bool = Fal
         result = ShapeInferencePass(check_type=check_type, strict_mode=strict_mode, data_prop=follow)(model)
     finally:
         shape_inference.logger.removeFilter(failures)
-    return result.modified or (shape_inference.logger.isEnabledFor(logging.WARNING) and not failures.seen)
+    return result.modified, failures
 
 
 class _Failures(logging.Filter):
-    """Remembers that a failure was logged, and keeps its traceback from the terminal."""
+    """Remembers the reason of the failure that was logged, and keeps its traceback from the terminal."""
 
-    seen = False
+    reason: str | None = None
 
     def filter(self, record: logging.LogRecord) -> bool:
-        self.seen = self.seen or bool(record.exc_info)
+        if record.exc_info and record.exc_info[1] is not None:
+            self.reason = " ".join(str(record.exc_info[1]).split())
         return not record.exc_info
 
 

@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from onnxq.errors import InputError, ModelError, OnnxqError, did_you_mean
 from onnxq.files import replacing, require_utf8
-from onnxq.ir.check import EXPORT_AGAIN, check, root_cause
+from onnxq.ir.check import EXPORT_AGAIN, check, check_outputs, root_cause
 from onnxq.ir.external import (
     MappedTensor,
     attach_external,
@@ -212,6 +212,7 @@ def _read(path: Path) -> ir.Model:
         raise ModelError(
             "sparse weights are not supported", where=str(path), hint="export them as dense ones"
         )
+    check_outputs(proto.graph)
     try:
         with _quiet_onnx_ir():
             model = ir.serde.deserialize_model(proto)

@@ -1,4 +1,4 @@
-"""Whose fault it is that a pass failed: a model that ONNX Runtime does not open either is not valid."""
+"""Whose fault it is that a pass failed: no pass can help a model that is not valid."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from onnxq.analysis.misfits import contradicts_itself
 from onnxq.errors import ModelError, PassError, TargetError
+from onnxq.ir.store import load_model
 from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
 
@@ -20,17 +22,18 @@ def only_valid(source: Path) -> Iterator[None]:
     """Blame the model, and not the pass, where a pass fails on a model that is not valid.
 
     onnx's checker looks at each node alone, and shapes that do not fit each other are found by those who
-    compute with them. ONNX Runtime is asked only once a pass has failed, without folding constants.
+    compute with them. Only once a pass has failed, ONNX Runtime is asked, without folding constants, and then
+    whether types and shapes contradict each other.
 
     Raises:
-        ModelError: ONNX Runtime refuses the model as well; its reason on one line.
+        ModelError: ONNX Runtime refuses the model as well, or the model contradicts itself; why, on one line.
         PassError: As in the block.
 
     """
     try:
         yield
     except PassError as error:
-        reason = _refusal(source)
+        reason = _refusal(source) or contradicts_itself(load_model(source).model)
         if reason is None:
             raise
         raise ModelError(

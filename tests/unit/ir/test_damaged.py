@@ -131,6 +131,17 @@ def test_a_function_without_a_domain_is_refused(tmp_path: Path) -> None:
     assert (error.message, error.where) == ("it has no domain", f"{tmp_path / 'm.onnx'}, function 'F'")
 
 
+def test_an_output_of_two_types_is_refused(tmp_path: Path) -> None:
+    proto = matmul()
+    proto.graph.output.append(info("y"))
+    (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+    load_model(tmp_path / "m.onnx")
+    proto.graph.output.append(helper.make_tensor_value_info("y", TensorProto.INT8, ["N", 3]))
+    error = refusal(proto, tmp_path)
+    assert error.message == "it is listed more than once, with different types"
+    assert error.where == f"{tmp_path / 'm.onnx'}, output 'y'"
+
+
 def test_a_parameter_outside_of_a_function_is_refused(tmp_path: Path) -> None:
     node = helper.make_node("LeakyRelu", ["x"], ["y"], name="r", alpha=0.5)
     node.attribute[0].ClearField("f")
@@ -210,7 +221,7 @@ def test_what_stands_beside_a_weight_gives_way_to_the_weight(tmp_path: Path) -> 
     assert refusal(proto, tmp_path).message == "its default is float[3, 3], which it does not allow"
 
 
-def test_a_pass_that_fails_on_what_onnxruntime_refuses_is_not_to_blame(tmp_path: Path) -> None:
+def test_a_pass_that_fails_on_a_model_that_is_not_valid_is_not_to_blame(tmp_path: Path) -> None:
     weight = numpy_helper.from_array(np.ones((7, 3), np.float32), "w")
     proto = model([helper.make_node("MatMul", ["x", "w"], ["y"])], [weight])
     (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
@@ -218,6 +229,13 @@ def test_a_pass_that_fails_on_what_onnxruntime_refuses_is_not_to_blame(tmp_path:
         raise PassError("it broke", where="pass 3 (some-pass)")
     assert caught.value.message.startswith("the model is not valid: ONNX Runtime cannot load it")
     assert caught.value.hint == "export the model again; what stopped at it: pass 3 (some-pass): it broke"
+    proto = model([helper.make_node("Gemm", ["x", "w"], ["y"], name="g")], [weight])
+    proto.opset_import[0].version = 11
+    (tmp_path / "m.onnx").write_bytes(proto.SerializeToString())
+    with pytest.raises(ModelError) as caught, only_valid(tmp_path / "m.onnx"):
+        raise PassError("it broke", where="pass 3 (some-pass)")
+    reason = "Gemm 'g' cannot run, as axis 1 of 'x' is of length 3, and axis 0 of 'w' asks for 7"
+    assert caught.value.message == f"the model is not valid: {reason}"
     (tmp_path / "m.onnx").write_bytes(matmul().SerializeToString())
     with pytest.raises(PassError, match="it broke"), only_valid(tmp_path / "m.onnx"):
         raise PassError("it broke", where="pass 3 (some-pass)")
