@@ -169,7 +169,7 @@ class Compilation:
         samples = Kept(with_options(self.data, limit=limit))
         score = Score(self.source.path, samples.batches, Run(threads=self.options.threads))
         foreseen = self._foreseen()
-        self.build.vary(self.recipe.choices)
+        self.build.vary(self.recipe.decided(), self.recipe.choices)
         self.choice = choose(
             self.recipe,
             lambda tried: score.errors(self.build.trial(tried, foreseen)),

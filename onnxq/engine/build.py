@@ -14,7 +14,7 @@ from onnxq.engine.source import Source
 from onnxq.errors import CalibrationError
 from onnxq.ir.module import GraphModule, name_of
 from onnxq.passmanager.base import Pass, PassRecord
-from onnxq.passmanager.instruments import Instrument, VerifyEach
+from onnxq.passmanager.instruments import BisectLimit, Instrument, VerifyEach
 from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.memo import Memo
 from onnxq.passmanager.pipeline import parse_pipeline
@@ -154,9 +154,14 @@ class Build:
     _told: dict[str, Facts] = field(default_factory=dict, init=False)
     _memo: Memo = field(default_factory=Memo, init=False)
 
-    def vary(self, names: Iterable[str]) -> None:
-        """Begin with trials that differ in passes of these names: only the graphs before them are kept."""
-        self._states.clear()
+    def vary(self, recipe: Recipe, names: Iterable[str]) -> None:
+        """Begin with trials that differ from ``recipe`` in passes of these names.
+
+        Only the graphs before them are kept, and of those from before its own.
+        """
+        texts = _texts(recipe)
+        for beginning in [one for one in self._states if one != texts[: len(one)]]:
+            del self._states[beginning]
         self._varied = frozenset(names)
 
     def of(self, recipe: Recipe, instruments: Sequence[Instrument] = ()) -> Built:
@@ -190,10 +195,16 @@ class Build:
         self._told = joined(self._told, answers.given)
         return module
 
-    def sketch(self, recipe: Recipe) -> GraphModule:
-        """Return a graph that takes the time of the recipe's: what trials measured counts for it by name."""
+    def sketch(self, recipe: Recipe, count: int | None = None) -> GraphModule:
+        """Return a graph that takes the time of the recipe's: what trials measured counts for it by name.
+
+        Args:
+            recipe: What to build.
+            count: So many of its passes run; None for all.
+
+        """
         keeping = _Keeping(self, recipe, frozenset())
-        return self._tried(recipe, self._answers(recipe, self._told), (keeping,))
+        return self._tried(recipe, self._answers(recipe, self._told), (keeping,), count=count)
 
     def outline(self, recipe: Recipe, feeds: Feeds) -> GraphModule:
         """Return a graph that takes the time of the recipe's, for which one batch was looked at."""
@@ -214,9 +225,12 @@ class Build:
         answers: Answers | Glimpse,
         instruments: Sequence[Instrument],
         foreseen: Sequence[Pass] = (),
+        count: int | None = None,
     ) -> GraphModule:
-        start, module = self._begun(_texts(recipe))
-        manager = self._manager(recipe, instruments, answers)
+        texts = _texts(recipe)
+        last = len(texts) - 1 if count is None else count
+        start, module = self._begun(texts[: last + 1])
+        manager = self._manager(recipe, (BisectLimit(last), *instruments), answers)
         manager.foreseen = foreseen
         with only_valid(self.source.path):
             manager.run(module, start)
@@ -306,12 +320,17 @@ def _texts(recipe: Recipe) -> Beginning:
 
 
 class _Keeping(Instrument):
-    """Keeps the graph before the first pass that asks for facts, and before the passes of some names."""
+    """Keeps the graph before the first pass that asks for facts, and before passes in which trials differ.
+
+    Those are the passes of some names, and the first that may be left out.
+    """
 
     def __init__(self, build: Build, recipe: Recipe, names: frozenset[str]) -> None:
         passes = parse_pipeline(recipe.pipeline)
-        self.build, self.names, self.texts = build, names, _texts(recipe)
+        self.build, self.texts = build, _texts(recipe)
         self.first = next((place for place, pass_ in enumerate(passes) if pass_.asks), None)
+        optional = [pass_.name for pass_ in passes if pass_.optional]
+        self.names = {*names, *optional[:1]} if names else names
 
     def before(self, module: GraphModule, pass_: Pass, index: int) -> None:
         """Keep a copy."""

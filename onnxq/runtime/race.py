@@ -6,6 +6,7 @@ dozen forms of which none pays cost little more than one.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -130,9 +131,9 @@ def is_decided(gains: Sequence[float]) -> bool:
 
 
 def _is_out(gains: Sequence[float]) -> bool:
-    """Tell whether a model is not faster in three rounds of four, or lost too many to win nine of ten."""
+    """Tell whether a model is not faster in three rounds of four, or does not win nine of ten, rounded up."""
     lost = sum(gain <= 1 for gain in gains)
-    return float(np.percentile(gains, 75)) < CLEAR_GAIN or lost > MOST_ROUNDS / 10
+    return float(np.percentile(gains, 75)) < CLEAR_GAIN or lost > math.ceil(len(gains) / 10)
 
 
 def _has_won(gains: Sequence[float]) -> bool:

@@ -119,9 +119,10 @@ def tune(
     with TemporaryDirectory(prefix="onnxq-tune-") as folder:
         timing = _Timing(source, build, Path(folder), feeds, Run(threads=threads), on_progress)
         on_progress("building forms", 0, None)
-        build.vary(pass_.name for pass_ in _timed(recipe) if pass_.optional or pass_.encodes_weights)
+        alone, passes = _timed_alone(recipe), _timed(recipe)
+        build.vary(alone, (pass_.name for pass_ in passes if pass_.optional or pass_.encodes_weights))
         timing.make(recipe, "all", build.trial)
-        groups = _groups(build.sketch(_decided(recipe)), recipe.precision)
+        groups = _groups(build.sketch(alone, _deciding(passes)), recipe.precision)
         forms = list(_forms(recipe, groups))
         memory = _Memory.of(recipe, feeds, threads)
         remembered = memory.recall(forms)
@@ -184,11 +185,9 @@ def _timed(recipe: Recipe) -> list[Pass]:
     return [pass_ for pass_ in parse_pipeline(recipe.pipeline) if not pass_.numbers_only]
 
 
-def _decided(recipe: Recipe) -> Recipe:
-    """Return the recipe up to where the weights' encodings are decided."""
-    passes = _timed(recipe)
-    last = max((place for place, pass_ in enumerate(passes) if pass_.encodes_weights), default=-1)
-    return _with_passes(recipe, passes[: last + 1])
+def _deciding(passes: Sequence[Pass]) -> int:
+    """Return how many of the passes there are up to where the weights' encodings are decided."""
+    return max((count for count, pass_ in enumerate(passes, start=1) if pass_.encodes_weights), default=0)
 
 
 def _groups(module: GraphModule, precision: Precision) -> Mapping[str, Sequence[str]]:

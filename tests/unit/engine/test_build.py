@@ -35,7 +35,7 @@ def build(tmp_path: Path) -> Build:
     data = open_feeds("x", lambda: [{"x": x}], input_specs(load_model(path).model))
     measurements = Measurements.on(data, 1)
     build = Build(Source.of(path), measurements=measurements)
-    build.vary(["encode-activations"])
+    build.vary(RECIPE, ["encode-activations"])
     return build
 
 
@@ -67,6 +67,25 @@ def test_what_trials_have_in_common_runs_once(build: Build, ran: Counter[str]) -
     for method in ("min-max", "mse", "percentile"):
         build.trial(RECIPE.with_options([f"encode-activations.method={method}"]))
     assert ran == {"encode-weights": 1, "insert-qdq": 3}
+
+
+def test_what_the_next_trials_begin_with_is_kept(build: Build, ran: Counter[str]) -> None:
+    tried = RECIPE.with_options(["encode-weights.granularity=tensor"])
+    build.trial(RECIPE)
+    build.trial(tried)
+    build.vary(RECIPE, ["insert-qdq"])
+    build.trial(RECIPE)
+    build.trial(tried)
+    assert ran == {"encode-weights": 3, "insert-qdq": 4}
+
+
+def test_a_sketch_ends_where_it_is_told_to(build: Build) -> None:
+    """The trial keeps graphs from behind that place, too."""
+    build.vary(RECIPE, ["encode-weights", "insert-qdq", "remove-dead"])
+    build.trial(RECIPE)
+    encoded = build.sketch(RECIPE, 2).decisions()
+    assert [decision.value.name for decision in encoded] == ["w"]
+    assert len(build.sketch(RECIPE, 3).decisions()) == 2
 
 
 def test_a_kept_graph_is_not_the_one_that_is_handed_out(build: Build) -> None:

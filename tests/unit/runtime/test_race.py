@@ -78,7 +78,10 @@ def test_a_block_is_short_but_holds_three_runs_where_they_fit(one_ms: float, run
         ([1.2] * WON_ROUNDS, True),
         ([1.2] * (WON_ROUNDS - 1) + [0.99], False),  # it lost one
         ([1.2] * 6 + [1.005] * 4, False),  # four of ten are within the noise of equals
-        ([1.2] * 7 + [0.9] * 3, True),  # it cannot win nine of ten any more
+        ([1.2] * 9 + [0.9], False),  # it may win nine of ten
+        ([1.2] * 3 + [0.9] * 2, True),
+        ([1.2] * 9 + [0.9] * 2, False),  # of eleven on, it may lose two of twenty
+        ([1.2] * 9 + [0.9] * 3, True),
     ],
 )
 def test_who_is_told_from_the_first_leaves(gains: list[float], decided: bool) -> None:
