@@ -68,6 +68,7 @@ class CompileOptions:
         tune: Time forms of the graph first and keep the fastest, where the target is this machine.
         keep_useful: Keep layers in float where an output is useless else, and the target is this machine.
         threads: Threads within an operator; None leaves it to ONNX Runtime.
+        processes: So many of the recipe's choices are tried at a time; the result is the same.
         bench_batch_size: Samples in each timed run.
         validation_samples: How many samples the comparison takes, beyond those calibrated on.
         validation_data: Other samples to compare and time on, instead.
@@ -84,6 +85,7 @@ class CompileOptions:
     tune: bool = True
     keep_useful: bool = True
     threads: int | None = None
+    processes: int = 1
     bench_batch_size: int = 1
     validation_samples: int = 256
     validation_data: Dataset | None = None

@@ -24,10 +24,12 @@ from onnxq.comparison import (
     with_options,
 )
 from onnxq.engine.build import Build, Built
+from onnxq.engine.executor import executor_of
 from onnxq.engine.measurements import Measurements
 from onnxq.engine.samples import Kept
 from onnxq.engine.score import Score
 from onnxq.engine.source import Source
+from onnxq.engine.trial import Trial
 from onnxq.errors import InputError, ToleranceError, called
 from onnxq.files import as_utf8, replacing
 from onnxq.ir.module import GraphModule
@@ -168,12 +170,13 @@ class Compilation:
         limit = min(CHOSEN_ON, self.recipe.calibration.samples, self.data.options.limit or CHOSEN_ON)
         samples = Kept(with_options(self.data, limit=limit))
         score = Score(self.source.path, samples.batches, Run(threads=self.options.threads))
-        foreseen = self._foreseen()
+        processes = self.options.processes
         self.build.vary(self.recipe.decided(), self.recipe.choices)
         self.choice = choose(
             self.recipe,
-            lambda tried: score.errors(self.build.trial(tried, foreseen)),
+            Trial(self.build, score, self._foreseen()),
             steps_of(self.progress, "choosing"),
+            executor_of(processes if processes == 1 or samples.fit() else 1),
         )
         self.recipe = self.choice.recipe
 

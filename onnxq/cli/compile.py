@@ -18,6 +18,7 @@ from onnxq.cli.options import (
     Json,
     MetricName,
     Model,
+    Processes,
     Threads,
     metric_of,
 )
@@ -65,6 +66,7 @@ class WorkSettings:
     """What happens besides the passes."""
 
     threads: Threads = None
+    processes: Processes = 1
     no_choose: Annotated[
         bool, typer.Option("--no-choose", help="Take the recipe's options as they stand; try no others.")
     ] = False
@@ -99,6 +101,7 @@ class WorkSettings:
             tune=shipped if self.tune is None else self.tune,
             keep_useful=shipped,
             threads=self.threads,
+            processes=self.processes,
             metric=metric_of(self.metric),
             force=self.force,
             also_read=also_read,

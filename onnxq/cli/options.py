@@ -54,6 +54,19 @@ Threads = Annotated[
         help="Threads within an operator; ONNX Runtime chooses if not given.",
     ),
 ]
+MOST_PROCESSES = 64
+"""Each needs memory of its own."""
+Processes = Annotated[
+    int,
+    typer.Option(
+        "--processes",
+        min=1,
+        max=MOST_PROCESSES,
+        metavar="N",
+        help="Do so many trials at a time; the result is the same. Each takes the memory of one more run, "
+        "without its data.",
+    ),
+]
 Provider = Annotated[
     str, typer.Option("--provider", help="Where to run: cpu, cuda or tensorrt.", rich_help_panel=_RUN)
 ]

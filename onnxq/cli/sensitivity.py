@@ -8,7 +8,7 @@ import typer
 
 from onnxq.cli.choose import RecipeSettings
 from onnxq.cli.console import progress, remark, show, show_json
-from onnxq.cli.options import Json, Model, NeededDataSettings, Threads
+from onnxq.cli.options import Json, Model, NeededDataSettings, Processes, Threads
 
 if TYPE_CHECKING:
     from onnxq.search.sensitivity import SensitivityReport
@@ -37,6 +37,7 @@ def run(
     top: Top = 15,
     keep: Keep = None,
     threads: Threads = None,
+    processes: Processes = 1,
     wanted: RecipeSettings,
     as_json: Json = False,
 ) -> None:
@@ -58,6 +59,7 @@ def run(
             dataset,
             samples=samples,
             threads=threads,
+            processes=processes,
             on_progress=on_progress,
         )
     for warning in found.warnings:

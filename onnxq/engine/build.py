@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from onnxq.calibration.collect import collect
 from onnxq.calibration.data.base import Batch
 from onnxq.calibration.table import LEFT_OUT, CalibrationTable
+from onnxq.engine.known import Known
 from onnxq.engine.measurements import Measurements
 from onnxq.engine.source import Source
 from onnxq.errors import CalibrationError
@@ -48,7 +49,7 @@ class Answers:
     """
 
     table: CalibrationTable | None
-    measurements: Measurements | None
+    measurements: Measurements | Known | None
     origin: Callable[[], GraphModule | None]
     likely: Mapping[str, Facts] = field(default_factory=dict)
     given: dict[str, Facts] = field(default_factory=dict)
@@ -77,13 +78,8 @@ class Answers:
                 where=f"value {needs[0].value!r}",
                 hint=f"{again}give --data",
             )
-        data = self.measurements.data
-        if self.table is not None and self.table.data != data.digest():
-            raise CalibrationError(
-                "the table lacks some ranges, and this is not the data that it was collected on",
-                where=f"data {data.data.name}",
-                hint="give the same data and number of samples, or leave the table out",
-            )
+        if self.table is not None:
+            self.measurements.require(self.table.data)
         origin = self.origin() or module
         names = {name_of(value) for value in origin.values()}
         found: dict[str, Facts] = {}
@@ -142,17 +138,18 @@ class Build:
         source: The model.
         table: Facts that were measured before; None for none.
         measurements: Where other facts come from; None if there is no data.
+        memo: What passes computed for layers, for as long as there are trials.
 
     """
 
     source: Source
     table: CalibrationTable | None = None
-    measurements: Measurements | None = None
+    measurements: Measurements | Known | None = None
+    memo: Memo = field(default_factory=Memo)
     _varied: frozenset[str] = field(default=frozenset(), init=False)
     _states: OrderedDict[Beginning, GraphModule] = field(default_factory=OrderedDict, init=False)
     _origins: dict[Beginning, GraphModule] = field(default_factory=dict, init=False)
     _told: dict[str, Facts] = field(default_factory=dict, init=False)
-    _memo: Memo = field(default_factory=Memo, init=False)
 
     def vary(self, recipe: Recipe, names: Iterable[str]) -> None:
         """Begin with trials that differ from ``recipe`` in passes of these names.
@@ -163,6 +160,13 @@ class Build:
         for beginning in [one for one in self._states if one != texts[: len(one)]]:
             del self._states[beginning]
         self._varied = frozenset(names)
+
+    def elsewhere(self) -> Build:
+        """Return what gives the same trials in another process, and measures nothing there."""
+        known = None if self.measurements is None else Known(self.measurements.facts)
+        build = Build(self.source, self.table, known, self.memo)
+        build._varied = self._varied
+        return build
 
     def of(self, recipe: Recipe, instruments: Sequence[Instrument] = ()) -> Built:
         """Run the recipe on the source from the beginning, each pass verified; let go of what trials kept.
@@ -178,7 +182,7 @@ class Build:
         manager = self._manager(recipe, (keeping, VerifyEach(), watching, *instruments), answers)
         with only_valid(self.source.path):
             records = manager.run(module)
-        self._memo.kept.clear()
+        self.memo.kept.clear()
         self.source.glance()
         return Built(module, tuple(records), answers.given, tuple(watching.found))
 
@@ -266,7 +270,7 @@ class Build:
             instruments,
             answers.of if has_facts else None,
             kernels=cpu_kernels,
-            memo=self._memo,
+            memo=self.memo,
             precision=recipe.precision,
         )
 

@@ -10,11 +10,12 @@ from functools import cached_property
 from onnxq.calibration.collect import collect
 from onnxq.calibration.data import Dataset
 from onnxq.engine.cache import FactsCache
+from onnxq.engine.known import asked, prints_of, unmet
 from onnxq.engine.samples import Kept
-from onnxq.ir.fingerprint import fingerprints
-from onnxq.ir.module import GraphModule, name_of
+from onnxq.errors import CalibrationError
+from onnxq.ir.module import GraphModule
 from onnxq.progress import Progress, quiet, steps_of
-from onnxq.quant.facts import Facts, Need, Place, joined, meets
+from onnxq.quant.facts import Facts, Need, joined
 from onnxq.runtime.run import Run
 
 
@@ -51,6 +52,25 @@ class Measurements:
         digest = self.data.digest(steps_of(self.progress, "reading data"))
         return FactsCache.on(digest, self.data.batch_size, self.threads)
 
+    @property
+    def facts(self) -> Mapping[str, Facts]:
+        """What is known so far, by fingerprint."""
+        return self._known
+
+    def require(self, digest: str) -> None:
+        """Require the data that a table was collected on, whose digest is given.
+
+        Raises:
+            CalibrationError: This is other data.
+
+        """
+        if digest != self.data.digest():
+            raise CalibrationError(
+                "the table lacks some ranges, and this is not the data that it was collected on",
+                where=f"data {self.data.data.name}",
+                hint="give the same data and number of samples, or leave the table out",
+            )
+
     @contextmanager
     def kept_when_interrupted(self) -> Iterator[None]:
         """Let an interrupt of the block say how much of what it measured the next run finds again.
@@ -76,23 +96,11 @@ class Measurements:
             OnnxqError: The data does not fit the model, or it does not run.
 
         """
-        prints = _prints(module, {need.value for need in needs})
+        prints = prints_of(module, needs)
         self._recall(prints.values())
-        missing = [need for need in needs if not self._meets(prints, need)]
-        if missing:
+        if missing := unmet(self._known, prints, needs):
             self._measure(module, missing, prints)
-        asked: dict[str, set[Place]] = {name: set() for name in prints}
-        for need in needs:
-            asked.get(need.value, set()).update(need.places)
-        return {
-            name: self._known[print_].only(asked[name])
-            for name, print_ in prints.items()
-            if print_ in self._known
-        }
-
-    def _meets(self, prints: Mapping[str, str], need: Need) -> bool:
-        facts = self._known.get(prints.get(need.value, ""))
-        return facts is not None and meets({need.value: facts}, need)
+        return asked(self._known, prints, needs)
 
     def _recall(self, prints: Iterable[str]) -> None:
         unknown = {print_ for print_ in prints if print_ not in self._known}
@@ -127,12 +135,3 @@ class Measurements:
 
 def _values(count: int) -> str:
     return "1 value that was measured is" if count == 1 else f"{count} values that were measured are"
-
-
-def _prints(module: GraphModule, names: set[str]) -> dict[str, str]:
-    """Return the fingerprints of the named values."""
-    return {
-        name_of(value): print_
-        for value, print_ in fingerprints(module.model).items()
-        if name_of(value) in names
-    }

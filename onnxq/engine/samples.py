@@ -44,6 +44,11 @@ class Kept:
                 on_progress(done, self.samples)
         return self.data.digest()
 
+    def fit(self) -> bool:
+        """Tell whether the samples are small enough to be kept, reading them if nobody has yet."""
+        self.count()
+        return self._batches is not None
+
     def count(self) -> int:
         """Return how many samples there are, reading them if nobody has yet."""
         return sum(batch.rows for batch in self.batches())

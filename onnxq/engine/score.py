@@ -14,6 +14,7 @@ import numpy as np
 
 from onnxq.calibration.masks import MASK_INPUT
 from onnxq.calibration.trimming import trimmed
+from onnxq.engine.executor import beside_others
 from onnxq.ir.module import GraphModule
 from onnxq.ir.store import output_files, write_model
 from onnxq.runtime.batch import Batch, Feeds
@@ -89,6 +90,10 @@ class Score:
         """Return the errors of a model in a file."""
         outputs = validate(self._reference, path, self._samples(), run=self.run).outputs
         return Errors(sum(map(_noise, outputs)) / len(outputs), max(map(_largest, outputs)))
+
+    def elsewhere(self) -> Score:
+        """Return the same for another process, which holds the samples."""
+        return Score(self.source, list(self.batches()).__iter__, beside_others(self.run))
 
     def _samples(self) -> Iterable[Batch]:
         """Return the same objects each time, without padding."""

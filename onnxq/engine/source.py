@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from onnxq.background import in_background
 from onnxq.errors import ModelError
@@ -57,6 +57,10 @@ class Source:
         """
         began, looks = time.time_ns(), {file: _look(file) for file in model_files(path)}
         return cls(path, looks, began, in_background(lambda: model_digest(path)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let another process go on with the same files, as they were when work on them began."""
+        return _again, (self.path, self.looks, self.began, self.digest)
 
     @property
     def digest(self) -> str:
@@ -125,6 +129,12 @@ class Source:
         """
         if any(_look(file) != look for file, look in self.looks.items()):
             self.verify()
+
+
+def _again(path: Path, looks: Mapping[Path, Look | None], began: int, digest: str) -> Source:
+    hashed = Future[str]()
+    hashed.set_result(digest)
+    return Source(path, looks, began, hashed)
 
 
 def _look(file: Path) -> Look | None:

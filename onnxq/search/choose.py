@@ -8,9 +8,11 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import tee
 
+from onnxq.engine.executor import Executor, Job, Serial
 from onnxq.engine.score import Errors
 from onnxq.progress import Steps
 from onnxq.recipe import Recipe
@@ -49,29 +51,48 @@ class Choice:
     trials: tuple[Trial, ...]
 
 
-def choose(recipe: Recipe, errors_of: Callable[[Recipe], Errors], on_progress: Steps) -> Choice:
+ErrorsOf = Callable[[Iterable[Recipe]], Iterator[Errors]]
+
+
+def choose(
+    recipe: Recipe,
+    errors_of: Job[Recipe, Errors],
+    on_progress: Steps,
+    executor: Executor = Serial(),
+) -> Choice:
     """Decide the recipe's choices.
+
+    All values that are left are tried on top of those taken so far, as far ahead as the executor goes; where
+    one is taken, trials ahead of it are thrown away.
 
     Args:
         recipe: What to compile with, its choices undecided.
         errors_of: Builds a recipe and compares it with its source.
         on_progress: Called with (recipes tried, recipes in all), the recipe as it stands being one.
+        executor: Who tries the values; the recipe as it stands is tried here, and what is measured for it.
 
     """
     values, current = list(settings(recipe)), recipe.decided()
     on_progress(0, len(values) + 1)
     best = errors_of(current)
     trials = [Trial(recipe.name, best.noise, best.largest, taken=True)]
-    for done, setting in enumerate(values, start=1):
-        on_progress(done, len(values) + 1)
-        tried = current.with_options([setting])
-        found = errors_of(tried)
-        taken = found.noise < CLEAR_GAIN * best.noise and found.largest <= CLEAR_LOSS * best.largest
-        trials.append(Trial(setting, found.noise, found.largest, taken))
-        if taken:
-            current, best = tried, found
+    with executor.opened(errors_of) as each:
+        ahead = _tried(current, values, each)
+        for done, setting in enumerate(values, start=1):
+            on_progress(done, len(values) + 1)
+            tried, found = next(ahead)
+            taken = found.noise < CLEAR_GAIN * best.noise and found.largest <= CLEAR_LOSS * best.largest
+            trials.append(Trial(setting, found.noise, found.largest, taken))
+            if taken:
+                current, best, ahead = tried, found, _tried(tried, values[done:], each)
     on_progress(len(values) + 1, len(values) + 1)
     return Choice(current, tuple(trials))
+
+
+def _tried(current: Recipe, values: Sequence[str], each: ErrorsOf) -> Iterator[tuple[Recipe, Errors]]:
+    """Yield the recipe with each of the values, and its errors."""
+    recipes, same = tee(current.with_options([value]) for value in values)
+    yield from zip(recipes, each(same), strict=True)
 
 
 def settings(recipe: Recipe) -> Iterator[str]:

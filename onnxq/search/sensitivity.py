@@ -11,9 +11,9 @@ Source: Nagel et al., 2021, arXiv:2106.08295, section 3.7: the debugging flow.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,6 +26,7 @@ from onnxq.calibration.collect import collect
 from onnxq.calibration.data import Dataset, input_specs
 from onnxq.comparison import CompileOptions, Samples, choose_samples, with_options
 from onnxq.engine.build import Build
+from onnxq.engine.executor import beside_others, executor_of
 from onnxq.engine.measurements import Measurements
 from onnxq.engine.score import Remembered
 from onnxq.engine.source import Source
@@ -140,6 +141,7 @@ def measure_sensitivity(
     *,
     samples: int = 16,
     threads: int | None = None,
+    processes: int = 1,
     on_progress: Progress = quiet,
 ) -> SensitivityReport:
     """Quantize each tensor and each layer alone, and leave each alone, and compare the model's outputs.
@@ -153,6 +155,7 @@ def measure_sensitivity(
         data: Samples to measure ranges on, as many as the recipe says; those beyond are compared on.
         samples: How many samples are compared; the time grows with it.
         threads: Threads within an operator; None leaves it to ONNX Runtime.
+        processes: So many tensors and layers are measured at a time; the result is the same.
         on_progress: Told of the samples that are measured on, and of the tensors and layers.
 
     Raises:
@@ -169,25 +172,16 @@ def measure_sensitivity(
     kinds = {layer.node.name or "": layer.node.op_type for layer in linear_layers(module)}
     edges = insert_switches(module, originals.found)
     parts = [*_tensors(edges), *_layers(kinds, edges)]
-    with _opened(module, run) as switched:
-        reference = Remembered(**vars(open_session(source, run)))
-        bench = _Bench(reference, switched, list(chosen.batches()), edges)
-        entries = []
-        for number, part in enumerate(parts):
-            on_progress("tensors and layers", number, len(parts))
-            entries.append(part.measured(bench, channels.get(part.name, ())))
-        on_progress("tensors and layers", len(parts), len(parts))
-        return _report(source, recipe, bench, entries, chosen.warnings)
-
-
-@contextmanager
-def _opened(module: GraphModule, run: Run) -> Iterator[Session]:
-    """Open the model with switches, which lies in a temporary folder as long as it is open."""
     with TemporaryDirectory(prefix="onnxq-sensitivity-") as folder:
         save_model(module, path := Path(folder, "model.onnx"))
-        with called(path, "the model with switches"):
-            switched = open_session(path, run)
-        yield switched
+        bench = _Bench(source, path, list(chosen.batches()), edges, run)
+        entries = []
+        with executor_of(processes).opened(bench) as each:
+            on_progress("tensors and layers", 0, len(parts))
+            for done, (part, found) in enumerate(zip(parts, each(parts), strict=True), start=1):
+                entries.append(part.entry(*found, channels.get(part.name, ())))
+                on_progress("tensors and layers", done, len(parts))
+        return _report(source, recipe, bench, entries, chosen.warnings)
 
 
 def _report(
@@ -251,18 +245,43 @@ class _Switched(Session):
 
 @dataclass(frozen=True)
 class _Bench:
-    """The source and its switched form, and the samples to compare them on."""
+    """The source and its switched form, the samples to compare them on, and the job of doing so."""
 
-    source: Session
-    switched: Session
+    source: Path
+    model: Path
     batches: Sequence[Batch]
     edges: Sequence[Edge]
+    run: Run
+
+    def __call__(self, part: _Part) -> tuple[float, float]:
+        """Return the SQNR where the part alone is quantized, and where all others are."""
+        alone = self.sqnr_db(lambda edge: edge in part.edges)
+        return alone, self.sqnr_db(lambda edge: edge not in part.edges)
+
+    def elsewhere(self) -> _Bench:
+        """Return the same for another process, which opens both itself."""
+        return _Bench(self.source, self.model, self.batches, self.edges, beside_others(self.run))
+
+    def accept(self, answer: tuple[float, float]) -> tuple[float, float]:
+        """Return what was found."""
+        return answer
+
+    @cached_property
+    def reference(self) -> Session:
+        """The source, which runs once on each batch."""
+        return Remembered(**vars(open_session(self.source, self.run)))
+
+    @cached_property
+    def switched(self) -> Session:
+        """The model with switches."""
+        with called(self.model, "the model with switches"):
+            return open_session(self.model, self.run)
 
     def sqnr_db(self, chosen: Callable[[Edge], bool]) -> float:
         """Return the SQNR of the output that errs most, where the chosen edges are quantized."""
         switches = np.array([chosen(edge) for edge in self.edges])
         candidate = _Switched(**vars(self.switched), switches=switches)
-        found = validate(self.source, candidate, self.batches).outputs
+        found = validate(self.reference, candidate, self.batches).outputs
         return min((math.inf if one.sqnr_db is None else one.sqnr_db for one in found), default=math.inf)
 
 
@@ -275,9 +294,7 @@ class _Part:
     dtype: str
     edges: frozenset[Edge]
 
-    def measured(self, bench: _Bench, channels: Sequence[OutlierChannel]) -> Entry:
-        alone = bench.sqnr_db(lambda edge: edge in self.edges)
-        others = bench.sqnr_db(lambda edge: edge not in self.edges)
+    def entry(self, alone: float, others: float, channels: Sequence[OutlierChannel]) -> Entry:
         return Entry(self.name, self.kind, self.dtype, alone, others, tuple(channels))
 
 

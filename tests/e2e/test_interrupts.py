@@ -1,5 +1,6 @@
 """Ctrl-C: nothing half, and what was measured is there for the next run."""
 
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from onnxq.calibration.data import Dataset, input_specs, open_feeds
 from onnxq.comparison import CompileOptions
 from onnxq.compile import compile_model
+from onnxq.engine.worker import Worker
 from onnxq.ir.store import load_model, save_model
 from onnxq.ir.text import parse
 from onnxq.recipe import load_recipe
@@ -30,7 +32,7 @@ def data(source: Path) -> Dataset:
     return open_feeds("x", lambda: [{"x": x}], input_specs(load_model(source).model))
 
 
-def interrupted_in(phase: str, source: Path, data: Dataset) -> str:
+def interrupted_in(phase: str, source: Path, data: Dataset, options: CompileOptions = OPTIONS) -> str:
     """Interrupt a compilation where a phase goes on, and return what the interrupt says."""
 
     def on_progress(now: str, done: int, total: int | None) -> None:
@@ -42,7 +44,7 @@ def interrupted_in(phase: str, source: Path, data: Dataset) -> str:
             *(source, source.parent / "out.onnx"),
             recipe=load_recipe("cpu"),
             data=data,
-            options=OPTIONS,
+            options=options,
             on_progress=on_progress,
         )
     assert [path.name for path in source.parent.iterdir()] == ["small.onnx"]
@@ -64,3 +66,14 @@ def test_what_was_measured_is_kept_whenever_a_run_is_interrupted(source: Path, d
     used = result.manifest.data
     assert used is not None
     assert (used.measured, used.recalled > 0) == (0, True)
+
+
+def test_an_interrupt_ends_the_processes_and_says_the_same(
+    source: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun: list[Worker] = []
+    enter = Worker.__enter__
+    monkeypatch.setattr(Worker, "__enter__", lambda worker: begun.append(worker) or enter(worker))
+    told = interrupted_in("choosing", source, data, replace(OPTIONS, processes=2))
+    assert "measured are kept for the next run" in told
+    assert [worker.status for worker in begun] == [-signal.SIGKILL] * 2
