@@ -130,10 +130,10 @@ def note_origin(node: ir.Node, place: ir.Node) -> None:
 
 def decisions_on(value: ir.Value) -> list[Decision]:
     """Return what is decided for the value: for everyone first, then by uses."""
-    for_all = encoding_for_all(value)
-    read = [(own_encoding(use.node, use.idx), Use(use.node, use.idx)) for use in value.uses()]
-    if for_all is None and all(own is None for own, _ in read):
+    for_all, uses = encoding_for_all(value), value.uses()
+    if for_all is None and not any(BY_INPUT in use.node.meta.data for use in uses):
         return []  # as with most values
+    read = [(own_encoding(use.node, use.idx), Use(use.node, use.idx)) for use in uses]
     by_encoding: dict[Encoding | None, list[Use]] = {}
     for own, use in read:
         by_encoding.setdefault(own, []).append(use)

@@ -25,7 +25,7 @@ from onnxq.ir.records import Remark
 from onnxq.quant.encodings import Encoding
 from onnxq.quant.facts import Facts
 from onnxq.rewrite.builder import Builder, builder_at, builder_behind
-from onnxq.rewrite.writer import Writer, names_in, plain_attributes
+from onnxq.rewrite.writer import Writer, plain_attributes
 
 
 @dataclass
@@ -295,7 +295,8 @@ class Editor(Writer):
     def realise(self, value: ir.Value) -> list[Decision]:
         """Take what is decided of ``value`` off it, for the caller to write into the graph, and return it."""
         decisions = self.module.decisions(value)
-        self.forget(value, why="realised")
+        if decisions:
+            self.forget(value, why="realised")
         return decisions
 
     def settle(self) -> None:
@@ -342,7 +343,7 @@ class Editor(Writer):
             if facts_on(value) is None:
                 note_facts(value, known.get(name_of(value)))
         self._keeper.follow()
-        self._names, self._taken = names_in(self.module.graph), {}
+        self._look_at_names_again()
         self._record("rewrite", "model", why)
 
     def _interface(self) -> list[ir.Value]:

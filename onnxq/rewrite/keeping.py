@@ -66,11 +66,10 @@ class Keeper:
             PassError: There is no such node.
 
         """
-        if self._held:
-            live = live_nodes(self.module.graph)
-            for held in self._held:
-                self._keep(held, live)
-        self._hold()
+        live = live_nodes(self.module.graph) if self._held else None
+        for held in self._held:
+            self._keep(held, live or set())
+        self._hold(live)
 
     def follow(self) -> None:
         """Look for all that is held in another model, by name, and put back what it has forgotten.
@@ -88,10 +87,10 @@ class Keeper:
             ]
             self.settle()
 
-    def _hold(self) -> None:
+    def _hold(self, live: set[ir.Node] | None = None) -> None:
         self.made, self._moved, self._given_up = [], {}, set()
         decisions = self.module.decisions()
-        live = live_nodes(self.module.graph) if decisions else set()
+        live = live or (live_nodes(self.module.graph) if decisions else set())
         self._held = []
         for one in decisions:
             readers = [node for node in one.readers if node in live]

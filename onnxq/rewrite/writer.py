@@ -43,6 +43,11 @@ class Writer:
         """Every name in use."""
         return names_in(self.module.graph)
 
+    def _look_at_names_again(self) -> None:
+        """Forget which names are in use, for whoever asks next."""
+        self.__dict__.pop("_names", None)
+        self._taken.clear()
+
     def constant(
         self, name: str, array: NDArray[Any], *, why: str, dtype: ir.DataType | None = None
     ) -> ir.Value:

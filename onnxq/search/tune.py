@@ -34,7 +34,7 @@ from onnxq.recipe import Recipe, load_recipe
 from onnxq.runtime.batch import Feeds
 from onnxq.runtime.environment import cpu_name, runtime_versions
 from onnxq.runtime.kernels import kernel_report
-from onnxq.runtime.race import Standing, race
+from onnxq.runtime.race import CLEAR_GAIN, Standing, race
 from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
 
@@ -47,6 +47,10 @@ SOURCE, EXACT = "the source as it is", "the exact passes alone"
 FASTER = 0.9
 """A layer whose integer kernels take no more of its float kernels' time, what quantizes for them included, is
 not tried in float."""
+
+
+UNSURE = 0.5
+"""So much of a layer's time with float kernels, as the profile tells it, is sure."""
 
 
 @dataclass(frozen=True)
@@ -267,7 +271,10 @@ def _rivals(recipe: Recipe, timing: _Timing) -> dict[str, Path]:
 
 
 def _profiled(recipe: Recipe, groups: Mapping[str, Sequence[str]], timing: _Timing) -> dict[str, Verdict]:
-    """Return verdicts on the layers whose integer kernels are faster, so that no race has to tell."""
+    """Return verdicts on layers of which no race has to tell.
+
+    Their integer kernels are faster, or take so little that with others the model cannot be clearly faster.
+    """
     exact = in_float(recipe)
     if not groups or exact == recipe:
         return {}
@@ -277,7 +284,8 @@ def _profiled(recipe: Recipe, groups: Mapping[str, Sequence[str]], timing: _Timi
     total, found = sum(integers.values()), {}
     for shape, nodes in groups.items():
         before, after = (sum(times.get(node, 0.0) for node in nodes) for times in (floats, integers))
-        if 0 < after <= FASTER * before:
+        at_best = total / (total - after + UNSURE * before)
+        if after > 0 and (after <= FASTER * before or at_best < CLEAR_GAIN):
             name = f"int8 for {shape}"
             found[name] = Verdict(name, total / (total - after + before), None, dropped=False)
     return found
