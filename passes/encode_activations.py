@@ -24,6 +24,7 @@ from onnxq.passmanager.precision import FLOAT
 from onnxq.quant.encodings import covering, family_of
 from onnxq.quant.facts import Facts, Need
 from onnxq.quant.ranges import range_method
+from onnxq.quant.statistics import Range
 
 KNOWN_RANGES = {"Softmax": (0.0, 1.0)}
 """Ranges that follow from the operator. Where a value lies above the range of a Softmax's output, the integer
@@ -136,9 +137,10 @@ class EncodeActivations(Pass):
         return self.images if self.images and read_by_conv else self.method
 
     def _measured_range(self, facts: Facts, method: str, dtype: str, memo: Memo) -> tuple[float, float]:
-        known = [np.asarray(number) for part in facts.along(None) for number in vars(part).values()]
-        key = "range", method, dtype, self.symmetric, content_of(*known)
         chosen = range_method(method, dtype)
+        read = sorted(chosen.stats | {Range}, key=lambda kind: kind.name)
+        known = [np.asarray(number) for kind in read for number in vars(facts.known(kind)).values()]
+        key = "range", method, dtype, self.symmetric, content_of(*known)
         return memo.of(key, lambda: chosen.choose(facts, dtype, self.symmetric))
 
     def _sites(self, module: GraphModule) -> Iterator[tuple[ir.Value, list[ir.Node] | None]]:

@@ -22,8 +22,6 @@ from onnxq.runtime.run import Provider, Run
 from onnxq.runtime.session import open_session
 from onnxq.shown import Shown
 
-BLOCK_SECONDS = 0.03
-"""How long one model runs in one round, so that its weights are back in the caches."""
 FEWEST_ROUNDS = 5
 SHORTEST_BLOCK, LONGEST_BLOCK = 3, 200
 STILL = {"session.force_spinning_stop": "1"}
@@ -44,6 +42,8 @@ class Timing:
         warmup: Blocks of one run that each model does before, untimed.
         seconds: About how long the rounds may take.
         memory: Whether to open each model once more in a fresh process for its footprint.
+        block_ms: How long one model runs in one round, three runs at least, so that its weights are back in
+            the caches.
 
     """
 
@@ -51,6 +51,7 @@ class Timing:
     warmup: int = 3
     seconds: float = 20.0
     memory: bool = True
+    block_ms: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,7 @@ def _timed(
 ) -> tuple[dict[str, int], dict[str, list[float]]]:
     """Open all models; return how many runs fill a block of each, and its milliseconds in each round."""
     sessions = {name: prepared(open_session(path, runs[name])) for name, path in models.items()}
-    blocks = {name: warmed_block(session, feeds[0], timing.warmup) for name, session in sessions.items()}
+    blocks = {name: _warmed_block(session, feeds[0], timing) for name, session in sessions.items()}
     count = _affordable(sessions, feeds[0], blocks, timing)
     return blocks, _rounds(sessions, feeds, blocks, count, on_progress)
 
@@ -259,10 +260,10 @@ def schedule(names: Sequence[str], rounds: int) -> Iterator[Sequence[str]]:
         yield names if number % 2 == 0 else names[::-1]
 
 
-def warmed_block(session: Callable[[Feeds], Once], feeds: Feeds, warmup: int) -> int:
+def _warmed_block(session: Callable[[Feeds], Once], feeds: Feeds, timing: Timing) -> int:
     """Warm a model up, and return how many runs fill a block."""
-    one_ms = warmed_ms(session, feeds, warmup)
-    return int(np.clip(BLOCK_SECONDS * 1e3 / one_ms, SHORTEST_BLOCK, LONGEST_BLOCK))
+    one_ms = warmed_ms(session, feeds, timing.warmup)
+    return int(np.clip(timing.block_ms / one_ms, SHORTEST_BLOCK, LONGEST_BLOCK))
 
 
 def warmed_ms(session: Callable[[Feeds], Once], feeds: Feeds, warmup: int) -> float:

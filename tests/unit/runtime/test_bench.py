@@ -63,6 +63,12 @@ def test_a_small_budget_still_gives_five_rounds(fp32: Path) -> None:
     assert bench({"a": fp32}, feeds(3), timing=Timing(rounds=50, seconds=0, memory=False)).rounds == 5
 
 
+def test_a_block_holds_three_runs_however_short_it_is_to_be(fp32: Path) -> None:
+    for block_ms, runs in ((0.0, 3), (1e6, 200)):
+        timing = Timing(rounds=5, seconds=0, memory=False, block_ms=block_ms)
+        assert bench({"a": fp32}, feeds(3), timing=timing).block == {"a": runs}
+
+
 def test_sequence_lengths_come_from_the_token_ids(save: Save) -> None:
     path = save("main (int64[N,T] ids) => (int64[N,T] y) { y = Neg(ids) }")
     report = bench(
