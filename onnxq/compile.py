@@ -21,7 +21,7 @@ from onnxq.runtime.gates import require_measurable
 
 
 def compile_model(
-    source: Path | str,
+    source: Source | Path | str,
     output: Path | str,
     *,
     recipe: Recipe,
@@ -36,7 +36,7 @@ def compile_model(
     All are written together or not at all, and replace files of the same kinds that onnxq wrote, no others.
 
     Args:
-        source: An ONNX model; it is only read.
+        source: An ONNX model, or its file; it is only read.
         output: Where the compiled model goes.
         recipe: Which passes, for which target.
         data: Samples to measure ranges on; what lies beyond those is used to validate.
@@ -54,7 +54,8 @@ def compile_model(
     options = options or CompileOptions()
     require_measurable(options.gates, compared=options.validate, has_metric=options.metric is not None)
     on_progress("reading the source", 0, None)
-    work = Compilation(Source.of(Path(source)), recipe.settled(), data, options, on_progress)
+    opened = source if isinstance(source, Source) else Source.of(Path(source))
+    work = Compilation(opened, recipe.settled(), data, options, on_progress)
     outputs = Outputs(Path(output), tuple(_read(work)), options.force)
     outputs.files(work.source.module)  # what cannot be written is better known now
     if table is not None:

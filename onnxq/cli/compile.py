@@ -171,6 +171,7 @@ def run(
     `--data`, where a pass needs more of it than ranges.
     """
     from onnxq.compile import compile_model
+    from onnxq.engine.source import Source
     from onnxq.manifest import manifest_path, read_manifest
     from onnxq.runtime.gates import Gates, require_measurable
 
@@ -179,13 +180,14 @@ def run(
     require_measurable(gates.over(Gates()), compared=options.validate, has_metric=options.metric is not None)
     recipe = gates.into(wanted.choose(has_data=bool(ranges.data or measured)))
     watching = list(watch.instruments(recipe))
-    dataset = ranges.open(model, tell=False)
+    source = Source.of(model)
+    dataset = ranges.open(model, source=source, tell=False)
     if wanted.none_chosen and "quantize-dynamically" in recipe.pipeline:
         remark(WITHOUT_DATA)
     try:
         with progress() as on_progress:
             manifest = compile_model(
-                model,
+                source,
                 output,
                 recipe=recipe,
                 data=dataset,

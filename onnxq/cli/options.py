@@ -14,6 +14,7 @@ from onnxq.errors import RecipeError, did_you_mean
 
 if TYPE_CHECKING:
     from onnxq.calibration.data import DataOptions, Dataset
+    from onnxq.engine.source import Source
     from onnxq.recipe import Recipe
     from onnxq.runtime.gates import Gates
     from onnxq.runtime.metrics import Metric
@@ -147,8 +148,14 @@ class ReadingSettings:
     ] = "rgb"
     seed: Annotated[int, typer.Option(help="For random data.", rich_help_panel=_DATA)] = 0
 
-    def read(self, data: str, model: Path, *, tell: bool = True) -> Dataset:
+    def read(self, data: str, model: Path, *, source: Source | None = None, tell: bool = True) -> Dataset:
         """Return ``data`` for ``model``, and say what a user has to know of it, unless that is told later.
+
+        Args:
+            data: What was given.
+            model: The model's file.
+            source: The model, where it is opened already.
+            tell: Whether to say so now.
 
         Raises:
             OnnxqError: The model or the data cannot be read, or an option is wrong.
@@ -157,7 +164,8 @@ class ReadingSettings:
         from onnxq.calibration.data import input_specs, open_data
         from onnxq.ir.store import load_model
 
-        dataset = open_data(data, input_specs(load_model(model).model), self.options(model))
+        module = load_model(model) if source is None else source.module
+        dataset = open_data(data, input_specs(module.model), self.options(model))
         if dataset.warning and tell:
             remark(dataset.warning, "warning")
         return dataset
@@ -207,9 +215,9 @@ class DataSettings(ReadingSettings):
 
     data: Annotated[str | None, _DATA_OPTION] = None
 
-    def open(self, model: Path, *, tell: bool = True) -> Dataset | None:
+    def open(self, model: Path, *, source: Source | None = None, tell: bool = True) -> Dataset | None:
         """Return the data for ``model``, as ``read`` does; None if there is none."""
-        return None if self.data is None else self.read(self.data, model, tell=tell)
+        return None if self.data is None else self.read(self.data, model, source=source, tell=tell)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onnxq.ir import store
 from onnxq.recipe import load_recipe
 from onnxq.runtime.session import usable_provider
 
@@ -29,6 +30,18 @@ def test_compile_writes_model_manifest_and_report(compiled: Path) -> None:
     manifest = json.loads(compiled.with_suffix(".manifest.json").read_text())
     assert manifest["output"]["digest"] == hashlib.sha256(compiled.read_bytes()).hexdigest()
     assert manifest["recipe"]["name"] == "cpu"
+
+
+def test_compile_reads_the_source_once(
+    onnxq, model: Path, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All graphs of it, that which the data is read for too, are one."""
+    read: list[Path] = []
+    parsed = store._read
+    monkeypatch.setattr(store, "_read", lambda path: [read.append(path), parsed(path)][1])
+    result = onnxq("compile", model, "-o", tmp_path / "out.onnx", "--data", data, "--no-tune", "--no-bench")
+    assert result.exit_code == 0
+    assert read.count(model) == 1
 
 
 def test_compile_prints_results_to_stdout_and_remarks_to_stderr(
