@@ -23,6 +23,7 @@ from onnxq.processor import at_hand
 PLACEHOLDERS = {
     "assets": "the assets folder, with models/, data/ and evals/",
     "minilm": "all-MiniLM-L6-v2 as ONNX, as onnxq export writes it",
+    "made": "the folder that evals/real_models.py wrote models to",
 }
 LENGTH = 12
 """Digits of a digest that tell files apart."""

@@ -108,14 +108,32 @@ def ran(command: Sequence[str], env: Mapping[str, str] | None = None) -> tuple[f
 
     What ``wait4`` says of memory counts the caller's own from before the command began.
     """
-    begun, peak = time.perf_counter(), 0
+    seconds, peak, _ = ran_with_others(command, env)
+    return seconds, peak
+
+
+def ran_with_others(command: Sequence[str], env: Mapping[str, str] | None = None) -> tuple[float, int, int]:
+    """Return the same, and the largest resident memory of a process that the command began, or 0."""
+    begun, peak, other = time.perf_counter(), 0, 0
     with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None:
             peak = max(peak, _peak_of(process.pid))
+            other = max(other, *map(_peak_of, _begun_by(process.pid)), 0)
             time.sleep(LOOK_SECONDS)
     if process.returncode:
         raise SystemExit(f"exit code {process.returncode} of {' '.join(command)}")
-    return time.perf_counter() - begun, peak
+    return time.perf_counter() - begun, peak, other
+
+
+def _begun_by(pid: int) -> list[int]:
+    """Return the processes that the threads of one have begun."""
+    found: list[int] = []
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            found += map(int, children.read_text().split())
+        except OSError:  # the thread has ended
+            continue
+    return found
 
 
 def _peak_of(pid: int) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -96,21 +97,27 @@ def _main(file: str) -> None:
     """Do the job for items, one by one."""
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print is no answer
-    tempfile.tempdir = str(Path(file).parent)
+    folder = Path(file).parent
+    tempfile.tempdir = str(folder)
     items: SimpleQueue[Any] = SimpleQueue()
-    Thread(target=_listen, args=(items,), daemon=True).start()
-    job = pickle.loads(Path(file).read_bytes())
+    Thread(target=_listen, args=(items, folder), daemon=True).start()
+    with open(file, "rb") as stored:
+        job = pickle.load(stored)
     while True:
         pickle.dump(_outcome(job, items.get()), answers, pickle.HIGHEST_PROTOCOL)
         answers.flush()
 
 
-def _listen(items: SimpleQueue[Any]) -> None:
-    """Hand over what is asked; end the process once nobody can ask any more, whatever it is doing."""
+def _listen(items: SimpleQueue[Any], folder: Path) -> None:
+    """Hand over what is asked; once nobody can ask any more, end the process, whatever it is doing.
+
+    Whoever asked has then ended without leaving its block, and left the folder to be cleared away.
+    """
     try:
         while True:
             items.put(pickle.load(sys.stdin.buffer))
     finally:
+        shutil.rmtree(folder, ignore_errors=True)
         os._exit(0)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -143,11 +145,12 @@ def test_what_a_job_prints_is_no_answer(capfd: pytest.CaptureFixture[str]) -> No
 
 
 def gone(pid: int) -> bool:
+    """Tell whether a process has ended, be it that nobody has asked for its status yet."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+        return ") Z" in Path(f"/proc/{pid}/stat").read_text()
+    except (ProcessLookupError, FileNotFoundError):
         return True
-    return False
 
 
 def interrupt_once(path: Path) -> None:
@@ -179,6 +182,31 @@ def test_processes_end_with_the_block_whatever_they_do(tmp_path: Path) -> None:
     pid, scratch = found
     assert gone(pid)
     assert not Path(scratch).parent.exists()
+
+
+def test_processes_end_with_whoever_asks_and_leave_nothing(tmp_path: Path) -> None:
+    """Killed, nobody leaves the block: the processes notice, in the midst of a job too."""
+    asking = f"""
+import sys, time
+from onnxq.engine.worker import Worker
+import pickle
+job = {str(tmp_path / "job" / "job.pickle")!r}
+pickle.dump(eval, open(job, "wb"))
+from pathlib import Path
+worker = Worker(Path(job))
+print(worker.ask({PID!r}), flush=True)
+worker.ask("__import__('time').sleep(1000)")
+"""
+    (tmp_path / "job").mkdir()
+    with subprocess.Popen([sys.executable, "-c", asking], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        process.kill()
+    end = time.monotonic() + MOST_SECONDS
+    while not gone(pid) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert gone(pid)
+    assert not (tmp_path / "job").exists()
 
 
 def test_one_process_is_this_one() -> None:
