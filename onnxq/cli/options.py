@@ -64,8 +64,7 @@ Processes = Annotated[
         min=1,
         max=MOST_PROCESSES,
         metavar="N",
-        help="Do so many trials at a time; the result is the same. Each takes the memory of one more run, "
-        "without its data.",
+        help="Do so many trials at a time; the result is the same. Each takes about the memory of the command.",
     ),
 ]
 Provider = Annotated[

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 
-from onnxq.engine.score import Score
+from onnxq.engine.score import Errors, Score
 from onnxq.recipe import Recipe
 from onnxq.runtime.run import Run
 from onnxq.search.choose import choose
@@ -68,3 +72,31 @@ def test_a_smaller_error_in_the_mean_is_not_bought_with_a_large_one(
         pytest.approx((4 - float(bound)) / 0.2, rel=1e-5),
         taken,
     ]
+
+
+def test_values_ahead_of_one_that_is_taken_are_tried_again_on_top_of_it() -> None:
+    """One by one, no recipe is built in vain; several at a time, nobody sees what was."""
+    values = {"dtype": ("int8", "int16"), "method": ("mse", "percentile")}
+    recipe = Recipe(name="mine", pipeline=PIPELINE, choices={"encode-activations": values})
+    noise = {"int8": 0.5, "int16": 1.0, "mse": 0.5, "percentile": 1.0}
+    tried: list[str] = []
+
+    def errors_of(one: Recipe) -> Errors:
+        tried.append(one.pipeline)
+        return Errors(math.prod(part for name, part in noise.items() if f"={name}" in one.pipeline), 0.0)
+
+    choice = choose(recipe, errors_of, lambda done, total: None)
+    assert [trial.taken for trial in choice.trials] == [True, True, False, True, False]
+    assert len(tried) == 5
+    assert choice.recipe.pipeline == "encode-activations{method=mse, dtype=int8}"
+    ahead = choose(recipe, errors_of, lambda done, total: None, Eager())
+    assert ahead == choice
+    assert len(tried) == 5 + 1 + 4 + 3 + 1  # all four; three on top of the first; one on top of the third
+
+
+class Eager:
+    """Does all that it is handed before the first result is asked for."""
+
+    @contextmanager
+    def opened(self, job: Callable[[Any], Any]) -> Iterator[Callable[[Iterable[Any]], Iterator[Any]]]:
+        yield lambda items: iter([job(item) for item in items])
