@@ -64,7 +64,7 @@ Processes = Annotated[
         min=1,
         max=MOST_PROCESSES,
         metavar="N",
-        help="Do so many trials at a time; the result is the same. Each takes about the memory of the command.",
+        help="Do so many trials at a time; the result is the same. Each takes about as much memory.",
     ),
 ]
 Provider = Annotated[
