@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,7 +34,17 @@ FEW_RUNS = 3
 meanwhile. Runs that take longer go on to the whole block, as far as three go, and one at least: more rounds
 tell more than more runs in one."""
 
-Racer = Callable[[Feeds], Once]
+
+@dataclass(frozen=True)
+class Entrant:
+    """An open model, warm, and how many of its runs make a block."""
+
+    session: Callable[[Feeds], Once]
+    runs: int
+
+    def block_ms(self, feeds: Feeds) -> float:
+        """Return the milliseconds of one run, the median of a block."""
+        return block_ms(self.session, feeds, self.runs)
 
 
 @dataclass(frozen=True)
@@ -81,8 +91,7 @@ def race(
 
     """
     on_progress(0, MOST_ROUNDS)
-    entrants = {name: _entrant(path, feeds[0], run) for name, path in models.items()}
-    blocks = {name: block_of(warmed_ms(entrant, feeds[0], 3)) for name, entrant in entrants.items()}
+    entrants = _entrants(models, models, feeds[0], run)
     first, *running = entrants
     gains: dict[str, list[float]] = {name: [] for name in running}
     done, start = 0, time.perf_counter()
@@ -90,8 +99,10 @@ def race(
         if not running or (number >= FIRST_ROUNDS and time.perf_counter() > start + seconds):
             break
         order = _order(first, running, number)
+        if number == FIRST_ROUNDS:
+            entrants = _entrants(models, order, feeds[0], run)
         fed = feeds[number % len(feeds)]
-        times = {name: block_ms(entrants[name], fed, blocks[name]) for name in order}
+        times = {name: entrants[name].block_ms(fed) for name in order}
         for name in running:
             gains[name].append(times[first] / times[name])
         running = [name for name in running if not is_decided(gains[name])]
@@ -101,7 +112,19 @@ def race(
     return {name: Standing(Spread.of(found)) for name, found in gains.items()}
 
 
-def _entrant(model: Path, feeds: Feeds, run: Run) -> Racer:
+def _entrants(models: Mapping[str, Path], names: Iterable[str], feeds: Feeds, run: Run) -> dict[str, Entrant]:
+    """Open some of the models, and warm them up.
+
+    Who is left after the first rounds is opened once more: of two sessions of one model, one may be faster by
+    a percent for as long as both live.
+    """
+    sessions = {name: _opened(models[name], feeds, run) for name in names}
+    return {
+        name: Entrant(session, block_of(warmed_ms(session, feeds, 3))) for name, session in sessions.items()
+    }
+
+
+def _opened(model: Path, feeds: Feeds, run: Run) -> Callable[[Feeds], Once]:
     """Open a model; one that does not run is told of here, with a reason."""
     session = open_session(model, run.with_defaults(STILL))
     session.run(feeds)
