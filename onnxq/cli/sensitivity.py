@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,9 +14,6 @@ from onnxq.cli.options import Json, Model, NeededDataSettings, Processes, Thread
 if TYPE_CHECKING:
     from onnxq.search.sensitivity import SensitivityReport
 
-Samples = Annotated[
-    int, typer.Option("--samples", min=1, metavar="N", help="Compare the outputs on so many samples.")
-]
 Top = Annotated[int, typer.Option("--top", min=1, metavar="N", help="Show so many tensors and layers.")]
 
 Keep = Annotated[
@@ -29,15 +27,24 @@ Keep = Annotated[
 ]
 
 
+@dataclass(frozen=True)
+class WorkSettings:
+    """How much is compared, and how."""
+
+    samples: Annotated[
+        int, typer.Option("--samples", min=1, metavar="N", help="Compare the outputs on so many samples.")
+    ] = 16
+    threads: Threads = None
+    processes: Processes = 1
+
+
 def run(
     model: Model,
     *,
     reading: NeededDataSettings,
-    samples: Samples = 16,
+    work: WorkSettings,
     top: Top = 15,
     keep: Keep = None,
-    threads: Threads = None,
-    processes: Processes = 1,
     wanted: RecipeSettings,
     as_json: Json = False,
 ) -> None:
@@ -57,9 +64,9 @@ def run(
             model,
             wanted.choose(has_data=True),
             dataset,
-            samples=samples,
-            threads=threads,
-            processes=processes,
+            samples=work.samples,
+            threads=work.threads,
+            processes=work.processes,
             on_progress=on_progress,
         )
     for warning in found.warnings:

@@ -114,7 +114,9 @@ MOST_PARAMETERS = 8
 @pytest.mark.parametrize("folder", ["onnxq", "passes"])
 def test_no_function_takes_too_many_parameters(folder: str) -> None:
     found = {
-        f"{path.name}: {one.name}": _parameters(one) for path in _files(folder) for one in _functions(path)
+        f"{path.relative_to(REPOSITORY)}:{one.lineno} {one.name}": _parameters(one)
+        for path in _files(folder)
+        for one in _functions(path)
     }
     assert {name: count for name, count in found.items() if count > MOST_PARAMETERS} == {}
 
