@@ -27,8 +27,11 @@ Identity does not, since it is removed (optimised graphs of onnxruntime 1.32.0).
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from onnxq.analysis.layers import SELECTING
 from onnxq.analysis.quantized import dequantized
@@ -137,13 +140,22 @@ def _spoilt(node: ir.Node) -> str | None:
     added = _bias_of(node)
     if added is None or _dequantizer(added) is not None or not _is_fixed(added):
         return None
-    bias = constant_of(added)
-    one, other, step = (constant_of(input_of(end, 1)) for end in (activation, weight, quantize))
-    if bias is not None and one is not None and other is not None and step is not None:
-        steps = accumulator_steps(one, other)
-        if holds_bias(bias, steps) and steps.max() <= step.min():
-            return None
+    around = (added, *(input_of(end, 1) for end in (activation, weight, quantize)))
+    known = [array for value in around if (array := constant_of(value)) is not None]
+    if len(known) == len(around) and _is_kept(*known):
+        return None
     return "its bias stays in float, where ONNX Runtime would round it to an int32 that does not hold it"
+
+
+def _is_kept(
+    bias: NDArray[Any], activation: NDArray[Any], weight: NDArray[Any], output: NDArray[Any]
+) -> bool:
+    """Tell whether a bias keeps its value in int32, from the scales around its layer."""
+    try:
+        steps = accumulator_steps(activation, weight)
+    except ValueError:  # the scales lie along different channels, so that there are no steps
+        return False
+    return holds_bias(bias, steps) and bool(steps.max() <= output.min())
 
 
 def _has_other_steps(node: ir.Node, activation: ir.Node, weight: ir.Node) -> bool:
