@@ -32,6 +32,7 @@ from onnxq.engine.source import Source
 from onnxq.engine.trial import Trial
 from onnxq.errors import InputError, ToleranceError, called
 from onnxq.files import as_utf8, replacing
+from onnxq.heap import give_back
 from onnxq.ir.module import GraphModule
 from onnxq.ir.store import (
     foreign_operators,
@@ -243,6 +244,7 @@ class Compilation:
 
         """
         module, table = built.module, self.table_of(built)
+        self._let_go(module)
         self._stamp(module)
         used = table.samples if table is not None else 0
         samples = choose_samples(self.data, used, self._inputs, self.options)
@@ -270,6 +272,13 @@ class Compilation:
         if judged is not None:
             enforce_useful(judged)
         return CompileResult(output, manifest, built.records, comparison.accuracy, comparison.latency)
+
+    def _let_go(self, module: GraphModule) -> None:
+        """Forget what was measured for passes alone, which have all run."""
+        module.forget_facts()
+        if self._measurements is not None:
+            self._measurements.let_go()
+        give_back()
 
     def _run(self, module: GraphModule) -> Run | None:
         """Return where and how the target runs a model; None if that is not here."""

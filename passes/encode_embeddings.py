@@ -77,7 +77,7 @@ class EncodeEmbeddings(Pass):
 
     def _encoding(self, table: NDArray[np.float32]) -> Encoding:
         if self.block is None:
-            return symmetric_encoding(np.abs(table).max(axis=1), axis=0)
+            return symmetric_encoding(np.maximum(-table.min(axis=1), table.max(axis=1)), axis=0)
         return block_encoding(table, f"uint{self.bits}", 1, self.block)
 
     def _reason(self, node: ir.Node) -> str | None:

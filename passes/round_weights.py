@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,11 +111,12 @@ def _round(layer: Layer, gram: NDArray[np.float32] | None, module: GraphModule, 
         ctx.skip(layer.node, "its input is a vector, of which no products are known")
         return
     key = "rounded", content_of(matrix, gram), grid
-    rounded, found, nearest = ctx.memo.of(key, lambda: _rounded(matrix, gram, grid))
+    stored, found, nearest = ctx.memo.of(key, lambda: _rounded(matrix, gram, grid))
     if found >= nearest:
         ctx.skip(layer.node, "rounding to nearest errs no more")
         return
     why = f"squared error of its output: {found / nearest:.2f} of what rounding to nearest causes"
+    rounded = grid.dequantize(stored)
     shaped = rounded.T.reshape(weight.shape) if is_standard(layer.node, "Conv") else rounded
     constant = ctx.edit.constant(f"{layer.weight.name}_rounded", shaped, why=why)
     ctx.edit.forget(layer.weight, readers=[layer.node], why=why)
@@ -125,11 +126,11 @@ def _round(layer: Layer, gram: NDArray[np.float32] | None, module: GraphModule, 
 
 def _rounded(
     matrix: NDArray[np.float32], gram: NDArray[np.float32], grid: Encoding
-) -> tuple[NDArray[np.float32], float, float]:
-    """Return the rounded weights, the error of their outputs, and that of rounding to nearest."""
+) -> tuple[NDArray[Any], float, float]:
+    """Return what is stored of rounded weights, the error of their outputs, and rounding to nearest's."""
     rounded = round_to_outputs(matrix, gram, grid)
     nearest = output_error(matrix, grid.restored(matrix), gram)
-    return rounded, output_error(matrix, rounded, gram), nearest
+    return grid.quantize(rounded), output_error(matrix, rounded, gram), nearest
 
 
 def _reason(layer: Layer, gram: NDArray[np.float32] | None, module: GraphModule) -> str | None:

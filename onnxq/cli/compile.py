@@ -172,9 +172,11 @@ def run(
     """
     from onnxq.compile import compile_model
     from onnxq.engine.source import Source
+    from onnxq.heap import keep_imported
     from onnxq.manifest import manifest_path, read_manifest
     from onnxq.runtime.gates import Gates, require_measurable
 
+    keep_imported()
     measured = ranges.measured(wanted.recipe)
     options = work.options(shipped=wanted.is_shipped, also_read=_files(ranges.table, wanted.recipe))
     require_measurable(gates.over(Gates()), compared=options.validate, has_metric=options.metric is not None)

@@ -13,6 +13,7 @@ from onnxq.engine.known import Known
 from onnxq.engine.measurements import Measurements
 from onnxq.engine.source import Source
 from onnxq.errors import CalibrationError
+from onnxq.heap import give_back
 from onnxq.ir.module import GraphModule, name_of
 from onnxq.passmanager.base import Pass, PassRecord
 from onnxq.passmanager.instruments import BisectLimit, Instrument, VerifyEach
@@ -119,7 +120,7 @@ class Built:
     Args:
         module: The graph.
         records: What each pass did.
-        facts: What the passes were told, by name.
+        facts: What the passes were told, by name, as far as tables hold it.
         assigned: What the recipe assigns to layers and values, and what they got.
 
     """
@@ -161,6 +162,18 @@ class Build:
             del self._states[beginning]
         self._varied = frozenset(names)
 
+    def _forget(self) -> None:
+        """Forget what trials have in common, as there are no more."""
+        self.memo.kept.clear()
+        self._origins.clear()
+        self._told = {}
+        give_back()
+
+    def let_go(self) -> None:
+        """Let go of the graphs that are kept, as none may be built any more."""
+        self._states.clear()
+        give_back()
+
     def elsewhere(self) -> Build:
         """Return what gives the same trials in another process, and measures nothing there."""
         known = None if self.measurements is None else Known(self.measurements.facts)
@@ -175,16 +188,17 @@ class Build:
             OnnxqError: A pass failed, or model, data or recipe are at fault.
 
         """
-        self._states.clear()
+        self.let_go()
         answers, keeping = self._answers(recipe), _Keeping(self, recipe, frozenset())
         module = self.source.clone()
         watching = _Assigning.of(recipe)
         manager = self._manager(recipe, (keeping, VerifyEach(), watching, *instruments), answers)
         with only_valid(self.source.path):
             records = manager.run(module)
-        self.memo.kept.clear()
+        self._forget()
         self.source.glance()
-        return Built(module, tuple(records), answers.given, tuple(watching.found))
+        facts = {name: facts.without(LEFT_OUT) for name, facts in answers.given.items()}
+        return Built(module, tuple(records), facts, tuple(watching.found))
 
     def trial(self, recipe: Recipe, foreseen: Sequence[Pass] = ()) -> GraphModule:
         """Return the same graph, built from what earlier trials had in common with it, and not verified.
@@ -238,6 +252,7 @@ class Build:
         manager.foreseen = foreseen
         with only_valid(self.source.path):
             manager.run(module, start)
+        give_back()
         return module
 
     def keep_origin(self, beginning: Beginning, module: GraphModule) -> None:

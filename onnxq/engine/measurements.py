@@ -9,10 +9,12 @@ from functools import cached_property
 
 from onnxq.calibration.collect import collect
 from onnxq.calibration.data import Dataset
+from onnxq.calibration.table import LEFT_OUT
 from onnxq.engine.cache import FactsCache
 from onnxq.engine.known import asked, prints_of, unmet
 from onnxq.engine.samples import Kept
 from onnxq.errors import CalibrationError
+from onnxq.heap import give_back
 from onnxq.ir.module import GraphModule
 from onnxq.progress import Progress, quiet, steps_of
 from onnxq.quant.facts import Facts, Need, joined
@@ -102,6 +104,10 @@ class Measurements:
             self._measure(module, missing, prints)
         return asked(self._known, prints, needs)
 
+    def let_go(self) -> None:
+        """Forget what no table holds: it is large, and measured again if it is asked for again."""
+        self._known = {print_: facts.without(LEFT_OUT) for print_, facts in self._known.items()}
+
     def _recall(self, prints: Iterable[str]) -> None:
         unknown = {print_ for print_ in prints if print_ not in self._known}
         if self._cache is None or not unknown:
@@ -122,6 +128,7 @@ class Measurements:
             Run(threads=self.threads),
             on_progress=self._tell,
         ).facts
+        give_back()
         self.streams += 1
         self.measured += len(found)
         new = {prints[name]: facts for name, facts in found.items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,6 +15,7 @@ import numpy as np
 from onnxq.calibration.masks import MASK_INPUT
 from onnxq.calibration.trimming import trimmed
 from onnxq.engine.executor import beside_others
+from onnxq.heap import give_back
 from onnxq.ir.module import GraphModule
 from onnxq.ir.store import output_files, write_model
 from onnxq.runtime.batch import Batch, Feeds
@@ -58,8 +59,13 @@ class Remembered(Session):
             self.seen[id(feeds)] = feeds, results  # feeds that stay alive keep their number
         return results
 
+    def without_model(self, samples: Iterable[Batch]) -> Remembered:
+        """Return what knows the results by heart, if all samples' are remembered; else itself."""
+        known = all(id(batch.feeds) in self.seen for batch in samples)
+        return replace(self, inference=None) if known else self
 
-@dataclass(frozen=True)
+
+@dataclass
 class Score:
     """Compares builds with their source on the same samples.
 
@@ -89,6 +95,9 @@ class Score:
     def errors_of(self, path: Path) -> Errors:
         """Return the errors of a model in a file."""
         outputs = validate(self._reference, path, self._samples(), run=self.run).outputs
+        if isinstance(self._reference, Remembered):
+            self._reference = self._reference.without_model(self._samples())
+        give_back()
         return Errors(sum(map(_noise, outputs)) / len(outputs), max(map(_largest, outputs)))
 
     def elsewhere(self) -> Score:

@@ -106,6 +106,11 @@ class GraphModule(Shown):
                 old = facts_on(value)
                 note_facts(value, found[name] if old is None else old.and_also(found[name]))
 
+    def forget_facts(self) -> None:
+        """Take away what was measured of values."""
+        for value in self.values():
+            note_facts(value, None)
+
     def decisions(self, value: ir.Value | None = None) -> list[Decision]:
         """Return what is decided for one value, or for all of the main graph, in its order."""
         values = dict.fromkeys(self.values()) if value is None else [value]

@@ -37,6 +37,9 @@ class Instrument:
     def failed(self, module: GraphModule, pass_: Pass, index: int, error: PassError) -> None:
         """Look at what a failed pass left, and add to the error."""
 
+    def ended(self) -> None:
+        """Let go of what was kept while passes ran, as all have."""
+
 
 @dataclass
 class VerifyEach(Instrument):

@@ -72,6 +72,8 @@ class PassManager:
         ]
         with threadpool_limits(1, "blas"):
             records = list(self._run_all(module, planned))
+        for instrument in self.instruments:
+            instrument.ended()
         _require_realised(module, [pass_ for _, pass_ in planned])
         return records
 

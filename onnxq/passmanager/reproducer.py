@@ -58,6 +58,11 @@ class Reproducer(Instrument):
         if record.edits:
             self._source = self._copy = None
 
+    def ended(self) -> None:
+        """Let the copy go."""
+        self._source = self._copy = None
+        self._facts = {}
+
     def failed(self, module: GraphModule, pass_: Pass, index: int, error: PassError) -> None:
         """Write the file, if it can be written, and tell the error where it is."""
         target = [f"# TARGET: {self.target.name}", f"# PROCESSOR: {self.target.processor.name}"]

@@ -39,7 +39,7 @@ def round_to_outputs(weight: FloatArray, gram: FloatArray, encoding: Encoding) -
 
     """
     order = np.argsort(-np.diagonal(gram), kind="stable")
-    factor = _factor(np.asarray(gram, np.float64)[np.ix_(order, order)])
+    factor = _factor(gram[np.ix_(order, order)].astype(np.float64))
     scale, zero_point = (part[order] for part in encoding.spread(weight.shape))
     left = weight.astype(np.float64)[order]
     for start in range(0, len(left), BLOCK):
@@ -55,11 +55,11 @@ def round_to_outputs(weight: FloatArray, gram: FloatArray, encoding: Encoding) -
 
 
 def _factor(gram: Array) -> Array:
-    """Return the upper Cholesky factor of the inverse of the damped Gram matrix."""
+    """Return the upper Cholesky factor of the inverse of the Gram matrix, which is damped in its place."""
     squares = np.diagonal(gram)
-    damped = gram + np.diag(np.where(squares > 0, DAMPING * squares.mean(), 1.0))
-    root = np.linalg.cholesky(damped[::-1, ::-1])[::-1, ::-1]  # upper, and root @ root.T is the damped matrix
-    return _inverse(root)
+    np.fill_diagonal(gram, squares + np.where(squares > 0, DAMPING * squares.mean(), 1.0))
+    root = np.linalg.cholesky(gram[::-1, ::-1])[::-1, ::-1]  # upper, and root @ root.T is the damped matrix
+    return _inverse(np.asarray(root, np.float64))
 
 
 def _inverse(upper: Array) -> Array:

@@ -11,12 +11,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from onnxq.heap import give_back
 from onnxq.runtime.batch import Feeds
 from onnxq.runtime.profile import KernelNode, Kind, executed_nodes, kind_of, timed_events
 from onnxq.runtime.provenance import LayerKernel, LayerState, Models, Provenance, trace
 from onnxq.runtime.run import PROVIDERS, Provider, Run
 from onnxq.runtime.session import Optimization, Session, open_session, read_proto
-from onnxq.runtime.wiring import Wiring, walk
+from onnxq.runtime.wiring import Wiring, walk, without_weights
 from onnxq.shown import Shown
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ def kernel_report(
 
     """
     where = str(model) if isinstance(model, Path) else "the model"
-    named, is_written = _with_names(model, where), run.provider != "tensorrt"
+    (named, graph), is_written = _named(model, where), run.provider != "tensorrt"
     with TemporaryDirectory(prefix="onnxq-") as scratch:
         file = Path(scratch, "optimised.onnx")
         session = open_session(
@@ -157,25 +158,30 @@ def kernel_report(
             optimization=optimization,
             external_data_folder=model.parent if isinstance(model, Path) else None,
         )
-        events, optimised = _events(session, feeds, runs), read_proto(file, where) if is_written else named
-    nodes = executed_nodes(events, list(walk(optimised.graph)), runs)
+        events = _events(session, feeds, runs)
+        del session, named  # weights, each a copy of its own
+        optimised = without_weights(read_proto(file, where).graph) if is_written else graph
+    give_back()
+    nodes = executed_nodes(events, list(walk(optimised)), runs)
     if not is_written:
         return KernelReport(run.provider, runs, nodes)
-    models = _stages(source, named, optimised, optimization)
+    before = None if source is None else _named(source, "the source")[1]
+    models = _stages(before, graph, optimised, optimization)
+    give_back()
     return KernelReport(run.provider, runs, nodes, trace(models, nodes, PROVIDERS[run.provider]))
 
 
 def _stages(
-    source: Path | bytes | onnx.ModelProto | None,
-    model: onnx.ModelProto,
-    optimised: onnx.ModelProto,
+    source: onnx.GraphProto | None,
+    model: onnx.GraphProto,
+    optimised: onnx.GraphProto,
     optimization: Optimization,
 ) -> Models:
-    wiring = Wiring.of(model.graph)
+    wiring = Wiring.of(model)
     return Models(
-        source=wiring if source is None else Wiring.of(_with_names(source, "the source").graph),
+        source=wiring if source is None else Wiring.of(source),
         model=wiring,
-        optimised=Wiring.of(optimised.graph),
+        optimised=Wiring.of(optimised),
         optimizes=optimization in ("extended", "all"),
     )
 
@@ -187,22 +193,36 @@ def _events(session: Session, feeds: Feeds, runs: int) -> list[dict[str, Any]]:
     return timed_events(json.loads(Path(session.inference.end_profiling()).read_text(encoding="utf-8")))
 
 
-def _with_names(model: Path | bytes | onnx.ModelProto, source: str) -> onnx.ModelProto:
-    """Return a copy of the model in which every node has a name of its own, for the profile to tell it by."""
+def _named(
+    model: Path | bytes | onnx.ModelProto, source: str
+) -> tuple[Path | bytes | onnx.ModelProto, onnx.GraphProto]:
+    """Return the model with a name of its own for each node, for the profile to tell it by, and its graph.
+
+    A model whose nodes have them is returned as it is, and the graph without its weights.
+    """
     import onnx
 
-    proto = onnx.ModelProto()
     if isinstance(model, onnx.ModelProto):
+        proto = onnx.ModelProto()
         proto.CopyFrom(model)
     else:
         proto = read_proto(model, source)
+    renamed = _name_nodes(proto.graph)
+    return proto if renamed else model, without_weights(proto.graph)
+
+
+def _name_nodes(graph: onnx.GraphProto) -> bool:
+    """Give every node a name of its own; tell whether one had none."""
     taken: set[str] = set()
-    for node in walk(proto.graph):
+    renamed = False
+    for node in walk(graph):
         base = node.name or next(filter(None, node.output), node.op_type)
         free = (base if number == 0 else f"{base}_{number}" for number in count())
-        node.name = next(name for name in free if name not in taken)
-        taken.add(node.name)
-    return proto
+        name = next(name for name in free if name not in taken)
+        renamed |= name != node.name
+        node.name = name
+        taken.add(name)
+    return renamed
 
 
 def _summarise(nodes: Sequence[KernelNode]) -> OpSummary:

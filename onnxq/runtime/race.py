@@ -14,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
+from onnxq.heap import give_back
+from onnxq.ir.store import model_size
 from onnxq.progress import Steps
 from onnxq.runtime.batch import Feeds
 from onnxq.runtime.bench import LONGEST_BLOCK, STILL, Spread, block_ms, schedule, warmed_ms
@@ -92,7 +94,7 @@ def race(
     """
     on_progress(0, MOST_ROUNDS)
     entrants = _entrants(models, models, feeds[0], run)
-    first, *running = entrants
+    first, *running = models
     gains: dict[str, list[float]] = {name: [] for name in running}
     done, start = 0, time.perf_counter()
     for number in range(MOST_ROUNDS):
@@ -100,6 +102,7 @@ def race(
             break
         order = _order(first, running, number)
         if number == FIRST_ROUNDS:
+            entrants.clear()  # else each would be there twice
             entrants = _entrants(models, order, feeds[0], run)
         fed = feeds[number % len(feeds)]
         times = {name: entrants[name].block_ms(fed) for name in order}
@@ -109,6 +112,8 @@ def race(
         done = number + 1
         on_progress(done, _rounds(done, time.perf_counter() - start, seconds))
     on_progress(done, done)
+    del entrants
+    give_back()
     return {name: Standing(Spread.of(found)) for name, found in gains.items()}
 
 
@@ -118,10 +123,15 @@ def _entrants(models: Mapping[str, Path], names: Iterable[str], feeds: Feeds, ru
     Who is left after the first rounds is opened once more: of two sessions of one model, one may be faster by
     a percent for as long as both live.
     """
-    sessions = {name: _opened(models[name], feeds, run) for name in names}
+    sessions = {name: _opened(models[name], feeds, run) for name in _largest_first(models, names)}
     return {
         name: Entrant(session, block_of(warmed_ms(session, feeds, 3))) for name, session in sessions.items()
     }
+
+
+def _largest_first(models: Mapping[str, Path], names: Iterable[str]) -> Sequence[str]:
+    """Return in which order to open models: what opening takes besides is gone before the others come."""
+    return sorted(names, key=lambda name: -model_size(models[name]))
 
 
 def _opened(model: Path, feeds: Feeds, run: Run) -> Callable[[Feeds], Once]:

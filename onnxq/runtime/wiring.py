@@ -94,6 +94,14 @@ def walk(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
             yield from walk(inner)
 
 
+def without_weights(graph: onnx.GraphProto) -> onnx.GraphProto:
+    """Return a copy of all that ``Wiring`` looks at: protobuf holds a message as long as any part of it."""
+    import onnx
+
+    weights = (onnx.TensorProto(name=w.name, data_type=w.data_type, dims=w.dims) for w in graph.initializer)
+    return onnx.GraphProto(node=graph.node, initializer=weights, output=graph.output)
+
+
 def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     yield graph
     for node in graph.node:

@@ -22,6 +22,7 @@ from onnxq.engine.build import Build
 from onnxq.engine.cache import cache_folder
 from onnxq.errors import InputError, OnnxqError
 from onnxq.files import write_whole
+from onnxq.heap import give_back
 from onnxq.ir.module import GraphModule, attribute
 from onnxq.ir.store import output_files, write_model
 from onnxq.passmanager.base import Pass
@@ -155,16 +156,29 @@ class _Timing:
     made: dict[str, Path] = field(default_factory=dict)
 
     def path(self, name: str) -> Path:
-        return self.folder / f"{name}.onnx"
+        """Return a form's file, called like every other one's, so that equal forms have equal bytes."""
+        return self.folder / name / "form.onnx"
 
     def make(self, recipe: Recipe, name: str, built: Callable[[Recipe], GraphModule] | None = None) -> Path:
         """Build a form that takes the time of ``recipe``'s result; by default, a sketch of it."""
         timed = _timed_alone(recipe)
         if timed.pipeline not in self.made:
-            module = (built or self.build.sketch)(timed)
-            write_model(module, output_files(module, self.path(name)))
-            self.made[timed.pipeline] = self.path(name)
+            self.made[timed.pipeline] = self._written((built or self.build.sketch)(timed), name)
+            give_back()
         return self.made[timed.pipeline]
+
+    def source_alike(self) -> Path:
+        """Return a copy of the source that is written like the forms, and so as fast to read."""
+        if "" not in self.made:
+            self.made[""] = self._written(self.build.source.module, "source")
+        return self.made[""]
+
+    def _written(self, module: GraphModule, name: str) -> Path:
+        """Write a model whose weights are mapped where it is opened, and not copied."""
+        path = self.path(name)
+        path.parent.mkdir()
+        write_model(module, output_files(module, path, external_data=True))
+        return path
 
     def layers(self, model: Path) -> dict[str, float]:
         """Return the microseconds of each layer of the source in a model, what quantizes for it included."""
@@ -173,6 +187,7 @@ class _Timing:
         return {one.name: (one.share + one.overhead) * total for one in report.provenance.layers}
 
     def race(self, phase: str, models: Mapping[str, Path]) -> dict[str, Standing]:
+        self.build.let_go()
         return race(models, self.feeds, self.run, on_progress=steps_of(self.on_progress, phase))
 
 
@@ -247,12 +262,12 @@ def _tried(
     Return how the recipe's rivals stand to that model, too.
     """
     found = _profiled(recipe, groups, timing)
-    models, whole = {"all": timing.path("all")}, timing.path("all").read_bytes()
+    models, whole = {"all": timing.path("all")}, _content(timing.path("all"))
     tried = [form for form in forms if form.name not in found]
     for number, form in enumerate(tried):
         timing.on_progress("building forms", number, len(tried))
         path = timing.make(form.recipe, str(number))
-        if path.read_bytes() != whole:
+        if _content(path) != whole:
             models[form.name] = path
     timing.on_progress("building forms", len(tried), len(tried))
     rivals = _rivals(recipe, timing)
@@ -263,11 +278,16 @@ def _tried(
     return list((equal | found).values()), stood
 
 
+def _content(form: Path) -> list[bytes]:
+    """Return what tells one form from another."""
+    return [file.read_bytes() for file in sorted(form.parent.iterdir())]
+
+
 def _rivals(recipe: Recipe, timing: _Timing) -> dict[str, Path]:
     """Return what the recipe's result must not be slower than, by name, and what may be faster."""
     exact = in_float(recipe)
     alone = {EXACT: timing.make(exact, "exact")} if exact != recipe else {}
-    return {SOURCE: timing.source, **alone, **_everything(recipe, timing)}
+    return {SOURCE: timing.source_alike(), **alone, **_everything(recipe, timing)}
 
 
 def _profiled(recipe: Recipe, groups: Mapping[str, Sequence[str]], timing: _Timing) -> dict[str, Verdict]:

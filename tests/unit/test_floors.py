@@ -14,6 +14,7 @@ FLOORS = [
         "errors",
         "files",
         "fragments",
+        "heap",
         "limits",
         "overwriting",
         "processor",

@@ -15,7 +15,7 @@ from onnxq.errors import PreconditionError
 from onnxq.ir.module import GraphModule
 from onnxq.ir.text import parse
 from onnxq.quant.facts import Facts, Need
-from onnxq.quant.statistics import STATISTICS, Mean, Range
+from onnxq.quant.statistics import STATISTICS, Gram, Mean, Range
 
 TEXT = """<ir_version: 10, opset_import: ["" : 21]>
 main (float[N,2] x) => (float[N,2] y) <float two = {2.0}> { h = Mul(x, two) y = Relu(h) }
@@ -113,3 +113,13 @@ def test_the_cache_lies_where_it_is_told(
 def test_what_is_not_there_is_named(module: GraphModule, data: Dataset) -> None:
     with pytest.raises(PreconditionError, match="'nothing'"):
         Measurements.on(data, 1).of(module, [Need("nothing", RANGE)])
+
+
+def test_what_no_table_holds_is_let_go_of_and_measured_again(module: GraphModule, data: Dataset) -> None:
+    measurements = Measurements.on(data, 1)
+    wanted = [Need("h", frozenset({Range, Gram}), -1)]
+    first = measurements.of(module, wanted)["h"].known(Gram)
+    measurements.let_go()
+    assert not any(facts.get(Gram) for facts in measurements.facts.values())
+    assert measurements.of(module, wanted)["h"].known(Gram).values.tolist() == first.values.tolist()
+    assert measurements.streams == 2

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import io
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +18,7 @@ from onnxq.errors import PassError, VerifyError
 from onnxq.ir.module import GraphModule
 from onnxq.ir.text import parse, render
 from onnxq.ir.verify import check_operators
-from onnxq.passmanager.base import Effect, Pass, PassContext
+from onnxq.passmanager.base import Effect, Pass, PassContext, PassRecord
 from onnxq.passmanager.instruments import BisectLimit, DumpTo, Instrument, PrintAfter, VerifyEach
 from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
@@ -191,6 +193,22 @@ def test_large_weights_are_replaced_in_the_file_by_random_ones_of_the_same_range
     assert numbers.min() >= -3
     assert numbers.max() <= 5
     assert np.ptp(numbers) > 7.9  # of 4098 uniform numbers over a range of 8
+
+
+def test_no_copy_of_the_graph_outlives_the_pipeline(tmp_path: Path) -> None:
+    """It holds weights and facts that nobody asks for any more."""
+    copies: list[weakref.ref[ir.Model]] = []
+
+    class Watch(Instrument):
+        def after(self, module: GraphModule, pass_: Pass, index: int, record: PassRecord) -> None:
+            copies.append(weakref.ref(reproducer._copy.model if reproducer._copy else module.model))
+
+    reproducer = Reproducer(tmp_path, CPU)
+    module = run(Do(), instruments=[reproducer, Watch()])
+    gc.collect()
+    assert len(copies) == 1
+    assert copies[0]() is None
+    assert module.graph
 
 
 def test_what_is_no_fault_of_a_pass_leaves_no_file(tmp_path: Path) -> None:

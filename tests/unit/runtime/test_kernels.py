@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from onnxq.runtime.kernels import KernelNode, KernelReport, Kind, kernel_report, kind_of
 from onnxq.runtime.profile import executed_nodes
 from onnxq.runtime.run import Run
+from onnxq.runtime.wiring import Wiring, without_weights
 
 Save = Callable[..., Path]
 X = np.random.default_rng(1).normal(size=(2, 3, 4)).astype(np.float32)
@@ -156,3 +158,10 @@ def test_the_profile_tells_what_a_node_computes(save: Save) -> None:
         "Relu": (("float",), False),
         "Shape": (("int64",), True),
     }
+
+
+def test_the_wiring_of_a_model_needs_no_weights(qdq_matmul: Path) -> None:
+    graph = onnx.load(qdq_matmul).graph
+    light = without_weights(graph)
+    assert Wiring.of(light) == Wiring.of(graph)
+    assert not any(weight.raw_data or weight.float_data for weight in light.initializer)

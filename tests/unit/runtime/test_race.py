@@ -21,6 +21,7 @@ from onnxq.runtime.race import (
     race,
 )
 from onnxq.runtime.run import Run
+from onnxq.runtime.session import Session, open_session
 
 
 def _model(path: Path, products: int) -> Path:
@@ -56,6 +57,7 @@ def test_a_session_that_is_faster_than_its_like_wins_no_race(monkeypatch: pytest
         opened.append(model.name)
         return 1.03 if len(opened) == 1 else 1.0
 
+    monkeypatch.setattr(timed, "model_size", lambda model: 1)
     monkeypatch.setattr(timed, "_opened", entrant)
     monkeypatch.setattr(timed, "warmed_ms", lambda session, feeds, warmup: 10.0)
     monkeypatch.setattr(timed, "block_ms", lambda session, feeds, runs: session)
@@ -117,3 +119,18 @@ def _standing(gains: np.ndarray) -> Standing:
     """Return what a race makes of these rounds."""
     ends = (count for count in range(1, MOST_ROUNDS) if is_decided(gains[:count].tolist()))
     return Standing(Spread.of(gains[: next(ends, MOST_ROUNDS)].tolist()))
+
+
+def test_the_largest_model_is_opened_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it takes to open goes before the others come; who is compared with whom does not depend on it."""
+    models = {"one": _model(tmp_path / "one.onnx", 1), "ten": _model(tmp_path / "ten.onnx", 10)}
+    opened: list[Path] = []
+
+    def noted(model: Path, run: Run) -> Session:
+        opened.append(model)
+        return open_session(model, run)
+
+    monkeypatch.setattr(f"{race.__module__}.open_session", noted)
+    found = race(models, [{"x": np.eye(96, dtype=np.float32)}], Run(threads=1))
+    assert opened == [models["ten"], models["one"]]
+    assert list(found) == ["ten"]

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
-from onnxq.engine.score import Errors, Score
+from onnxq.engine.score import Errors, Remembered, Score
 from onnxq.recipe import Recipe
 from onnxq.runtime.run import Run
 from onnxq.search.choose import choose
@@ -100,3 +100,15 @@ class Eager:
     @contextmanager
     def opened(self, job: Callable[[Any], Any]) -> Iterator[Callable[[Iterable[Any]], Iterator[Any]]]:
         yield lambda items: iter([job(item) for item in items])
+
+
+def test_the_source_is_let_go_of_once_all_its_results_are_known(tmp_path: Path) -> None:
+    source = _model(tmp_path, "y = Identity(x)")
+    off = _model(tmp_path, "c = Constant<value_float = 0.5>() y = Add(x, c)")
+    batches = [FeedsBatch({"x": np.full((2, 4), size, np.float32)}) for size in (1, 2)]
+    score = Score(source, lambda: batches, Run(threads=1))
+    first = score.errors_of(off)
+    source.unlink()
+    assert isinstance(score._reference, Remembered)
+    assert score._reference.inference is None
+    assert score.errors_of(off) == first
