@@ -14,11 +14,16 @@ def keep_imported() -> None:
 
 
 def give_back() -> None:
-    """Let go of graphs that nobody holds, which are full of circles, and of the heap that was freed.
-
-    glibc keeps the latter, and the next phase would come on top of it.
-    """
+    """Let go of graphs that nobody holds, which are full of circles, and of the heap that was freed."""
     gc.collect()
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
+    trim()
+
+
+def trim() -> None:
+    """Let go of the heap that was freed.
+
+    glibc keeps it, and the next phase would come on top of it.
+    """
+    trims = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trims is not None:
+        trims(0)

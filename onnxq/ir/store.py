@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from onnxq.errors import InputError, ModelError, OnnxqError, did_you_mean
 from onnxq.files import replacing, require_utf8
-from onnxq.heap import give_back
+from onnxq.heap import trim
 from onnxq.ir.check import EXPORT_AGAIN, check, check_outputs, root_cause
 from onnxq.ir.external import (
     MappedTensor,
@@ -80,7 +80,7 @@ def load_model(path: Path | str) -> GraphModule:
     _free_negative_axes(model)
     model.ir_version = max(model.ir_version, FIRST_IR_VERSION)
     _name_nodes(model.graph)
-    give_back()
+    trim()
     return GraphModule(model)
 
 
@@ -126,7 +126,7 @@ def write_model(module: GraphModule, files: Sequence[Path]) -> None:
     if not data:
         ir.external_data.load_to_model(model)
     path.write_bytes(ir.serde.serialize_model(model).SerializeToString(deterministic=True))
-    give_back()
+    trim()
 
 
 def output_files(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from onnxq.errors import DataError, ModelError, TargetError
-from onnxq.heap import give_back
+from onnxq.heap import trim
 from onnxq.runtime.batch import Array, Feeds
 from onnxq.runtime.environment import import_onnxruntime
 from onnxq.runtime.gpu import TENSORRT_REMEDY, has_device, has_tensorrt, load_tensorrt
@@ -189,7 +189,7 @@ def open_session(
         options.add_session_config_entry(key, value)
     session = _create(ort, _loadable(model, extra_outputs, source), options, run, source)
     _refuse_another_provider(session)
-    give_back()
+    trim()
     return session
 
 
