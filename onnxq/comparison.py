@@ -14,7 +14,7 @@ import onnx_ir as ir
 from onnxq.analysis.products import saturating_products
 from onnxq.calibration.data import Batch, DataOptions, Dataset, InputSpec, open_data
 from onnxq.errors import InputError, ModelError, PassError
-from onnxq.heap import give_back
+from onnxq.heap import trim
 from onnxq.ir.module import GraphModule
 from onnxq.ir.rounding import spell_out_rounding
 from onnxq.ir.store import load_model
@@ -219,7 +219,7 @@ def compare(
         if options.validate:
             accuracy = _validate(source, opened, run or on_cpu, samples, options.metric, progress)
         del opened  # two models in memory are enough to time
-        give_back()
+        trim()
         if options.bench and run is not None:
             feeds = [batch.feeds for batch in samples.timed(options.bench_batch_size)]
             models = {"source": source, "compiled": output}

@@ -252,7 +252,6 @@ class Build:
         manager.foreseen = foreseen
         with only_valid(self.source.path):
             manager.run(module, start)
-        give_back()
         return module
 
     def keep_origin(self, beginning: Beginning, module: GraphModule) -> None:

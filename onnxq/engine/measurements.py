@@ -14,7 +14,7 @@ from onnxq.engine.cache import FactsCache
 from onnxq.engine.known import asked, prints_of, unmet
 from onnxq.engine.samples import Kept
 from onnxq.errors import CalibrationError
-from onnxq.heap import give_back
+from onnxq.heap import trim
 from onnxq.ir.module import GraphModule
 from onnxq.progress import Progress, quiet, steps_of
 from onnxq.quant.facts import Facts, Need, joined
@@ -128,7 +128,7 @@ class Measurements:
             Run(threads=self.threads),
             on_progress=self._tell,
         ).facts
-        give_back()
+        trim()
         self.streams += 1
         self.measured += len(found)
         new = {prints[name]: facts for name, facts in found.items()}

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from onnxq.heap import give_back
+from onnxq.heap import trim
 from onnxq.runtime.batch import Feeds
 from onnxq.runtime.profile import KernelNode, Kind, executed_nodes, kind_of, timed_events
 from onnxq.runtime.provenance import LayerKernel, LayerState, Models, Provenance, trace
@@ -161,13 +161,13 @@ def kernel_report(
         events = _events(session, feeds, runs)
         del session, named  # weights, each a copy of its own
         optimised = without_weights(read_proto(file, where).graph) if is_written else graph
-    give_back()
+    trim()
     nodes = executed_nodes(events, list(walk(optimised)), runs)
     if not is_written:
         return KernelReport(run.provider, runs, nodes)
     before = None if source is None else _named(source, "the source")[1]
     models = _stages(before, graph, optimised, optimization)
-    give_back()
+    trim()
     return KernelReport(run.provider, runs, nodes, trace(models, nodes, PROVIDERS[run.provider]))
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from onnxq.heap import give_back
+from onnxq.heap import trim
 from onnxq.ir.store import model_size
 from onnxq.progress import Steps
 from onnxq.runtime.batch import Feeds
@@ -113,7 +113,7 @@ def race(
         on_progress(done, _rounds(done, time.perf_counter() - start, seconds))
     on_progress(done, done)
     del entrants
-    give_back()
+    trim()
     return {name: Standing(Spread.of(found)) for name, found in gains.items()}
 
 

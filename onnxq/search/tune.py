@@ -126,7 +126,7 @@ def tune(
         on_progress("building forms", 0, None)
         alone, passes = _timed_alone(recipe), _timed(recipe)
         build.vary(alone, (pass_.name for pass_ in passes if pass_.optional or pass_.encodes_weights))
-        timing.make(recipe, "all", build.trial)
+        timing.make(recipe, build.trial)
         groups = _groups(build.sketch(alone, _deciding(passes)), recipe.precision)
         forms = list(_forms(recipe, groups))
         memory = _Memory.of(recipe, feeds, threads)
@@ -155,27 +155,31 @@ class _Timing:
     on_progress: Progress
     made: dict[str, Path] = field(default_factory=dict)
 
-    def path(self, name: str) -> Path:
-        """Return a form's file, called like every other one's, so that equal forms have equal bytes."""
-        return self.folder / name / "form.onnx"
+    @property
+    def whole(self) -> Path:
+        """The form that leaves nothing out, which is made first."""
+        return next(iter(self.made.values()))
 
-    def make(self, recipe: Recipe, name: str, built: Callable[[Recipe], GraphModule] | None = None) -> Path:
+    def make(self, recipe: Recipe, built: Callable[[Recipe], GraphModule] | None = None) -> Path:
         """Build a form that takes the time of ``recipe``'s result; by default, a sketch of it."""
         timed = _timed_alone(recipe)
         if timed.pipeline not in self.made:
-            self.made[timed.pipeline] = self._written((built or self.build.sketch)(timed), name)
+            self.made[timed.pipeline] = self._written((built or self.build.sketch)(timed))
             give_back()
         return self.made[timed.pipeline]
 
     def source_alike(self) -> Path:
         """Return a copy of the source that is written like the forms, and so as fast to read."""
         if "" not in self.made:
-            self.made[""] = self._written(self.build.source.module, "source")
+            self.made[""] = self._written(self.build.source.module)
         return self.made[""]
 
-    def _written(self, module: GraphModule, name: str) -> Path:
-        """Write a model whose weights are mapped where it is opened, and not copied."""
-        path = self.path(name)
+    def _written(self, module: GraphModule) -> Path:
+        """Write a model whose weights are mapped where it is opened, and not copied.
+
+        All files have one name, so that equal forms have equal bytes.
+        """
+        path = self.folder / str(len(self.made)) / "form.onnx"
         path.parent.mkdir()
         write_model(module, output_files(module, path, external_data=True))
         return path
@@ -262,11 +266,11 @@ def _tried(
     Return how the recipe's rivals stand to that model, too.
     """
     found = _profiled(recipe, groups, timing)
-    models, whole = {"all": timing.path("all")}, _content(timing.path("all"))
+    models, whole = {"all": timing.whole}, _content(timing.whole)
     tried = [form for form in forms if form.name not in found]
     for number, form in enumerate(tried):
         timing.on_progress("building forms", number, len(tried))
-        path = timing.make(form.recipe, str(number))
+        path = timing.make(form.recipe)
         if _content(path) != whole:
             models[form.name] = path
     timing.on_progress("building forms", len(tried), len(tried))
@@ -286,7 +290,7 @@ def _content(form: Path) -> list[bytes]:
 def _rivals(recipe: Recipe, timing: _Timing) -> dict[str, Path]:
     """Return what the recipe's result must not be slower than, by name, and what may be faster."""
     exact = in_float(recipe)
-    alone = {EXACT: timing.make(exact, "exact")} if exact != recipe else {}
+    alone = {EXACT: timing.make(exact)} if exact != recipe else {}
     return {SOURCE: timing.source_alike(), **alone, **_everything(recipe, timing)}
 
 
@@ -299,8 +303,8 @@ def _profiled(recipe: Recipe, groups: Mapping[str, Sequence[str]], timing: _Timi
     if not groups or exact == recipe:
         return {}
     timing.on_progress("profiling layers", 0, None)
-    integers = timing.layers(timing.path("all"))
-    floats = timing.layers(timing.make(exact, "exact"))
+    integers = timing.layers(timing.whole)
+    floats = timing.layers(timing.make(exact))
     total, found = sum(integers.values()), {}
     for shape, nodes in groups.items():
         before, after = (sum(times.get(node, 0.0) for node in nodes) for times in (floats, integers))
@@ -326,8 +330,8 @@ def _confirmed(
     """
     if not any(verdict.dropped and verdict.gain is not None for verdict in verdicts):
         return verdicts
-    tuned = timing.make(_without(recipe, groups, _dropped(verdicts)), "tuned")
-    found = timing.race("confirming", {"all": timing.path("all"), "tuned": tuned})
+    tuned = timing.make(_without(recipe, groups, _dropped(verdicts)))
+    found = timing.race("confirming", {"all": timing.whole, "tuned": tuned})
     if found["tuned"].faster:
         return verdicts
     return [replace(verdict, dropped=False) for verdict in verdicts]
@@ -341,7 +345,7 @@ def _never_slower(
     What the noise does not tell apart is equal, and then int8 is kept.
     """
     if not standings:
-        models = {"tuned": timing.make(tuned, "tuned"), **_rivals(tuned, timing)}
+        models = {"tuned": timing.make(tuned), **_rivals(tuned, timing)}
         standings = timing.race("racing the source", models)
     everything = standings.get(EVERYTHING)
     standings = {name: one for name, one in standings.items() if name != EVERYTHING}
@@ -364,7 +368,7 @@ def _everything(tuned: Recipe, timing: _Timing) -> Mapping[str, Path]:
         return {}
     with suppress(OnnxqError):
         feeds = timing.feeds[0]
-        path = timing.make(recipe, "everything", lambda timed: timing.build.outline(timed, feeds))
+        path = timing.make(recipe, lambda timed: timing.build.outline(timed, feeds))
         open_session(path, timing.run).run(feeds)
         return {EVERYTHING: path}
     return {}

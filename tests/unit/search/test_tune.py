@@ -80,8 +80,8 @@ def test_a_profile_tells_of_fast_layers_and_of_small_ones() -> None:
     }
     timing = SimpleNamespace(
         on_progress=lambda *args: None,
-        path=lambda name: f"{name}.onnx",
-        make=lambda recipe, name: f"{name}.onnx",
+        whole="all.onnx",
+        make=lambda recipe: "exact.onnx",
         layers=times.__getitem__,
     )
     groups = {"A": ["fast"], "B": ["small"], "C": ["slow"], "D": ["unseen"]}
