@@ -9,46 +9,18 @@ capital letters.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper
-
-Array = NDArray[Any]
-Draw = Callable[[np.random.Generator, tuple[int, ...]], Array]
+from peer_draws import Array, Draw, constant, either, integers, normal, uniform
 
 ROWS = 5
 """How long an axis is that the model leaves open."""
 STATIC, DYNAMIC, BLOCKS, BYTES = "static", "dynamic", "4 bits", "8 bits"
-
-
-def integers(low: int, high: int) -> Draw:
-    """Return a draw from the integers ``low`` to ``high``, both included."""
-    return lambda rng, shape: rng.integers(low, high + 1, shape)
-
-
-def normal(mean: float, spread: float) -> Draw:
-    """Return a draw from a normal distribution."""
-    return lambda rng, shape: rng.normal(mean, spread, shape)
-
-
-def uniform(rng: np.random.Generator, shape: tuple[int, ...]) -> Array:
-    """Return numbers from 0 to 1."""
-    return rng.uniform(size=shape)
-
-
-def constant(*values: float) -> Draw:
-    """Return a draw that gives ``values``, repeated to fill the shape."""
-    return lambda _, shape: np.resize(np.array(values), shape)
-
-
-def either(*values: float) -> Draw:
-    """Return a draw that gives one of the values throughout."""
-    return lambda rng, shape: np.full(shape, rng.choice(values))
 
 
 SIGNS = integers(-1, 1)

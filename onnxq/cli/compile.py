@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -177,6 +178,7 @@ def run(
     from onnxq.runtime.gates import Gates, require_measurable
 
     keep_imported()
+    tell = partial(present, output, as_json=as_json, with_passes=watch.time_passes)
     measured = ranges.measured(wanted.recipe)
     options = work.options(shipped=wanted.is_shipped, also_read=_files(ranges.table, wanted.recipe))
     require_measurable(gates.over(Gates()), compared=options.validate, has_metric=options.metric is not None)
@@ -199,12 +201,11 @@ def run(
                 on_progress=on_progress,
             ).manifest
     except ToleranceError:
-        missed = read_manifest(manifest_path(output))
-        present(output, missed, as_json=as_json, passed=False, with_passes=watch.time_passes)
+        tell(read_manifest(manifest_path(output)), passed=False)
         raise
     for note in dataset.notes if dataset else ():
         remark(note)
-    present(output, manifest, as_json=as_json, passed=True, with_passes=watch.time_passes)
+    tell(manifest, passed=True)
 
 
 def present(

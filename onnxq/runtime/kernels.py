@@ -165,21 +165,19 @@ def kernel_report(
     nodes = executed_nodes(events, list(walk(optimised)), runs)
     if not is_written:
         return KernelReport(run.provider, runs, nodes)
-    before = None if source is None else _named(source, "the source")[1]
-    models = _stages(before, graph, optimised, optimization)
-    trim()
+    models = _stages(source, graph, optimised, optimization)
     return KernelReport(run.provider, runs, nodes, trace(models, nodes, PROVIDERS[run.provider]))
 
 
 def _stages(
-    source: onnx.GraphProto | None,
+    source: Path | bytes | onnx.ModelProto | None,
     model: onnx.GraphProto,
     optimised: onnx.GraphProto,
     optimization: Optimization,
 ) -> Models:
     wiring = Wiring.of(model)
     return Models(
-        source=wiring if source is None else Wiring.of(source),
+        source=wiring if source is None else Wiring.of(_named(source, "the source")[1]),
         model=wiring,
         optimised=Wiring.of(optimised),
         optimizes=optimization in ("extended", "all"),

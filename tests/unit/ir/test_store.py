@@ -1,7 +1,6 @@
-import hashlib
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxq.errors import InputError, ModelError
 from onnxq.ir.digest import graph_digest
 from onnxq.ir.module import GraphModule
-from onnxq.ir.store import foreign_operators, load_model, model_digest, model_size, save_model
+from onnxq.ir.store import foreign_operators, load_model, model_digest, save_model
 from onnxq.ir.verify import verify
 
 WEIGHT = np.arange(8, dtype=np.float32).reshape(2, 4)
@@ -477,39 +476,6 @@ def test_an_older_model_with_data_is_replaced_together(tmp_path: Path) -> None:
         save_model(module, tmp_path / "out.onnx", external_data=True)
     np.testing.assert_array_equal(weight_of(load_model(tmp_path / "out.onnx")), 2 * big)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx", "out.onnx", "out.onnx.data"]
-
-
-def test_the_digest_is_that_of_the_file(tmp_path: Path) -> None:
-    path = written(matmul(), tmp_path / "m.onnx")
-    assert model_digest(path) == hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def test_the_digest_covers_external_data(tmp_path: Path) -> None:
-    path = with_data(tmp_path)
-    before = model_digest(path)
-    (tmp_path / "w.bin").write_bytes((WEIGHT + 1).tobytes())
-    assert model_digest(path) != before
-
-
-def test_digest_and_size_of_a_missing_file_are_errors(tmp_path: Path) -> None:
-    measures: list[Callable[[Path], object]] = [model_digest, model_size]
-    for measure in measures:
-        with pytest.raises(ModelError, match="there is no such file"):
-            measure(tmp_path / "m.onnx")
-
-
-def test_the_size_counts_external_data(tmp_path: Path) -> None:
-    path = with_data(tmp_path)
-    assert model_size(path) == path.stat().st_size + 32
-
-
-def test_digest_and_size_refuse_data_outside_the_folder(tmp_path: Path) -> None:
-    path = with_data(tmp_path, "/dev/zero")
-    measures: list[Callable[[Path], object]] = [model_digest, model_size]
-    for measure in measures:
-        with pytest.raises(ModelError, match="lies outside the model's folder") as caught:
-            measure(path)
-        assert str(path) in str(caught.value.where)
 
 
 @pytest.mark.shared
