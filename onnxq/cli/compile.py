@@ -171,8 +171,10 @@ def run(
     Writes OUT.onnx, OUT.manifest.json and OUT.report.md. `--recipe OUT.manifest.json` repeats the run; with
     `--data`, where a pass needs more of it than ranges.
     """
-    from onnxq.compile import compile_model
     from onnxq.engine.source import Source
+
+    source = Source.of(model)  # hashed while the rest is imported
+    from onnxq.compile import compile_model
     from onnxq.heap import keep_imported
     from onnxq.manifest import manifest_path, read_manifest
     from onnxq.runtime.gates import Gates, require_measurable
@@ -184,7 +186,6 @@ def run(
     require_measurable(gates.over(Gates()), compared=options.validate, has_metric=options.metric is not None)
     recipe = gates.into(wanted.choose(has_data=bool(ranges.data or measured)))
     watching = list(watch.instruments(recipe))
-    source = Source.of(model)
     dataset = ranges.open(model, source=source, tell=False)
     if wanted.none_chosen and "quantize-dynamically" in recipe.pipeline:
         remark(WITHOUT_DATA)

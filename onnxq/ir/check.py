@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Iterator
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from onnxq.ir.module import LINEAR, attribute, is_standard
 
 EXPORT_AGAIN = "export the model again"
 _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.DOUBLE, ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
-_NATIVE_FLOATS = (np.float32, np.float64)
 _BLOCK = 1 << 18
 FINITE = "onnxq_finite"
 """Where a tensor's ``meta`` tells whether all its elements are finite in float32, once that is known."""
@@ -145,10 +144,10 @@ def check_finite(graph: ir.Graph, known: Container[str] = ()) -> None:
         linear = any(is_standard(use.node, *LINEAR) for use in value.uses())
         if tensor is None or tensor.dtype not in _FLOATS or tensor.size < (1 if linear else 2):
             continue
-        extremes = np.array([(block.min(), block.max()) for block in _blocks(tensor)], dtype=np.float64)
-        tensor.meta[FINITE] = bool(np.isfinite(extremes.astype(np.float32)).all())
-        if np.isnan(extremes).any() or (linear and np.isinf(extremes).any()):
-            what = "NaN" if np.isnan(extremes).any() else "infinite values"
+        bad = _not_finite(tensor)
+        tensor.meta[FINITE] = not bad.size
+        if np.isnan(bad).any() or (linear and np.isinf(bad).any()):
+            what = "NaN" if np.isnan(bad).any() else "infinite values"
             raise ModelError(
                 f"the weight holds {what}",
                 where=f"initializer {name!r}",
@@ -156,17 +155,17 @@ def check_finite(graph: ir.Graph, known: Container[str] = ()) -> None:
             )
 
 
-def _blocks(tensor: ir.TensorProtocol) -> Iterator[NDArray[Any]]:
-    """Yield the values in pieces of at most 2 MB, so that weights on disk stay there."""
-    dtype = np.dtype(tensor.dtype.numpy())
-    for start in range(0, tensor.size, _BLOCK):
-        count = min(_BLOCK, tensor.size - start)
-        if isinstance(tensor, ir.ExternalTensor):
-            offset = (tensor.offset or 0) + start * dtype.itemsize
-            block = np.fromfile(tensor.path, dtype, count, offset=offset)
-        else:
-            block = tensor.numpy().reshape(-1)[start : start + count]
-        yield block if dtype in _NATIVE_FLOATS else block.astype(np.float32)
+def _not_finite(tensor: ir.TensorProtocol) -> NDArray[Any]:
+    """Return the elements that are not finite in float32, as they are.
+
+    A sum is finite only if all its terms are, so that blocks are read once as a rule.
+    """
+    values = tensor.numpy().reshape(-1)
+    blocks = (values[start : start + _BLOCK] for start in range(0, values.size, _BLOCK))
+    with np.errstate(over="ignore", invalid="ignore"):
+        suspects = [block for block in blocks if not np.isfinite(block.sum(dtype=np.float32))]
+        found = [block[~np.isfinite(block.astype(np.float32))] for block in suspects]
+    return np.concatenate([one.astype(np.float64) for one in found]) if found else np.empty(0)
 
 
 def root_cause(error: BaseException) -> str:

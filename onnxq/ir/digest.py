@@ -10,7 +10,6 @@ import onnx_ir as ir
 
 from onnxq.ir.module import GraphModule, name_of
 from onnxq.ir.stored import StoredTensor
-from onnxq.quant.encodings import Encoding
 
 _tensor_digests: WeakKeyDictionary[ir.TensorProtocol, str] = WeakKeyDictionary()
 
@@ -51,11 +50,7 @@ def _decision_lines(module: GraphModule) -> Iterator[str]:
     for decision in module.named_decisions():
         encoding = decision.encoding
         readers = None if decision.readers is None else sorted(decision.readers)
-        yield f"encode {decision.value} {_grid(encoding)} {encoding.form} {readers}"
-
-
-def _grid(encoding: Encoding) -> str:
-    return hashlib.sha256(encoding.scale.tobytes() + encoding.zero_point.tobytes()).hexdigest()
+        yield f"encode {decision.value} {encoding.grid} {encoding.form} {readers}"
 
 
 def function_text(function: ir.Function) -> str:
@@ -109,7 +104,7 @@ def _tensor_state(tensor: ir.TensorProtocol) -> str:
     """Return what tells a tensor from others while the files that hold weights stay as they are."""
     if isinstance(tensor, StoredTensor):
         encoding = tensor.encoding
-        return f"{_tensor_state(tensor.weight)} as {_grid(encoding)} {encoding.form}"
+        return f"{_tensor_state(tensor.weight)} as {encoding.grid} {encoding.form}"
     if isinstance(tensor, ir.ExternalTensor):
         return f"{tensor.dtype} {tensor.shape} at {tensor.offset} of {tensor.path}"
     return tensor_digest(tensor)

@@ -400,5 +400,4 @@ def _may_have_data_files(path: Path) -> bool:
 
 def _hash_file(digest: Any, path: Path) -> None:
     with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
+        hashlib.file_digest(file, lambda: digest)

@@ -72,9 +72,13 @@ class Affine(Encoding):
         return cls(scale, zero_point.astype(np.int32), dtype, axis, block_size, limit)
 
     def _quantized(self, values: FloatArray) -> Stored:
-        steps = np.rint(values / self._spread(self.scale, values.shape))
-        steps = steps + self._spread(self._counted_zero, values.shape)
-        return _integers(np.clip(steps, *self.limits), self.dtypes[self.dtype], self.bits)
+        steps = np.asarray(values / self._spread(self.scale, values.shape))
+        np.rint(steps, out=steps)
+        zero = self._counted_zero
+        if zero.any() or zero.dtype == np.float64:
+            steps = np.asarray(steps + self._spread(zero, values.shape))
+        np.clip(steps, *self.limits, out=steps)
+        return _integers(steps, self.dtypes[self.dtype], self.bits)
 
     def dequantize(self, stored: Stored) -> Float32:
         """Return the real values of integers."""

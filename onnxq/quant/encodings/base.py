@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -192,7 +193,7 @@ class Encoding(ABC):
             raise ValueError(f"a zero point lies outside {self.dtype}'s {low}..{high}")
 
     def __eq__(self, other: object) -> bool:
-        """Compare by value, bit for bit."""
+        """Compare by value, bit for bit, by what tells grids apart."""
         return isinstance(other, Encoding) and self._key == other._key
 
     def __hash__(self) -> int:
@@ -201,7 +202,14 @@ class Encoding(ABC):
 
     @cached_property
     def _key(self) -> tuple[object, ...]:
-        return type(self), self.scale.tobytes(), self.zero_point.tobytes(), *self.form
+        return type(self), self.grid, *self.form
+
+    @cached_property
+    def grid(self) -> str:
+        """The SHA-256 of scale and zero point, as 64 hexadecimal digits."""
+        digest = hashlib.sha256(np.ascontiguousarray(self.scale).data)
+        digest.update(np.ascontiguousarray(self.zero_point).data)
+        return digest.hexdigest()
 
     @property
     def form(self) -> tuple[object, ...]:
