@@ -73,6 +73,7 @@ BEFORE = {
     "lower-precision",
     "encode-weight-blocks": "convert-opset{minimum=21}",
     "pack-attention": "fuse-attention,infer-shapes",
+    "trim-keys": "fuse-attention,infer-shapes",
 }
 """What a pass finds before it in every recipe, besides the tidy passes."""
 NEEDS = {"convert-opset": "inline-functions,convert-opset"}
