@@ -1,9 +1,11 @@
 """Decide encodings for activations from what calibration measured.
 
-Two scopes. ``gemm-io``: the inputs of the layers whose weights are encoded, and the outputs of those that
+Three scopes. ``gemm-io``: the inputs of the layers whose weights are encoded, and the outputs of those that
 reach their integer kernel only with a quantized output (Conv, behind its Relu if it has one); residual
-sums (unless asked for), normalizations and softmax stay in float, which is what CPUs run. ``all-tensors``:
-every float32 activation, as integer-only hardware needs.
+sums (unless asked for), normalizations and softmax stay in float, which is what CPUs run. ``chains``: also
+what lies between such layers and has an integer kernel, as in ``Conv``, ``Sigmoid``, ``Mul``, ``Concat``,
+``Conv``, with the constants that are added and multiplied there; what lies elsewhere stays
+as it is, as in transformers. ``all-tensors``: every float32 activation, as integer-only hardware needs.
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ from typing import ClassVar, Literal
 import numpy as np
 import onnx_ir as ir
 
-from onnxq.analysis.scopes import activations, divides, gemm_io, residual_values
+from onnxq.analysis.chains import Link
+from onnxq.analysis.scopes import Readers, activations, chain_links, divides, gemm_io, residual_values
 from onnxq.errors import RecipeError
-from onnxq.ir.module import GraphModule, is_standard, name_of
+from onnxq.ir.module import GraphModule, array_of, is_standard, name_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.passmanager.memo import Memo, content_of
 from onnxq.passmanager.precision import FLOAT
@@ -43,20 +46,21 @@ class EncodeActivations(Pass):
     """Encode per tensor, with a zero that is exact.
 
     Options:
-        scope: ``gemm-io`` for what integer kernels read and give, ``all-tensors`` for every activation.
+        scope: ``gemm-io`` for what integer kernels read and give, ``chains`` for what lies between them too,
+            ``all-tensors`` for every activation.
         method: How the range is set: a name that ``onnxq.quant.ranges`` knows.
         logits: The method for float outputs of the model, where it is not ``method``.
         images: The method for what a convolution reads, where it is not ``method``.
         dtype: ``uint8``, ``int8``, ``uint16``, ``int16`` or ``float8e4m3fn``.
         symmetric: Put the zero point in the middle of a signed grid; float8 has no other.
-        outputs: Operators whose integer kernel wants a quantized output too, in scope ``gemm-io``.
+        outputs: Operators whose integer kernel wants a quantized output too, but in scope ``all-tensors``.
         residuals: Quantize the sums of such outputs as well: faster, and less accurate.
 
     """
 
     name: ClassVar[str] = "encode-activations"
     effect: ClassVar[Effect] = Effect.EXACT
-    scope: Literal["gemm-io", "all-tensors"] = "gemm-io"
+    scope: Literal["gemm-io", "chains", "all-tensors"] = "gemm-io"
     method: str = "min-max"
     logits: str = ""
     images: str = ""
@@ -110,6 +114,7 @@ class EncodeActivations(Pass):
                 continue
             why = "range of its operator" if known else f"{method} range of its calibrated values"
             ctx.edit.encode(value, encoding, readers=readers, why=why)
+        self._encode_constants(module, ctx)
 
     def _reason(self, value: ir.Value, facts: Facts) -> str | None:
         """Return why ``value`` cannot be encoded, or None."""
@@ -148,9 +153,25 @@ class EncodeActivations(Pass):
         if self.scope == "all-tensors":
             yield from ((value, None) for value in activations(module))
         else:
-            readers = gemm_io(module, self.outputs)
-            sums = residual_values(module, readers) if self.residuals else ()
-            yield from (readers | dict.fromkeys(sums)).items()
+            readers, links = self._in_integers(module)
+            between = (value for link in links for value in link.inputs + link.outputs)
+            yield from (readers | dict.fromkeys(between)).items()
+
+    def _in_integers(self, module: GraphModule) -> tuple[Readers, list[Link]]:
+        """Return what layers and residual sums read and give, and what lies between these."""
+        readers = gemm_io(module, self.outputs)
+        readers |= dict.fromkeys(residual_values(module, readers) if self.residuals else ())
+        return readers, chain_links(module, readers) if self.scope == "chains" else []
+
+    def _encode_constants(self, module: GraphModule, ctx: PassContext) -> None:
+        """Encode what is added and multiplied in chains whose other values were encoded."""
+        for link in self._in_integers(module)[1]:
+            if not all(map(module.is_encoded, link.inputs + link.outputs)):
+                continue
+            for value in link.constants:
+                array = array_of(value)
+                encoding = covering(array.min(), array.max(), self.dtype, symmetric=self.symmetric)
+                ctx.edit.encode(value, encoding, readers=[link.node], why=f"{link.node.op_type} in integers")
 
 
 def _reason_against(dtype: str, module: GraphModule) -> str | None:

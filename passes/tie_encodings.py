@@ -36,12 +36,14 @@ class TieEncodings(Pass):
             if not keeps_grid(node):
                 continue
             before = module.encoding_of(node.inputs[0])
-            if before is None or not module.is_encoded(node.outputs[0]):
+            after = [value for value in node.outputs if module.is_encoded(value)]
+            if before is None or not after:
                 continue
             if before.axis is not None:
                 ctx.skip(node, "the encoding is per channel and the operator may move the channel")
                 continue
-            ctx.edit.encode(node.outputs[0], before, why=f"tied across {node.op_type}")
+            for value in after:
+                ctx.edit.encode(value, before, why=f"tied across {node.op_type}")
 
 
 def _tie_inputs(concat: ir.Node, module: GraphModule, ctx: PassContext) -> None:
@@ -63,6 +65,8 @@ def _next_encoding(value: ir.Value, module: GraphModule) -> Encoding | None:
     while not module.is_encoded(value):
         reader = sole_reader(value)
         if reader is None or not keeps_grid(reader) or reader.inputs[0] is not value:
+            return None
+        if len(reader.outputs) > 1:
             return None
         value = reader.outputs[0]
     return module.decisions(value)[0].encoding

@@ -100,8 +100,10 @@ def clamped(value: ir.Value) -> ir.Value:
 
 
 def keeps_grid(node: ir.Node) -> bool:
-    """Tell whether the node's output holds only values that its first input holds, and zeros."""
-    return is_standard(node, *SELECTING) or (is_standard(node, "Pad") and not _fills(node))
+    """Tell whether the node's outputs hold only values that its first input holds, and zeros."""
+    if is_standard(node, "Resize"):
+        return bool(attribute(node, "mode", "nearest") == "nearest")
+    return is_standard(node, *SELECTING, "Split") or (is_standard(node, "Pad") and not _fills(node))
 
 
 def clips_below_at_zero(node: ir.Node) -> bool:

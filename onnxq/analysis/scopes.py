@@ -1,4 +1,4 @@
-"""Which values quantized inference reads: what integer kernels read and give, or every activation."""
+"""Which values quantized inference reads: what integer layers read and give, what lies between, or all."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
+from onnxq.analysis.chains import Link, links_between
 from onnxq.analysis.layers import SELECTING, Layer, clamped, keeps_grid, layer_of, linear_layers
 from onnxq.ir.module import LINEAR, GraphModule, is_float, is_standard
 
@@ -31,16 +32,27 @@ Readers = dict[ir.Value, list[ir.Node] | None]
 def gemm_io(module: GraphModule, outputs: tuple[str, ...]) -> Readers:
     """Join the wishes of all encoded layers, value by value."""
     readers: Readers = {}
-    for layer in linear_layers(module):
-        encoding = module.encoding_at(layer.node, 1)
-        if encoding is None or encoding.block_size is not None:
-            continue  # what reads a weight in blocks multiplies floats
+    for layer in _encoded_layers(module):
         wish = readers.setdefault(layer.activation, [])
         if wish is not None:
             wish.append(layer.node)
         if layer.node.op_type in outputs:
             readers[layer.clamped_output] = None
     return readers
+
+
+def chain_links(module: GraphModule, readers: Readers) -> list[Link]:
+    """Return the operators between encoded layers that run in integers, where ``readers`` are in scope."""
+    made = {value for value, nodes in readers.items() if nodes is None}
+    return links_between(module, made, {layer.activation for layer in _encoded_layers(module)})
+
+
+def _encoded_layers(module: GraphModule) -> Iterator[Layer]:
+    """Yield the layers that multiply integers."""
+    for layer in linear_layers(module):
+        encoding = module.encoding_at(layer.node, 1)
+        if encoding is not None and encoding.block_size is None:
+            yield layer  # what reads a weight in blocks multiplies floats
 
 
 def residual_values(module: GraphModule, readers: Readers) -> Iterator[ir.Value]:
