@@ -20,6 +20,8 @@ Compared = Literal["embeddings", "logits", "nothing"]
 TIMED = 8
 """How many different batches the timing goes round."""
 QUICK_IMAGES = 50
+REAL = 20
+"""So many of 128 tokens are no padding where padded text is timed."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,9 @@ class Source:
         long = [wiki[3000 * n + 3000 : 3000 * n + 4200] for n in range(TIMED * 8)]
         runs = {
             "batch 1, 128 tokens": [feeds([one], pad_to=128) for one in long[:TIMED]],
+            "batch 1, 20 of 128 tokens real": [
+                _padded(feeds([one], pad_to=128), REAL) for one in long[:TIMED]
+            ],
             "batch 8, 128 tokens": [feeds(part, pad_to=128) for part in _parts(long, 8)],
             "batch 8, ragged sentences": [feeds(part) for part in _parts(dev, 8)],
         }
@@ -122,6 +127,11 @@ class Source:
 
 def _rows(feeds: Feeds, count: int) -> Feeds:
     return {name: array[:count] for name, array in feeds.items()}
+
+
+def _padded(feeds: Feeds, real: int) -> Feeds:
+    """Return a text of which only the first tokens are real: the rest is padding, whose token is 0."""
+    return {name: np.where(np.arange(array.shape[1]) < real, array, 0) for name, array in feeds.items()}
 
 
 def _labels(files: Sequence[Path]) -> dict[str, Path]:

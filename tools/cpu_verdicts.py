@@ -83,7 +83,10 @@ def _encoder(one: Measured) -> Iterator[Verdict]:
         run = _run(title, threads)
         if "128 tokens" not in title or threads > 2:
             continue
-        if threads == 1 and title.startswith("batch 1"):
+        if "real" in title:
+            if threads == 1:
+                yield _at_least("2", run, "static over fp32", 4.0, _ratio(report, "onnxq static"))
+        elif threads == 1 and title.startswith("batch 1"):
             yield from _single(run, report, one.float_tables)
         else:
             wanted = 3.0 if threads == 1 else 2.5

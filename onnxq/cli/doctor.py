@@ -35,6 +35,7 @@ def run(*, as_json: Json = False) -> None:
         "runtime": runtime,
         "cpu_flags": list(cpu_flags()),
         "processor": {"at_hand": at_hand().name, "compiled_for": here().name},
+        "denormal_cost": None if runtime is None else _denormal_cost(),
         "gpu": _gpu(),
         "available": None if found is None else found.to_dict(),
         "extras": {name: [one for one in needs if _version(one) is None] for name, needs in extras().items()},
@@ -78,6 +79,12 @@ def _available() -> Available:
     return available()
 
 
+def _denormal_cost() -> float:
+    from onnxq.runtime.denormals import denormal_cost
+
+    return round(denormal_cost(), 2)
+
+
 def _gpu() -> dict[str, Any]:
     from onnxq.kernels import load_kernels
     from onnxq.runtime.gpu import gpu
@@ -95,6 +102,7 @@ def _present(report: dict[str, Any], found: Available | None) -> None:
     rows = [(name, found or "not installed") for name, found in versions.items() if name != "build"]
     rows.append(("CPU features", ", ".join(report["cpu_flags"]) or "unknown"))
     rows.append(("processor", _processor_text(report["processor"])))
+    rows.append(("masked scores", _denormals_text(report["denormal_cost"])))
     show(draw(Table("Installed", ("what", "version"), tuple(rows), text_columns=2)))
     show(*_gpu_lines(report["gpu"]))
     if found:
@@ -109,6 +117,15 @@ def _present(report: dict[str, Any], found: Available | None) -> None:
 def _processor_text(found: dict[str, str]) -> str:
     own, wanted = found["at_hand"], found["compiled_for"]
     return own if own == wanted else f"{own}; ONNXQ_PROCESSOR says to compile for {wanted}"
+
+
+def _denormals_text(cost: float | None) -> str:
+    """Say what exponentials that end as denormal numbers cost here."""
+    from onnxq.runtime.denormals import PAYS
+
+    if cost is None:
+        return "unknown"
+    return f"{cost:.1f}x the time of others (denormals)" if cost >= PAYS else "as fast as others"
 
 
 def _gpu_lines(found: dict[str, Any]) -> Iterator[str]:

@@ -389,9 +389,16 @@ def test_doctor_shows_versions_and_extras(onnxq) -> None:
     assert "CPUExecutionProvider" in result.stdout
     assert "TensorRT's libraries: " in result.stdout
     content = loaded(onnxq("doctor", "--json").stdout, "doctor")
+    assert content["denormal_cost"] > 0
     assert content["versions"]["numpy"] == np.__version__
     assert content["extras"]["cpu"] == []
     assert "test" not in content["extras"]
+
+
+@pytest.mark.parametrize(("cost", "told"), [(4.31, "4.3x the time"), (1.1, "as fast as others")])
+def test_doctor_tells_what_denormal_numbers_cost(onnxq, monkeypatch, cost: float, told: str) -> None:
+    monkeypatch.setattr("onnxq.runtime.denormals.denormal_cost", lambda: cost)
+    assert told in onnxq("doctor").stdout
 
 
 @pytest.mark.usefixtures("kernels_of_the_processor")
