@@ -11,7 +11,7 @@ as it is, as in transformers. ``all-tensors``: every float32 activation, as inte
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -73,6 +73,11 @@ class EncodeActivations(Pass):
     def makes_integers(self) -> bool:
         """Wider integers and float8 have no kernel that multiplies them with int8 weights."""
         return self.dtype in ("uint8", "int8")
+
+    @property
+    def plainer(self) -> Pass | None:
+        """Leave the operators between layers in float."""
+        return replace(self, scope="gemm-io") if self.scope == "chains" else None
 
     @property
     def value_precisions(self) -> tuple[str, ...]:

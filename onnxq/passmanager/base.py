@@ -129,6 +129,11 @@ class Pass(ABC):
         """The precisions that it gives to activations, where a recipe assigns one by name."""
         return ()
 
+    @property
+    def plainer(self) -> Pass | None:
+        """The pass with fewer values in integers, which may be faster; None if there is none."""
+        return None
+
     def needs(self, module: GraphModule) -> Iterable[Need]:
         """Name the values whose facts ``run`` will read; they are measured before it starts."""
         return ()

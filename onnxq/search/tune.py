@@ -45,6 +45,9 @@ EVERYTHING = "all-tensors"
 SOURCE, EXACT = "the source as it is", "the exact passes alone"
 """What a recipe's result must not be slower than."""
 
+BETWEEN = "integers between layers"
+"""The form that leaves out what lies between the layers."""
+
 FASTER = 0.9
 """A layer whose integer kernels take no more of its float kernels' time, what quantizes for them included, is
 not tried in float."""
@@ -59,7 +62,7 @@ class Form:
     """One thing that can be left out of a recipe.
 
     Args:
-        name: What is left out: ``int8 for MatMul 384x1536`` or ``pass sum-residuals``.
+        name: What is left out: ``int8 for MatMul 384x1536``, ``pass sum-residuals`` or ``BETWEEN``.
         recipe: The recipe without it.
 
     """
@@ -226,6 +229,7 @@ def _forms(recipe: Recipe, groups: Mapping[str, Sequence[str]]) -> Iterator[Form
     passes = parse_pipeline(recipe.pipeline)
     shapes = groups if any(map(_leaves_out, passes)) else ()
     names = [f"int8 for {shape}" for shape in shapes]
+    names += [BETWEEN] if any(pass_.plainer for pass_ in passes) else []
     names += [f"pass {name}" for name in sorted({pass_.name for pass_ in passes if pass_.optional})]
     for name in names:
         yield Form(name, _without(recipe, groups, [name]))
@@ -240,6 +244,8 @@ def _without(recipe: Recipe, groups: Mapping[str, Sequence[str]], names: Sequenc
     """Return the recipe with the named forms left out."""
     passes = [pass_ for pass_ in parse_pipeline(recipe.pipeline) if f"pass {pass_.name}" not in names]
     nodes = [node for shape, members in groups.items() if f"int8 for {shape}" in names for node in members]
+    if BETWEEN in names:
+        passes = [pass_.plainer or pass_ for pass_ in passes]
     recipe = _with_passes(recipe, passes)
     return _in_float(recipe, [*map(glob.escape, nodes)]) if nodes else recipe
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from onnxq.recipe import Recipe, load_recipe
-from onnxq.search.tune import Form, Verdict, _Memory, _profiled, cache_file
+from onnxq.search.tune import BETWEEN, Form, Verdict, _forms, _Memory, _profiled, cache_file
 
 PLACE = "onnxruntime 1 | a processor | threads 1 | x 1 | "
 KNOWN = {"pass a": True, "pass b": False}
@@ -90,3 +90,9 @@ def test_a_profile_tells_of_fast_layers_and_of_small_ones() -> None:
         ("int8 for A", False),
         ("int8 for B", False),
     ]
+
+
+def test_what_lies_between_layers_is_tried_in_float_where_it_is_in_integers() -> None:
+    forms = {form.name: form.recipe for form in _forms(load_recipe("cpu"), {})}
+    assert "scope=chains" not in forms[BETWEEN].pipeline
+    assert BETWEEN not in {form.name for form in _forms(forms[BETWEEN], {})}
