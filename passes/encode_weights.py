@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from onnxq.ir.module import LINEAR, GraphModule, array_of, is_standard
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.processor import EXACT_LIMIT
 from onnxq.quant.encodings import Encoding, family_of, symmetric_encoding
+from onnxq.quant.pairs import as_matrix, orders_of, pair_exact
 from onnxq.quant.ranges import range_method
 
 
@@ -25,8 +26,9 @@ class EncodeWeights(Pass):
     Options:
         granularity: One scale per output ``channel`` or one per ``tensor``.
         exclude: Layers to leave in float: operators, or names of nodes, in which * stands for anything.
-        bits: 7 keeps the sum of two products within 16 bits, 8 is for kernels that do not saturate there;
-            none is what the target takes.
+        bits: 7 keeps the sum of two products within 16 bits, whatever the weights are, 8 is for kernels that
+            do not saturate there; none is what the target takes. Where it saturates, a channel's grid is as
+            fine as its own neighbours allow.
         dtype: ``int8``, or ``float8e4m3fn``, which has no bits to spare and whose range is ``min-max``.
         method: How ranges are set: ``min-max``, or ``mse``, which clips where that errs less.
 
@@ -59,7 +61,7 @@ class EncodeWeights(Pass):
             if isinstance(layer, str):
                 ctx.skip(node, layer)
                 continue
-            encoding = self._encoding(layer, self._limit(layer, ctx))
+            encoding = self._encoding(layer, ctx)
             if ctx.overflows(layer, array_of(layer.weight), encoding):
                 ctx.skip(node, TOO_MANY)
                 continue
@@ -74,20 +76,33 @@ class EncodeWeights(Pass):
             return f"target {ctx.target.name} has no integer kernel for it"
         return layer_of(node)
 
+    def _encoding(self, layer: Layer, ctx: PassContext) -> Encoding:
+        weight = array_of(layer.weight)
+        whole = self.granularity == "tensor" or (weight.ndim > 2 and layer.node.op_type == "MatMul")
+        rows = weight.reshape(1, -1) if whole else _by_channel(weight, layer.channel_axis)
+        limit = self._limit(layer, ctx)
+        if limit is not None and self.bits is None and not whole:
+            return self._pair_exact(layer, weight, self._largest(rows, None))
+        largest = self._largest(rows, limit)
+        if whole:
+            return symmetric_encoding(largest[0], self.dtype, limit=limit)
+        return symmetric_encoding(largest, self.dtype, axis=layer.channel_axis, limit=limit)
+
     def _limit(self, layer: Layer, ctx: PassContext) -> int | None:
         if not family_of(self.dtype).integers or self.bits == 8:
             return None
         return EXACT_LIMIT if self.bits == 7 else ctx.weight_limit(layer)
 
-    def _encoding(self, layer: Layer, limit: int | None) -> Encoding:
-        weight = array_of(layer.weight)
-        whole = self.granularity == "tensor" or (weight.ndim > 2 and layer.node.op_type == "MatMul")
-        rows = weight.reshape(1, -1) if whole else _by_channel(weight, layer.channel_axis)
+    def _largest(self, rows: NDArray[Any], limit: int | None) -> NDArray[np.float64]:
         low, high = range_method(self.method, self.dtype).choose_rows(rows, self.dtype, True, limit)
-        largest = np.maximum(-low, high)
-        if whole:
-            return symmetric_encoding(largest[0], self.dtype, limit=limit)
-        return symmetric_encoding(largest, self.dtype, axis=layer.channel_axis, limit=limit)
+        return np.maximum(-low, high)
+
+    def _pair_exact(self, layer: Layer, weight: NDArray[Any], largest: NDArray[np.float64]) -> Encoding:
+        """Return the finest grid of each channel on which no two of its neighbours saturate."""
+        axis = layer.channel_axis
+        window = weight.shape[:axis] + weight.shape[axis + 1 :]
+        found = pair_exact(as_matrix(weight, axis), largest, orders_of(window))
+        return replace(found, axis=axis)
 
 
 def _by_channel(weight: NDArray[Any], axis: int) -> NDArray[Any]:

@@ -26,6 +26,7 @@ from onnxq.passmanager.memo import content_of
 from onnxq.passmanager.patches import patch_grams, patch_size
 from onnxq.quant.encodings import Encoding
 from onnxq.quant.facts import Need
+from onnxq.quant.pairs import LARGEST_PAIR, Order, hold_pairs, largest_pairs, orders_of
 from onnxq.quant.rounding import output_error, round_to_outputs
 from onnxq.quant.statistics import Gram
 
@@ -110,8 +111,9 @@ def _round(layer: Layer, gram: NDArray[np.float32] | None, module: GraphModule, 
     if len(gram) != len(matrix):
         ctx.skip(layer.node, "its input is a vector, of which no products are known")
         return
-    key = "rounded", content_of(matrix, gram), grid
-    stored, found, nearest = ctx.memo.of(key, lambda: _rounded(matrix, gram, grid))
+    orders = _orders(layer, matrix, grid, ctx)
+    key = "rounded", content_of(matrix, gram), grid, len(orders), weight.shape
+    stored, found, nearest = ctx.memo.of(key, lambda: _rounded(matrix, gram, grid, orders))
     if found >= nearest:
         ctx.skip(layer.node, "rounding to nearest errs no more")
         return
@@ -124,13 +126,24 @@ def _round(layer: Layer, gram: NDArray[np.float32] | None, module: GraphModule, 
     ctx.edit.encode(constant, encoding, readers=[layer.node], why=why)
 
 
+def _orders(layer: Layer, matrix: NDArray[np.float32], grid: Encoding, ctx: PassContext) -> tuple[Order, ...]:
+    """Return the orders in which pairs have to be exact; none where those of rounding to nearest are not."""
+    if ctx.weight_limit(layer) is None or grid.limit is not None:
+        return ()
+    shape = array_of(layer.weight).shape
+    orders = orders_of(shape[1:] if is_standard(layer.node, "Conv") else shape[:1])
+    return orders if (largest_pairs(grid.quantize(matrix), orders) <= LARGEST_PAIR).all() else ()
+
+
 def _rounded(
-    matrix: NDArray[np.float32], gram: NDArray[np.float32], grid: Encoding
+    matrix: NDArray[np.float32], gram: NDArray[np.float32], grid: Encoding, orders: tuple[Order, ...]
 ) -> tuple[NDArray[Any], float, float]:
     """Return what is stored of rounded weights, the error of their outputs, and rounding to nearest's."""
-    rounded = round_to_outputs(matrix, gram, grid)
     nearest = output_error(matrix, grid.restored(matrix), gram)
-    return grid.quantize(rounded), output_error(matrix, rounded, gram), nearest
+    stored = grid.quantize(round_to_outputs(matrix, gram, grid))
+    if orders:
+        stored = hold_pairs(stored, orders)
+    return stored, output_error(matrix, grid.dequantize(stored), gram), nearest
 
 
 def _reason(layer: Layer, gram: NDArray[np.float32] | None, module: GraphModule) -> str | None:

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from onnxq.analysis.layers import Layer, is_depthwise
 from onnxq.analysis.quantized import dequantized
-from onnxq.ir.module import GraphModule, constant_tensor, input_of, is_standard
+from onnxq.ir.module import GraphModule, attribute, constant_tensor, input_of, is_standard
 from onnxq.ir.stored import StoredTensor
 from onnxq.quant.encodings import Encoding
+from onnxq.quant.pairs import LARGEST_ACTIVATION, LARGEST_PAIR, as_matrix, largest_pairs, orders_of
 
 EIGHT_BITS = (ir.DataType.INT8, ir.DataType.UINT8)
 FACTORS = {
@@ -27,22 +28,18 @@ FACTORS = {
     "QLinearMatMul": (0, 3),
 }
 """Which inputs of an integer operator are its activation and its weight."""
-LARGEST_ACTIVATION = 255
 LARGEST_HALF = 2**30
 TOO_MANY = "int32 does not hold its sums of so many products"
-LARGEST_SUM = (2**15 - 1) // LARGEST_ACTIVATION
-"""Two weights of one sign, times 255 each, stay within signed 16 bits if they add up to no more."""
 
 
 def saturating_products(module: GraphModule) -> list[ir.Node]:
     """Return the layers with int8 weights so large that two of their products can exceed 16 bits.
 
-    They are right where a processor adds up in 32 bits. A weight counts as a whole: which two of its
-    values meet is for the kernel to say. Depthwise convolutions are no such layers: see
-    ``Target.weight_limit``.
+    They are right where a processor adds up in 32 bits. Which two values of a weight meet:
+    ``onnxq.quant.pairs``. Depthwise convolutions are no such layers: see ``Target.weight_limit``.
     """
     nodes = ir.traversal.RecursiveGraphIterator(module.model.graph)
-    return [node for node in nodes if _exceeds(_integer_weight(node))]
+    return [node for node in nodes if _exceeds(node, _integer_weight(node))]
 
 
 def sums_fit(layer: Layer, weight: NDArray[Any], encoding: Encoding) -> bool:
@@ -84,14 +81,21 @@ def _eight_bits(value: ir.Value | None) -> ir.Value | None:
     return found.stored
 
 
-def _exceeds(weight: ir.TensorProtocol | None) -> bool:
-    if weight is None or weight.size < 2 or _is_limited(weight):
+def _exceeds(node: ir.Node, weight: ir.TensorProtocol | None) -> bool:
+    if weight is None or _is_limited(weight):
         return False
-    numbers = weight.numpy().astype(np.int16).ravel()
-    highest, lowest = np.partition(numbers, -2)[-2:], np.partition(numbers, 1)[:2]
-    return bool(highest.sum() > LARGEST_SUM or lowest.sum() < -LARGEST_SUM)
+    integers = weight.numpy()
+    axis = _channel_axis(node, integers.ndim)
+    orders = orders_of(integers.shape[:axis] + integers.shape[axis + 1 :])
+    return bool((largest_pairs(as_matrix(integers, axis), orders) > LARGEST_PAIR).any())
+
+
+def _channel_axis(node: ir.Node, rank: int) -> int:
+    """Return which axis of a product's weight counts output channels."""
+    first = "Conv" in node.op_type or attribute(node, "transB", 0)
+    return 0 if first else rank - 1
 
 
 def _is_limited(weight: ir.TensorProtocol) -> bool:
     """Tell whether the encoding of a weight that is not computed yet keeps two of its integers in bounds."""
-    return isinstance(weight, StoredTensor) and 2 * max(map(abs, weight.encoding.limits)) <= LARGEST_SUM
+    return isinstance(weight, StoredTensor) and 2 * max(map(abs, weight.encoding.limits)) <= LARGEST_PAIR
