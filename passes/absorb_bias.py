@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 
 from onnxq.analysis.channels import Operand
 from onnxq.analysis.endpoints import bias_place
-from onnxq.analysis.layers import Layer
+from onnxq.analysis.layers import Layer, pads_input
 from onnxq.analysis.sites import Site, find_sites
-from onnxq.ir.module import GraphModule, array_of, attribute, is_standard, name_of
+from onnxq.ir.module import GraphModule, array_of, is_standard, name_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.quant.bias_correction import mean_output
 from onnxq.quant.facts import Need
@@ -86,19 +86,11 @@ def _reason(site: Site) -> str | None:
         return "not only layers read its channels"
     if site.offset is None:
         return "it has no constant bias"
-    if any(_pads(consumer.layer) for consumer in site.consumers):
+    if any(pads_input(consumer.layer) for consumer in site.consumers):
         return "the layer behind it pads with zeros, which would stand for other numbers"
     if any(bias_place(consumer.layer) is None for consumer in site.consumers):
         return "the layer behind it has no place for a bias"
     return None
-
-
-def _pads(layer: Layer) -> bool:
-    """Tell whether the layer may see less of its input at the border than elsewhere."""
-    if not is_standard(layer.node, "Conv"):
-        return is_standard(layer.node, "ConvTranspose")
-    automatic = attribute(layer.node, "auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
-    return automatic or any(attribute(layer.node, "pads", ()))
 
 
 def _absorb(site: Site, shift: NDArray[np.float64], ctx: PassContext) -> None:

@@ -114,6 +114,14 @@ def clips_below_at_zero(node: ir.Node) -> bool:
     return low is not None and float(low) == 0.0
 
 
+def pads_input(layer: Layer) -> bool:
+    """Tell whether the layer may see less of its input at the border than elsewhere."""
+    if not is_standard(layer.node, "Conv"):
+        return is_standard(layer.node, "ConvTranspose")
+    automatic = attribute(layer.node, "auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
+    return automatic or any(attribute(layer.node, "pads", ()))
+
+
 def linear_layers(module: GraphModule) -> Iterator[Layer]:
     """Yield the layers of the main graph in its order."""
     for node in module.graph:
