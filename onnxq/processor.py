@@ -2,7 +2,8 @@
 
 ONNX Runtime multiplies uint8 activations by int8 weights. Without instructions that add four such products
 in 32 bits, its kernels add two of them in 16 bits with saturation, and 255 * 127 * 2 does not fit: weights
-there must stay within ``EXACT_LIMIT``. ``tools/check_saturation.py`` measures which kernels are concerned.
+there must stay within ``EXACT_LIMIT``, or each two neighbours within the bound of ``onnxq.quant.pairs``.
+``tools/check_saturation.py`` measures which kernels are concerned.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Processor:
 
 
 _EXACT = "exact: dot products add up in 32 bits, so 7-bit weights would only cost accuracy"
-_SATURATES = "uint8 x int8 can saturate at 16 bits: weights that meet uint8 get 7 bits"
+_SATURATES = "uint8 x int8 can saturate at 16 bits: weights that meet uint8 get 7 to 8 bits"
 
 PROCESSORS = {
     one.name: one
@@ -66,6 +67,12 @@ PROCESSORS = {
             "arm",
             "exact, but without dot product instructions: int8 gains less",
             features=frozenset({"asimd", "neon"}),
+        ),
+        Processor(
+            "any",
+            "exact on every processor: where uint8 x int8 saturates on some, weights have steps of 1 to 2 "
+            "times those of 8 bits",
+            saturates=True,
         ),
         Processor("unknown", "unknown: the processor's features could not be read"),
     )

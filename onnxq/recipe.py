@@ -34,6 +34,8 @@ from onnxq.target import TARGETS, Target, find_target
 
 FRAGMENTS = "fragments"
 """The key of a recipe under which its own fragments stand."""
+CPU_ANY = "cpu-any"
+"""What a command calls the target ``cpu`` where nobody knows on which processor the model shall run."""
 
 _SWITCH, _OPTIONS = "switch", "options"
 
@@ -253,12 +255,27 @@ def default_recipe(target: str, *, has_data: bool) -> Recipe:
     """
     names = {
         "cpu": ("cpu-dynamic", "cpu"),
+        CPU_ANY: ("cpu-dynamic", "cpu"),
         "cpu-size": ("cpu-size", "cpu-size"),
         "portable": ("weight-only", "portable"),
         "cuda": ("cuda", "cuda-measured"),
         "tensorrt": ("tensorrt", "tensorrt"),
     }
-    return load_recipe(names[find_target(target).name][has_data])
+    if target not in names:
+        raise RecipeError(f"unknown target {target!r}", hint=did_you_mean(target, names))
+    return aimed_at(load_recipe(names[target][has_data]), target)
+
+
+def aimed_at(recipe: Recipe, target: str) -> Recipe:
+    """Return the recipe for another target; ``cpu-any`` is the CPU, exact on every kind of processor.
+
+    Raises:
+        RecipeError: There is no such target.
+
+    """
+    if target == CPU_ANY:
+        return recipe.model_copy(update={"target": "cpu", "processor": "any"})
+    return recipe.model_copy(update={"target": find_target(target).name})
 
 
 def load_recipe(source: str | Path) -> Recipe:

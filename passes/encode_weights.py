@@ -65,7 +65,8 @@ class EncodeWeights(Pass):
             if ctx.overflows(layer, array_of(layer.weight), encoding):
                 ctx.skip(node, TOO_MANY)
                 continue
-            ctx.edit.encode(layer.weight, encoding, readers=[node], why=f"weight of {node.op_type}")
+            why = f"weight of {node.op_type}{self._given_up(layer, encoding, ctx)}"
+            ctx.edit.encode(layer.weight, encoding, readers=[node], why=why)
 
     def _layer(self, node: ir.Node, ctx: PassContext) -> Layer | str:
         """Return the layer to encode, or the reason why the node is left alone."""
@@ -87,6 +88,15 @@ class EncodeWeights(Pass):
         if whole:
             return symmetric_encoding(largest[0], self.dtype, limit=limit)
         return symmetric_encoding(largest, self.dtype, axis=layer.channel_axis, limit=limit)
+
+    def _given_up(self, layer: Layer, encoding: Encoding, ctx: PassContext) -> str:
+        """Say how much larger the steps are than those of all 8 bits, where the processor asks for it."""
+        if self._limit(layer, ctx) is None or encoding.axis is None:
+            return ""
+        largest = np.abs(_by_channel(array_of(layer.weight), layer.channel_axis)).max(axis=1, initial=0)
+        full = symmetric_encoding(largest, self.dtype, axis=0).scale
+        times = float(np.mean(encoding.scale / full))
+        return f": steps {times:.2f} times those of 8 bits, so that no products saturate"
 
     def _limit(self, layer: Layer, ctx: PassContext) -> int | None:
         if not family_of(self.dtype).integers or self.bits == 8:

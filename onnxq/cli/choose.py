@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 def target_names() -> list[str]:
     """Return what completes ``--target``."""
+    from onnxq.recipe import CPU_ANY
     from onnxq.target import TARGETS
 
-    return sorted(TARGETS)
+    return sorted([*TARGETS, CPU_ANY])
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,8 @@ class RecipeSettings:
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Where the model shall run: cpu (if not given), cpu-size, portable, cuda or tensorrt.",
+            help="Where the model shall run: cpu (if not given), cpu-any (exact on every processor), "
+            "cpu-size, portable, cuda or tensorrt.",
             autocompletion=target_names,
         ),
     ] = None
@@ -91,18 +93,17 @@ class RecipeSettings:
 
     def _base(self, *, has_data: bool) -> Recipe:
         """Return the recipe before its options are set."""
-        from onnxq.recipe import Recipe, default_recipe, load_recipe
-        from onnxq.target import find_target
+        from onnxq.recipe import Recipe, aimed_at, default_recipe, load_recipe
 
         if self.recipe and self.pipeline is not None:
             raise RecipeError("both --recipe and --pipeline are given", hint="give one of them")
-        target = find_target(self.target or "cpu").name
         if self.pipeline is not None:
-            return Recipe(name="custom", summary="given as --pipeline", pipeline=self.pipeline, target=target)
-        if self.recipe is None:
-            return default_recipe(target, has_data=has_data)
-        recipe = load_recipe(self.recipe)
-        return recipe.model_copy(update={"target": target}) if self.target else recipe
+            recipe = Recipe(name="custom", summary="given as --pipeline", pipeline=self.pipeline)
+        elif self.recipe is None:
+            return default_recipe(self.target or "cpu", has_data=has_data)
+        else:
+            recipe = load_recipe(self.recipe)
+        return aimed_at(recipe, self.target) if self.target else recipe
 
 
 def choose_table(path: Path | None, recipe: str | None) -> CalibrationTable | None:

@@ -13,7 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onnxq.analysis.products import saturating_products
 from onnxq.ir import store
+from onnxq.ir.store import load_model
 from onnxq.recipe import load_recipe
 from onnxq.runtime.session import usable_provider
 
@@ -69,6 +71,19 @@ def test_compile_repeats_byte_for_byte_from_its_manifest(
     result = onnxq("compile", model, "-o", again, *chosen, "--no-bench", "--no-validate")
     assert result.exit_code == 0, result.stderr
     assert again.read_bytes() == compiled.read_bytes()
+
+
+@pytest.mark.parametrize("chosen", [(), ("--recipe", "portable")], ids=["default", "portable"])
+def test_what_is_compiled_for_any_processor_saturates_on_none(
+    onnxq, model: Path, data: Path, tmp_path: Path, chosen: tuple[str, ...]
+) -> None:
+    out = tmp_path / "any.onnx"
+    result = onnxq(
+        "compile", model, "-o", out, "--data", data, "--target", "cpu-any", *chosen, "--no-bench", "--json"
+    )
+    assert result.exit_code == 0, result.stderr
+    assert loaded(result.stdout, "compile")["manifest"]["recipe"]["processor"] == "any"
+    assert not saturating_products(load_model(out))
 
 
 def test_compile_without_data_says_what_data_would_bring(onnxq, model: Path, tmp_path: Path) -> None:

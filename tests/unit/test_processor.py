@@ -68,7 +68,8 @@ def test_features_tell_the_processor(flags: tuple[str, ...], name: str) -> None:
 
 
 def test_only_x86_without_dot_products_saturates() -> None:
-    assert [one.name for one in PROCESSORS.values() if one.saturates] == ["avx512", "avx2", "sse41"]
+    assert [one.name for one in PROCESSORS.values() if one.saturates] == ["avx512", "avx2", "sse41", "any"]
+    assert not PROCESSORS["any"].features  # no processor is that one
 
 
 def test_the_limit_is_the_largest_that_two_products_allow() -> None:

@@ -50,6 +50,17 @@ def test_the_default_recipe_fits_target_and_data(target: str) -> None:
     assert (without.target, without.needs_data) == (target, False)
 
 
+@pytest.mark.parametrize("has_data", [True, False])
+def test_a_recipe_for_any_processor_is_that_of_the_cpu_and_saturates_nowhere(has_data: bool) -> None:
+    recipe = default_recipe("cpu-any", has_data=has_data)
+    assert recipe.pipeline == default_recipe("cpu", has_data=has_data).pipeline
+    assert (recipe.target, recipe.processor, recipe.settled().processor) == ("cpu", "any", "any")
+    assert recipe.runs_on.processor.saturates
+    with pytest.raises(RecipeError, match="unknown target 'cpu-all'") as caught:
+        default_recipe("cpu-all", has_data=has_data)
+    assert caught.value.hint == "did you mean 'cpu-any'?"
+
+
 def test_a_gpu_s_recipes_measure_where_there_is_data() -> None:
     assert [default_recipe("cuda", has_data=has).name for has in (False, True)] == ["cuda", "cuda-measured"]
 
