@@ -125,9 +125,10 @@ def _by_channel(term: _Term, layer: Layer) -> Floats | None:
     if term.is_number:
         return term.constant.reshape(())
     shape = (1,) * (rank - term.constant.ndim) + term.constant.shape
-    if len(shape) != rank or is_standard(layer.node, "ConvTranspose"):
+    shared = is_standard(layer.node, "ConvTranspose") and attribute(layer.node, "group", 1) != 1
+    if len(shape) != rank or shared:
         return None
-    alone = shape[1] == term.constant.size == array_of(layer.weight).shape[0]
+    alone = shape[1] == term.constant.size == array_of(layer.weight).shape[layer.channel_axis]
     return term.constant.reshape(-1) if alone else None
 
 
@@ -136,7 +137,7 @@ def _before(layer: Layer, constant: Floats, scales: bool) -> _Change | None:
     weight, bias = _weight(layer), _bias(layer)
     if not scales:
         return _change(layer, None, bias + constant)
-    factor = constant.reshape(-1, *[1] * (weight.ndim - 1))
+    factor = constant.reshape([-1 if axis == layer.channel_axis else 1 for axis in range(weight.ndim)])
     return _change(layer, weight * factor, None if layer.bias is None else bias * constant)
 
 

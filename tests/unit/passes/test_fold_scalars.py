@@ -18,7 +18,8 @@ LAYERS = {
     "behind a convolution": "h = Conv(x, v) s = Mul(h, c) z = Add(s, d)",
     "by channel": "h = Conv(x, v) s = Mul(e, h) z = Sub(s, e)",
     "behind a grouped one": "h = Conv <group: int = 2> (x, g, b) s = Div(h, e) z = Add(e, s)",
-    "behind a transposed one": "h = ConvTranspose <group: int = 2> (x, g, b) s = Mul(h, c) z = Sub(s, d)",
+    "by channel, behind a transposed one": "h = ConvTranspose(x, w) s = Mul(h, e) z = Add(s, e)",
+    "behind transposed groups": "h = ConvTranspose <group: int = 2> (x, g, b) s = Mul(h, c) z = Sub(s, d)",
     "before a convolution": f"h = Abs(x) s = Mul(h, c) t = Add(s, d) z = {PLAIN}",
     "before one that pads": f"h = Abs(x) s = Mul(h, c) t = Add(s, d) z = {PADDED}",
     "several before two": (
