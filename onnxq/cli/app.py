@@ -17,6 +17,7 @@ COMMANDS = (
     "export",
     "calibrate",
     "validate",
+    "verify",
     "bench",
     "inspect",
     "sensitivity",

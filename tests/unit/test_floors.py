@@ -34,7 +34,7 @@ FLOORS = [
     {"comparison"},
     {"search"},
     {"diff", "manifest", "outputs", "written"},
-    {"compilation", "export", "inspection", "story"},
+    {"compilation", "export", "inspection", "story", "verification"},
     {"report"},
     {"compile"},
     {"cli"},
