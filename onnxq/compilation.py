@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 from onnxq.background import in_background
@@ -26,7 +27,7 @@ from onnxq.comparison import (
 from onnxq.engine.build import Build, Built
 from onnxq.engine.executor import executor_of
 from onnxq.engine.measurements import Measurements
-from onnxq.engine.samples import Kept
+from onnxq.engine.samples import Half, Kept
 from onnxq.engine.score import Score
 from onnxq.engine.source import Source
 from onnxq.engine.trial import Trial
@@ -80,7 +81,7 @@ TUNED_TARGETS = ("cpu",)
 """Targets that promise speed on the machine at hand."""
 
 CHOSEN_ON = 32
-"""How many of the calibration samples a recipe's choices are decided on."""
+"""How many of the calibration samples judge a recipe's choices."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,8 @@ class Compilation:
     data: Dataset | None
     options: CompileOptions
     progress: Progress
+    trials: Build | None = None
+    """What built the forms to choose from, while it is needed."""
     choice: Choice | None = None
     tuning: Tuning | None = None
     kept_float: str | None = None
@@ -168,18 +171,34 @@ class Compilation:
         """Decide the recipe's choices on the calibration data; without data the recipe is taken as it is."""
         if self.data is None:
             return
-        limit = min(CHOSEN_ON, self.recipe.calibration.samples, self.data.options.limit or CHOSEN_ON)
-        samples = Kept(with_options(self.data, limit=limit))
-        score = Score(self.source.path, samples.batches, Run(threads=self.options.threads))
+        self.trials, judged = self._apart()
+        count = max(CHOSEN_ON // judged.batch_size, 1)
+        score = Score(
+            self.source.path, lambda: islice(judged.batches(), count), Run(threads=self.options.threads)
+        )
         processes = self.options.processes
-        self.build.vary(self.recipe.decided(), self.recipe.choices)
+        self.trials.vary(self.recipe.decided(), self.recipe.choices)
         self.choice = choose(
             self.recipe,
-            Trial(self.build, score, self._foreseen()),
+            Trial(self.trials, score, self._foreseen()),
             steps_of(self.progress, "choosing"),
-            executor_of(processes if processes == 1 or samples.fit() else 1),
+            executor_of(processes if processes == 1 or judged.fit() else 1),
         )
         self.recipe = self.choice.recipe
+
+    def _apart(self) -> tuple[Build, Kept]:
+        """Return what builds forms, measured on one half of the samples, and the other, which judges them.
+
+        Clipping that suits the samples it was chosen on may ruin others. Where ranges are given, or there is
+        but one batch, all samples do both.
+        """
+        measurements = self._measurements
+        assert measurements is not None
+        measurements.data.digest(steps_of(self.progress, "reading data"))
+        judged = Half(measurements.data, 1)
+        if self.build.table is not None or judged.count() == 0:
+            return self.build, measurements.data
+        return Build(self.source, measurements=measurements.on_half(0)), judged
 
     def tune(self) -> None:
         """Replace the recipe by its fastest form on this machine."""
@@ -188,7 +207,7 @@ class Compilation:
             self.tuning = tune(
                 self.source.path,
                 self.recipe,
-                self.build,
+                self.trials or self.build,
                 [batch.feeds for batch in samples.timed(self.options.bench_batch_size)],
                 self.options.threads,
                 self.progress,
@@ -201,6 +220,7 @@ class Compilation:
 
     def built(self, instruments: Sequence[Instrument]) -> Built:
         """Build what is written, from the source, with every pass verified."""
+        self.trials = None
         total = len(parse_pipeline(self.recipe.pipeline))
         count = Count(lambda done: self.progress("building", done, total))
         built = self.build.of(self.recipe, (count, *instruments))
@@ -330,7 +350,7 @@ class Compilation:
     def _data_used(self, table: CalibrationTable) -> DataUsed:
         name = as_utf8(self.data.name) if self.data is not None else "calibration table"
         found = self._measurements
-        counts = {} if found is None else {"measured": found.measured, "recalled": found.recalled}
+        counts = {} if found is None else {"measured": found.tally.measured, "recalled": found.tally.recalled}
         return DataUsed(name=name, digest=table.data, samples=table.samples, **counts)
 
     def _stamp(self, module: GraphModule) -> None:

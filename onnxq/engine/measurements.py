@@ -12,13 +12,29 @@ from onnxq.calibration.data import Dataset
 from onnxq.calibration.table import LEFT_OUT
 from onnxq.engine.cache import FactsCache
 from onnxq.engine.known import asked, prints_of, unmet
-from onnxq.engine.samples import Kept
+from onnxq.engine.samples import Half, Kept
 from onnxq.errors import CalibrationError
 from onnxq.heap import trim
 from onnxq.ir.module import GraphModule
 from onnxq.progress import Progress, quiet, steps_of
 from onnxq.quant.facts import Facts, Need, joined
 from onnxq.runtime.run import Run
+
+
+@dataclass
+class Tally:
+    """What measuring took.
+
+    Args:
+        streams: How often data was run through a model.
+        measured: How many values were measured.
+        recalled: How many values an earlier run had measured.
+
+    """
+
+    streams: int = 0
+    measured: int = 0
+    recalled: int = 0
 
 
 @dataclass
@@ -29,18 +45,14 @@ class Measurements:
         data: What is measured on.
         threads: Threads within an operator; None leaves it to ONNX Runtime.
         progress: Told how many samples are read, and measured.
-        streams: How often the data was run through a model.
-        measured: How many values were measured.
-        recalled: How many values an earlier run had measured.
+        tally: What it took so far, on other data too where they share it.
 
     """
 
     data: Kept
     threads: int | None = None
     progress: Progress = quiet
-    streams: int = field(default=0, init=False)
-    measured: int = field(default=0, init=False)
-    recalled: int = field(default=0, init=False)
+    tally: Tally = field(default_factory=Tally)
     _known: dict[str, Facts] = field(default_factory=dict, init=False)
 
     @classmethod
@@ -58,6 +70,10 @@ class Measurements:
     def facts(self) -> Mapping[str, Facts]:
         """What is known so far, by fingerprint."""
         return self._known
+
+    def on_half(self, first: int) -> Measurements:
+        """Return what measures on every second batch alone, and shares the tally."""
+        return Measurements(Half(self.data, first), self.threads, self.progress, self.tally)
 
     def require(self, digest: str) -> None:
         """Require the data that a table was collected on, whose digest is given.
@@ -84,9 +100,9 @@ class Measurements:
         try:
             yield
         except KeyboardInterrupt as stop:
-            if self.measured == 0 or self._cache is None:
+            if self.tally.measured == 0 or self._cache is None:
                 raise
-            raise KeyboardInterrupt(f"{_values(self.measured)} kept for the next run") from stop
+            raise KeyboardInterrupt(f"{_values(self.tally.measured)} kept for the next run") from stop
 
     def of(self, module: GraphModule, needs: Sequence[Need]) -> dict[str, Facts]:
         """Return, by name, facts that meet ``needs``, measured on ``module`` as it stands where need be.
@@ -113,7 +129,7 @@ class Measurements:
         if self._cache is None or not unknown:
             return
         found = self._cache.recall(unknown)
-        self.recalled += len(found)
+        self.tally.recalled += len(found)
         self._known.update(found)
 
     def _measure(self, module: GraphModule, needs: Sequence[Need], prints: Mapping[str, str]) -> None:
@@ -129,8 +145,8 @@ class Measurements:
             on_progress=self._tell,
         ).facts
         trim()
-        self.streams += 1
-        self.measured += len(found)
+        self.tally.streams += 1
+        self.tally.measured += len(found)
         new = {prints[name]: facts for name, facts in found.items()}
         self._known = joined(self._known, new)
         if self._cache is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import islice
 
 from onnxq.calibration.data import Batch, Dataset
 from onnxq.progress import Steps
@@ -73,3 +74,42 @@ class Kept:
                 kept = None
             yield batch
         self._batches = kept
+
+
+class Half(Kept):
+    """Every second batch: what is measured on one half is judged on the other.
+
+    Samples are often sorted, so that a first half would be of other kinds than a second.
+
+    Args:
+        whole: Where they come from.
+        first: 0 for the batches that begin with the first, 1 for the others.
+
+    """
+
+    def __init__(self, whole: Kept, first: int) -> None:
+        """Read nothing yet."""
+        super().__init__(whole.data)
+        self.whole, self.first = whole, first
+
+    @cached_property
+    def samples(self) -> int:
+        """How many samples there are, which are read for it."""
+        return self.count()
+
+    def digest(self, on_progress: Steps = lambda done, total: None) -> str:
+        """Return what tells these samples from others."""
+        return f"{self.whole.digest(on_progress)} half {self.first}"
+
+    def fit(self) -> bool:
+        """Tell whether the samples are small enough to be kept, reading them if nobody has yet."""
+        return self.whole.fit()
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield every second batch.
+
+        Raises:
+            DataError: As ``Dataset.batches``.
+
+        """
+        yield from islice(self.whole.batches(), self.first, None, 2)

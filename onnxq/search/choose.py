@@ -17,8 +17,8 @@ from onnxq.engine.score import Errors
 from onnxq.progress import Steps
 from onnxq.recipe import Recipe
 
-CLEAR_GAIN = 0.95
-"""A value has to bring the error down to 95 % to be taken: what costs time for less is not worth it."""
+CLEAR_GAIN = 0.9
+"""A value has to bring the error down to 90 % to be taken: less may be chance, and not worth its cost."""
 
 CLEAR_LOSS = 2.0
 """The largest error may not double: cutting off what is large and rare lowers the mean and ruins the rest."""

@@ -63,7 +63,7 @@ def test_a_manifest_gives_the_same_bytes_on_any_processor(
 ) -> None:
     monkeypatch.setenv(PRETENDED, first)
     built = build(model, tmp_path / "built.onnx", load_recipe("cpu"), samples)
-    assert largest_weight(built.output) == (63 if PROCESSORS[first].saturates else 127)
+    assert (largest_weight(built.output) < 127) is PROCESSORS[first].saturates
     monkeypatch.setenv(PRETENDED, then)
     manifest = manifest_path(built.output)
     table = CalibrationTable.from_json(load_recipe_table(manifest) or "", "manifest")
@@ -106,7 +106,7 @@ def test_a_copy_of_a_recipe_gives_what_the_recipe_gives(
         for number, recipe in enumerate((load_recipe("cpu"), copy))
     ]
     assert outputs[0].read_bytes() == outputs[1].read_bytes()
-    assert largest_weight(outputs[1]) == 63
+    assert 63 <= largest_weight(outputs[1]) < 127  # as far as their neighbours allow
 
 
 def test_a_recipe_may_name_another_processor_than_the_one_at_hand(

@@ -44,7 +44,7 @@ def test_a_value_is_measured_once_whatever_it_is_called(module: GraphModule, dat
     assert _ends(measurements.of(module, [Need("h", RANGE)])["h"]) == (-8, 6)
     renamed = parse(TEXT.replace("h = Mul", "g = Mul").replace("Relu(h)", "Relu(g)"))
     assert _ends(measurements.of(renamed, [Need("g", RANGE)])["g"]) == (-8, 6)
-    assert (measurements.streams, measurements.measured) == (1, 1)
+    assert (measurements.tally.streams, measurements.tally.measured) == (1, 1)
 
 
 def test_a_statistic_that_is_missing_is_measured_and_the_others_stay(
@@ -61,14 +61,14 @@ def test_twins_are_measured_once(data: Dataset) -> None:
     measurements = Measurements.on(data, 1)
     found = measurements.of(twins, [Need("h", RANGE), Need("g", RANGE)])
     assert _ends(found["h"]) == _ends(found["g"])
-    assert measurements.measured == 1
+    assert measurements.tally.measured == 1
 
 
 def test_another_run_measures_nothing(module: GraphModule, data: Dataset) -> None:
     first = Measurements.on(data, 1).of(module, [Need("h", ALL)])["h"]
     second = Measurements.on(data, 1)
     again = second.of(module, [Need("h", ALL)])["h"]
-    assert (second.streams, second.measured, second.recalled) == (0, 0, 1)
+    assert (second.tally.streams, second.tally.measured, second.tally.recalled) == (0, 0, 1)
     assert facts_out(again) == facts_out(first)
     assert first.has(ALL)
 
@@ -79,7 +79,7 @@ def test_other_data_and_other_threads_are_another_matter(module: GraphModule, da
     other = open_feeds("x", lambda: [{"x": x}], input_specs(module.model))
     for again in (Measurements.on(other, 1), Measurements.on(data, 2)):
         again.of(module, [Need("h", RANGE)])
-        assert again.recalled == 0
+        assert again.tally.recalled == 0
 
 
 def test_a_damaged_cache_is_begun_anew(module: GraphModule, data: Dataset) -> None:
@@ -90,7 +90,7 @@ def test_a_damaged_cache_is_begun_anew(module: GraphModule, data: Dataset) -> No
     for expected in (0, 1):  # the first run finds the damage, and what it measures is there for the second
         measurements = Measurements.on(data, 1)
         assert _ends(measurements.of(module, [Need("h", RANGE)])["h"]) == (-8, 6)
-        assert measurements.recalled == expected
+        assert measurements.tally.recalled == expected
 
 
 def test_nothing_is_remembered_where_that_is_not_wanted(
@@ -122,4 +122,4 @@ def test_what_no_table_holds_is_let_go_of_and_measured_again(module: GraphModule
     measurements.let_go()
     assert not any(facts.get(Gram) for facts in measurements.facts.values())
     assert measurements.of(module, wanted)["h"].known(Gram).values.tolist() == first.values.tolist()
-    assert measurements.streams == 2
+    assert measurements.tally.streams == 2
