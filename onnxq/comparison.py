@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,18 @@ from onnxq.runtime.validate import AccuracyReport, validate
 
 SEEN = 64
 """So many samples that ranges were measured on are compared: they tell less than others would."""
+
+HELD_BACK = 32
+"""So many samples at most are held back from measuring ranges, to judge the result by."""
+
+LEAST_TO_PART = 32
+"""Fewer samples are all measured on: what would be left tells little."""
+
+JUDGED_ON = 32
+"""So many samples are looked at first where forms are compared again and again."""
+
+LEAST_BYTES, FEWEST, MOST_FEW = 1 << 20, 2, 16
+"""How large the samples are together on which layers are compared, and how many they are."""
 
 TIMED_BATCHES = 8
 """How many batches the timing goes round."""
@@ -67,7 +79,8 @@ class CompileOptions:
         bench: Time both.
         choose: Decide the recipe's choices by the error of the outputs, where there is data.
         tune: Time forms of the graph first and keep the fastest, where the target is this machine.
-        keep_useful: Keep layers in float where an output is useless else, and the target is this machine.
+        keep_floor: Keep as many layers in float as it takes for the gates to hold, or without any for every
+            output to reach ``FLOOR_DB``, where the target is this machine.
         threads: Threads within an operator; None leaves it to ONNX Runtime.
         processes: So many of the recipe's choices are tried at a time; the result is the same.
         bench_batch_size: Samples in each timed run.
@@ -84,7 +97,7 @@ class CompileOptions:
     bench: bool = True
     choose: bool = True
     tune: bool = True
-    keep_useful: bool = True
+    keep_floor: bool = True
     threads: int | None = None
     processes: int = 1
     bench_batch_size: int = 1
@@ -188,6 +201,46 @@ def choose_samples(
         return unseen
     warning = "compared on the samples that ranges were measured on: there are no others"
     return replace(unseen, skip=0, count=min(SEEN, options.validation_samples), warnings=(warning,))
+
+
+def used_samples(data: Dataset, most: int) -> int:
+    """Return on how many samples to measure ranges, so that others are left to judge the result by.
+
+    Whole batches are held back, a quarter of the samples and at least ``HELD_BACK`` of many; nothing is where
+    there are few.
+
+    Args:
+        data: The samples.
+        most: On how many ranges are measured at most.
+
+    """
+    limit = min(most + HELD_BACK, data.options.limit or most + HELD_BACK)
+    ends = _ends(with_options(data, limit=limit))
+    count = ends[-1]
+    wanted = min(most, count - min(HELD_BACK, count // 4))
+    used = max((end for end in ends if end <= wanted), default=0)
+    return used if count >= LEAST_TO_PART and used > count // 2 else most
+
+
+def _ends(data: Dataset) -> list[int]:
+    """Return how many samples there are up to the end of each batch; reads them where need be."""
+    count, size = data.samples, data.batch_size
+    if count is None:
+        return list(accumulate(batch.rows for batch in data.batches()))
+    return [*range(size, count, size), count]
+
+
+def with_few(samples: Samples) -> Samples:
+    """Return so few of the samples that a search may go through them again and again."""
+    return replace(samples, count=min(JUDGED_ON, samples.count or JUDGED_ON))
+
+
+def first_few(data: Dataset) -> list[Batch]:
+    """Return so many of the first samples as tell what the error of a layer costs: of small ones, more."""
+    first = next(with_options(data, limit=1).batches())
+    size = sum(array.nbytes for array in first.feeds.values())
+    count = min(max(LEAST_BYTES // size, FEWEST), MOST_FEW)
+    return list(with_options(data, limit=count).batches())
 
 
 def compare(

@@ -13,19 +13,24 @@ from onnxq.background import in_background
 from onnxq.calibration.data import Dataset, InputSpec, input_specs
 from onnxq.calibration.table import CalibrationTable
 from onnxq.comparison import (
+    JUDGED_ON,
     Comparison,
     CompileOptions,
     choose_samples,
     compare,
+    first_few,
+    used_samples,
     warn_of_decisions,
     warn_of_floats,
     warn_of_precision,
     warn_of_saturation,
     warn_of_size,
+    with_few,
     with_options,
 )
 from onnxq.engine.build import Build, Built
 from onnxq.engine.executor import executor_of
+from onnxq.engine.judge import Judge
 from onnxq.engine.measurements import Measurements
 from onnxq.engine.samples import Half, Kept
 from onnxq.engine.score import Score
@@ -58,21 +63,14 @@ from onnxq.progress import Progress, steps_of
 from onnxq.quant.facts import joined
 from onnxq.recipe import Recipe
 from onnxq.runtime.bench import LatencyReport
-from onnxq.runtime.compare import OutputAccuracy
 from onnxq.runtime.environment import runtime_versions
-from onnxq.runtime.gates import (
-    Gates,
-    accepting,
-    enforce,
-    enforce_useful,
-    useless,
-    uselessness,
-)
+from onnxq.runtime.gates import Gates, below_floor, check, enforce, enforce_useful, floor_db
 from onnxq.runtime.run import Run
 from onnxq.runtime.session import usable_provider
 from onnxq.runtime.validate import AccuracyReport
 from onnxq.runtime.validity import only_valid
 from onnxq.search.choose import Choice, choose, settings
+from onnxq.search.floor import Ground, Held, hold
 from onnxq.search.tune import Tuning, in_float, tune
 from onnxq.shown import Shown
 from onnxq.staging import sync
@@ -104,14 +102,6 @@ class CompileResult(Shown):
     latency: LatencyReport | None
 
 
-class UselessError(Exception):
-    """The result is useless and there is a better one; nothing was written."""
-
-    def __init__(self, output: OutputAccuracy) -> None:
-        super().__init__(output.name)
-        self.output = output
-
-
 @dataclass
 class Compilation:
     """The state of one compilation, from the source to the report."""
@@ -125,8 +115,7 @@ class Compilation:
     """What built the forms to choose from, while it is needed."""
     choice: Choice | None = None
     tuning: Tuning | None = None
-    kept_float: str | None = None
-    """Why the layers stay in float after all, as a warning."""
+    held: Held | None = None
 
     @cached_property
     def build(self) -> Build:
@@ -231,24 +220,68 @@ class Compilation:
         """Let an interrupt of the block say what the next run finds again; see ``Measurements``."""
         return nullcontext() if self._measurements is None else self._measurements.kept_when_interrupted()
 
-    def keep_float(self, poor: OutputAccuracy) -> None:
-        """Take the recipe with its layers in float, as its result leaves ``poor`` useless."""
-        self.recipe = in_float(self.recipe)
-        self.kept_float = (
-            f"the recipe's result leaves output {poor.name!r} useless, with {uselessness(poor)}: kept its "
-            f"layers in float ({accepting(poor)} for the result); onnxq sensitivity tells what costs it"
+    @property
+    def holds_floor(self) -> bool:
+        """Whether layers may go to float for what is asked for to hold."""
+        return self.options.keep_floor and self.recipe.target in TUNED_TARGETS
+
+    def hold_back(self) -> None:
+        """Measure ranges on fewer samples, where else none would be left to judge the result by.
+
+        To be called before anything is measured.
+        """
+        if self.data is None or self.options.validation_data is not None or not self.holds_floor:
+            return
+        used = used_samples(self.data, self.recipe.calibration.samples)
+        calibration = self.recipe.calibration.model_copy(update={"samples": used})
+        self.recipe = self.recipe.model_copy(update={"calibration": calibration})
+
+    def hold_floor(self) -> None:
+        """Replace the recipe by one whose result misses nothing, layers in float as far as it takes."""
+        samples = choose_samples(self.data, self._used, self._inputs, self.options)
+        if self.data is None or not samples.meaningful or in_float(self.recipe) == self.recipe:
+            return
+        options, run = self.options, Run(threads=self.options.threads)
+        few = list(with_few(samples).batches())
+        timed = samples.timed(options.bench_batch_size) if options.bench and options.tune else ()
+        rest = samples.batches if sum(batch.rows for batch in few) >= JUDGED_ON else None
+        judge = Judge(self.source.path, few, rest, self._missed, options.metric, run)
+        self.held = hold(
+            self.recipe,
+            Ground(
+                self.build,
+                judge,
+                first_few(self.data),
+                [batch.feeds for batch in timed],
+                self._wanted_db(sum(batch.rows for batch in few)),
+                executor_of(options.processes),
+                self.progress,
+            ),
         )
+        self.recipe = self.held.recipe
+
+    @property
+    def _used(self) -> int:
+        """How many samples ranges are measured on."""
+        if self.build.table is not None:
+            return self.build.table.samples
+        return 0 if self._measurements is None else self._measurements.data.count()
+
+    def _wanted_db(self, samples: int) -> float | None:
+        """Return the SQNR that is asked for on so many samples, if one is."""
+        given = [gates.min_sqnr_db for gates in (self.recipe.gates, self.options.gates)]
+        return floor_db(samples) if self._judges_itself else max(filter(None, given), default=None)
+
+    def _missed(self, report: AccuracyReport) -> list[str]:
+        """Return what a comparison shows to be below what is asked for."""
+        if self._judges_itself:
+            return below_floor(report)
+        return [line for gates in (self.recipe.gates, self.options.gates) for line in check(report, gates)]
 
     @property
     def _judges_itself(self) -> bool:
         """Whether nobody said how close the result must come, so that it must be of use at least."""
         return self.recipe.gates == self.options.gates == Gates()
-
-    def _require_better(self, accuracy: AccuracyReport) -> None:
-        """Raise if the result is useless, and the recipe with its layers in float is another one."""
-        has_float = self.recipe.target in TUNED_TARGETS and in_float(self.recipe) != self.recipe
-        if self.options.keep_useful and has_float and (poor := useless(accuracy)):
-            raise UselessError(poor[0])
 
     def finish(self, built: Built, outputs: Outputs, describe: Callable[[Manifest], str]) -> CompileResult:
         """Save the model, compare, time, and write what is known beside it: all of it, or nothing.
@@ -259,7 +292,6 @@ class Compilation:
             describe: Makes the report, for people to read.
 
         Raises:
-            UselessError: The recipe with its layers in float is to be taken instead.
             OnnxqError: Something failed; for a missed gate, all is written nevertheless.
 
         """
@@ -280,8 +312,6 @@ class Compilation:
                     self.source.path, tried, samples, self.options, self.progress, self._run(module)
                 ).about(output)
             judged = comparison.accuracy if self._judges_itself and samples.meaningful else None
-            if judged is not None:
-                self._require_better(judged)
             manifest = self._manifest(built, table, tried, digest.result(), comparison)
             content.write_text(manifest.to_json(), encoding="utf-8")
             report.write_text(describe(manifest), encoding="utf-8")
@@ -320,7 +350,7 @@ class Compilation:
         of_data = (self.data.warning,) if self.data is not None and self.data.warning else ()
         of_tuning = self.tuning.warnings if self.tuning is not None else ()
         unmeasured = self.recipe.gates != Gates() and not self.options.validate
-        of_float = (self.kept_float,) if self.kept_float is not None else ()
+        of_float = self.held.warnings if self.held is not None else ()
         of_gates = ("the recipe's gates were not measured, as asked",) if unmeasured else ()
         of_target = self._warnings_of_target(module)
         return of_data + self._warnings_of_source() + of_tuning + of_float + of_target + of_gates
@@ -333,7 +363,7 @@ class Compilation:
     def _warnings_of_weights(self, built: Built, output: Path) -> tuple[str, ...]:
         """Say what a recipe that quantizes weights left as it was, where that is not told already."""
         encodes = any(pass_.encodes_weights for pass_ in parse_pipeline(self.recipe.pipeline))
-        told = self.kept_float is not None or (self.tuning is not None and self.tuning.warnings)
+        told = any(found is not None and found.warnings for found in (self.held, self.tuning))
         if told or not encodes:
             return ()
         sizes = model_size(self.source.path), model_size(output)
@@ -377,7 +407,7 @@ class Compilation:
         warnings = (
             *self._warnings(module),
             *self._warnings_of_weights(built, output),
-            *(warn_of_precision(built.assigned) if self.kept_float is None else ()),
+            *warn_of_precision(built.assigned),
             *comparison.warnings,
         )
         return Manifest(
@@ -398,6 +428,7 @@ class Compilation:
             choices=None if self.choice is None else self.choice.trials,
             precision=built.assigned,
             tuning=None if self.tuning is None else self.tuning.verdicts,
+            frontier=None if self.held is None else self.held.frontier,
             accuracy=accuracy,
             latency=latency,
             kernels=None if latency is None else latency.models[1].kernels,

@@ -8,7 +8,7 @@ from pathlib import Path
 from onnxq.calibration.data import Dataset
 from onnxq.calibration.table import CalibrationTable
 from onnxq.comparison import CompileOptions
-from onnxq.compilation import TUNED_TARGETS, Compilation, CompileResult, UselessError
+from onnxq.compilation import TUNED_TARGETS, Compilation, CompileResult
 from onnxq.engine.source import Source
 from onnxq.errors import CalibrationError
 from onnxq.ir.store import model_files
@@ -60,15 +60,15 @@ def compile_model(
     outputs.files(work.source.module)  # what cannot be written is better known now
     if table is not None:
         work.accept(table)
+    else:
+        work.hold_back()
     with work.kept_when_interrupted():
         if options.choose and recipe.choices:
             work.choose()
+        if work.holds_floor and options.validate:
+            work.hold_floor()
         if options.tune and options.bench and recipe.target in TUNED_TARGETS:
             work.tune()
-        try:
-            return work.finish(work.built(instruments), outputs, render_report)
-        except UselessError as error:
-            work.keep_float(error.output)
         return work.finish(work.built(instruments), outputs, render_report)
 
 
@@ -91,6 +91,7 @@ def calibrate_model(
     """
     on_progress("reading the source", 0, None)
     work = Compilation(Source.of(Path(source)), recipe, data, CompileOptions(), on_progress)
+    work.hold_back()
     with work.kept_when_interrupted():
         table = work.table_of(work.built(()))
     work.source.verify()

@@ -21,7 +21,7 @@ from onnxq.processor import find_processor
 from onnxq.reading import parse_json
 from onnxq.recipe import Recipe
 from onnxq.target import TARGETS
-from onnxq.written import Accuracy, Kernels, Latency, Table, Tried, Tuned
+from onnxq.written import Accuracy, Kernels, Latency, Reached, Table, Tried, Tuned
 
 SCHEMA_VERSION = 1
 _NAME_ONE = "name the .manifest.json beside a compiled model"
@@ -111,6 +111,7 @@ class Manifest(BaseModel):
     choices: tuple[Tried, ...] | None = None
     precision: tuple[Assigned, ...] = ()
     tuning: tuple[Tuned, ...] | None = None
+    frontier: tuple[Reached, ...] | None = None
     accuracy: Accuracy | None
     latency: Latency | None
     kernels: Kernels | None

@@ -21,6 +21,7 @@ from onnxq.runtime.compare import plain
 from onnxq.runtime.kernels import KernelReport
 from onnxq.runtime.validate import AccuracyReport
 from onnxq.search.choose import Trial
+from onnxq.search.frontier import Point
 from onnxq.search.tune import Verdict
 
 
@@ -55,6 +56,10 @@ def _trial(found: object) -> object:
     return _with(math.inf, found, "noise", "largest") if isinstance(found, dict) else found
 
 
+def _point(found: object) -> object:
+    return _with(math.inf, found, "sqnr_db") if isinstance(found, dict) else found
+
+
 def _without(found: Mapping[str, object], *names: str) -> dict[str, object]:
     return {key: value for key, value in found.items() if key not in names}
 
@@ -72,6 +77,7 @@ Accuracy = Annotated[AccuracyReport, BeforeValidator(_accuracy), PlainSerializer
 Kernels = Annotated[KernelReport, BeforeValidator(_kernels), PlainSerializer(KernelReport.to_dict)]
 Latency = Annotated[LatencyReport, BeforeValidator(_latency), PlainSerializer(LatencyReport.to_dict)]
 Tried = Annotated[Trial, BeforeValidator(_trial), PlainSerializer(lambda trial: plain(asdict(trial)))]
+Reached = Annotated[Point, BeforeValidator(_point), PlainSerializer(lambda point: plain(asdict(point)))]
 Tuned = Annotated[Verdict, PlainSerializer(asdict)]
 Table = Annotated[
     CalibrationTable,

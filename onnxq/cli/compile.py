@@ -87,7 +87,7 @@ class WorkSettings:
     force: Annotated[bool, typer.Option("--force", help="Replace a file that onnxq did not write.")] = False
 
     def options(self, *, shipped: bool, also_read: tuple[Path, ...]) -> CompileOptions:
-        """Return the library's options; forms are timed, and useless ones replaced, of ``shipped`` recipes.
+        """Return the library's options; forms are timed, and layers kept in float, of ``shipped`` recipes.
 
         Raises:
             RecipeError: There is no such metric.
@@ -100,7 +100,7 @@ class WorkSettings:
             bench=not self.no_bench,
             choose=not self.no_choose,
             tune=shipped if self.tune is None else self.tune,
-            keep_useful=shipped,
+            keep_floor=shipped,
             threads=self.threads,
             processes=self.processes,
             metric=metric_of(self.metric),

@@ -230,6 +230,16 @@ class NeededDataSettings(ReadingSettings):
         return self.read(self.data, model)
 
 
+def _decibels(text: str) -> float:
+    """Return a number of decibels; 0, which asks for nothing, for ``off``."""
+    if text == "off":
+        return 0.0
+    try:
+        return float(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is neither a number nor off") from error
+
+
 @dataclass(frozen=True)
 class GateSettings:
     """Gates; one that is given replaces the recipe's. See ``onnxq.runtime.gates.Gates``."""
@@ -238,7 +248,15 @@ class GateSettings:
         float | None, typer.Option(help="Smallest cosine of any output.", rich_help_panel=_GATES)
     ] = None
     min_sqnr_db: Annotated[
-        float | None, typer.Option(help="Smallest SQNR of any output, in dB.", rich_help_panel=_GATES)
+        float | None,
+        typer.Option(
+            "--min-sqnr",
+            "--min-sqnr-db",
+            metavar="DB",
+            parser=_decibels,
+            help="Smallest SQNR of any output, in dB; off asks for nothing.",
+            rich_help_panel=_GATES,
+        ),
     ] = None
     max_abs: Annotated[
         float | None, typer.Option(help="Largest difference in any output.", rich_help_panel=_GATES)

@@ -200,16 +200,19 @@ class Build:
         facts = {name: facts.without(LEFT_OUT) for name, facts in answers.given.items()}
         return Built(module, tuple(records), facts, tuple(watching.found))
 
-    def trial(self, recipe: Recipe, foreseen: Sequence[Pass] = ()) -> GraphModule:
+    def trial(
+        self, recipe: Recipe, foreseen: Sequence[Pass] = (), instruments: Sequence[Instrument] = ()
+    ) -> GraphModule:
         """Return the same graph, built from what earlier trials had in common with it, and not verified.
 
         Args:
             recipe: What to build.
             foreseen: Passes of trials to come: what they want of a graph is measured along with the rest.
+            instruments: What watches the passes that run, from the first on that trials differ in.
 
         """
         answers, keeping = self._answers(recipe), _Keeping(self, recipe, self._varied)
-        module = self._tried(recipe, answers, (_Assigning.of(recipe), keeping), foreseen)
+        module = self._tried(recipe, answers, (_Assigning.of(recipe), keeping, *instruments), foreseen)
         self._told = joined(self._told, answers.given)
         return module
 
@@ -323,18 +326,27 @@ class _Assigning(Instrument):
         """Require names that fit before anything is decided, and look before it is realised."""
         if not (self.precision.layers or self.precision.values):
             return
-        giving = (one for one in self.passes if one.layer_precisions or one.value_precisions)
-        if pass_ == next(giving, self.passes[0]):
+        if pass_ == next(filter(_gives, self.passes), self.passes[0]):
             self.precision.require_matches(module)
         if pass_.realises and not self.found:
             self.found += assigned(module, self.precision)
 
 
 def _texts(recipe: Recipe) -> Beginning:
-    """Return what the graph after all passes of the recipe depends on."""
-    passes = parse_pipeline(recipe.pipeline)
-    integers = any(pass_.makes_integers for pass_ in passes)
-    return f"{recipe.runs_on} {integers} {recipe.precision}", *map(str, passes)
+    """Return what the graph after all passes of the recipe depends on.
+
+    What is assigned by name counts from the first pass on that gives precision.
+    """
+    passes, precision = parse_pipeline(recipe.pipeline), recipe.precision
+    integers = precision.makes_integers or any(pass_.makes_integers for pass_ in passes)
+    first = next(filter(_gives, passes), passes[0] if passes else None)
+    told = (f"{pass_} {precision}" if pass_ is first else str(pass_) for pass_ in passes)
+    return f"{recipe.runs_on} {integers}", *told
+
+
+def _gives(pass_: Pass) -> bool:
+    """Tell whether the pass gives precision to what a recipe names."""
+    return bool(pass_.layer_precisions or pass_.value_precisions)
 
 
 class _Keeping(Instrument):

@@ -13,6 +13,7 @@ from onnxq.report.tables import (
     conditions,
     file_size,
     footprint_table,
+    frontier_table,
     kernels_table,
     latency_table,
     layers_summary,
@@ -68,6 +69,8 @@ def _warnings(manifest: Manifest) -> Iterator[str]:
 def _results(manifest: Manifest) -> Iterator[str]:
     accuracy, latency, kernels = manifest.accuracy, manifest.latency, manifest.kernels
     yield table_text(result_table(manifest))
+    if manifest.frontier:
+        yield table_text(frontier_table(manifest.frontier))
     if accuracy:
         yield table_text(accuracy_table(accuracy))
         yield "\n".join([f"Compared on {accuracy.samples} samples.", *map(markdown, accuracy.notes)])

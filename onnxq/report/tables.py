@@ -20,6 +20,7 @@ from onnxq.runtime.invariance import InvarianceReport
 from onnxq.runtime.kernels import KernelReport, LayerKernel, LayerState, OpSummary, Provenance
 from onnxq.runtime.validate import AccuracyReport
 from onnxq.search.choose import Trial
+from onnxq.search.frontier import Point
 from onnxq.search.tune import Verdict
 
 NOTHING = "-"
@@ -164,6 +165,21 @@ def precision_table(assigned: Sequence[Assigned]) -> Table:
 
 def _first(names: Sequence[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def frontier_table(points: Sequence[Point]) -> Table:
+    """Return what there is to choose from: with how many layers in float how fast, close and large it is."""
+    rows = tuple(
+        (
+            f"{one.parts - one.in_float} of {one.parts}",
+            NOTHING if one.speedup is None else f"{one.speedup:.2f}x",
+            number(one.sqnr_db, ".1f", "exact"),
+            file_size(one.size_bytes),
+            f"{one.option}{', as here' if one.kept else ''}",
+        )
+        for one in points
+    )
+    return Table("Frontier", ("layers in int8", "speed", "SQNR dB", "size", "option"), rows, text_columns=1)
 
 
 def tuning_table(verdicts: Sequence[Verdict]) -> Table:

@@ -14,6 +14,7 @@ from onnxq.report.tables import (
     accuracy_table,
     choices_table,
     footprint_table,
+    frontier_table,
     kernels_table,
     latency_table,
     layers_table,
@@ -37,7 +38,7 @@ def story_tables(story: Story, limit: int | None = WORST) -> list[Table]:
     """Return results, work and ranges; a part that was not measured has no table."""
     manifest = story.manifest
     accuracy, latency, kernels = manifest.accuracy, manifest.latency, manifest.kernels
-    tables = [result_table(manifest)]
+    tables = [result_table(manifest), frontier_table(manifest.frontier or ())]
     tables += [accuracy_table(accuracy)] if accuracy else []
     tables += [latency_table(latency), footprint_table(latency)] if latency else []
     tables += [kernels_table(kernels), layers_table(kernels.provenance, limit)] if kernels else []

@@ -13,6 +13,7 @@ from onnxq.manifest import DataUsed, Manifest
 from onnxq.report.tables import (
     Table,
     conditions,
+    frontier_table,
     layers_summary,
     result_table,
     session_options,
@@ -57,4 +58,6 @@ def compilation(manifest: Manifest) -> Iterator[RenderableType]:
     yield from session_options(manifest)
     if manifest.latency:
         yield f"{conditions(manifest.latency)}\n"
+    if manifest.frontier:
+        yield draw(frontier_table(manifest.frontier))
     yield draw(result_table(manifest))

@@ -11,6 +11,9 @@ from onnxq.runtime.compare import OutputAccuracy
 from onnxq.runtime.slices import USELESS_DB
 from onnxq.runtime.validate import AccuracyReport
 
+FLOOR_DB = 15.0
+"""What every output reaches by default: at 15 dB, 18 % of it is error by magnitude."""
+
 
 @dataclass(frozen=True)
 class Gates:
@@ -22,7 +25,7 @@ class Gates:
 
     Args:
         min_cosine: For the flattened stream of each float output.
-        min_sqnr_db: Decibels, for each float output.
+        min_sqnr_db: Decibels, for each float output; 0 asks for nothing, not even for what holds by default.
         max_abs: Largest absolute difference allowed in any float output.
         min_agreement: Share, 0 to 1, for agreeing classes and for equal values.
         max_drop: Points of the task metric; one point is 0.01.
@@ -82,7 +85,7 @@ def check(report: AccuracyReport, gates: Gates) -> list[str]:
     return [
         *_new_non_finite(report),
         *_at_least(report, "min_cosine", gates.min_cosine, lambda output: output.cosine),
-        *_at_least(report, "min_sqnr_db", gates.min_sqnr_db, lambda output: output.sqnr_db),
+        *_at_least(report, "min_sqnr_db", gates.min_sqnr_db or None, lambda output: output.sqnr_db),
         *_max_abs(report, gates.max_abs),
         *_at_least(report, "min_agreement", gates.min_agreement, _agreement),
         *_max_drop(report, gates.max_drop),
@@ -103,8 +106,34 @@ def enforce(report: AccuracyReport, gates: Gates) -> None:
 
 def useless(report: AccuracyReport) -> list[OutputAccuracy]:
     """Return the outputs of which a third is error, or whose numbers became NaN or infinite; worst first."""
-    found = [output for output in report.outputs if output.new_non_finite or _decibels(output) < USELESS_DB]
-    return sorted(found, key=_decibels)
+    found = [output for output in report.outputs if output.new_non_finite or decibels(output) < USELESS_DB]
+    return sorted(found, key=decibels)
+
+
+def floor_db(samples: int) -> float:
+    """Return what so many samples have to show for ``FLOOR_DB`` to hold for others: a standard error more.
+
+    The power of the error differs from sample to sample by about its mean, as that of normal noise of two
+    values does; the mean of n of them has a standard error of 1 / sqrt(n) of itself.
+    """
+    return FLOOR_DB + 10 * math.log10(1 + samples**-0.5)
+
+
+def below_floor(report: AccuracyReport) -> list[str]:
+    """Return one line for each output that is below the floor; what has no SQNR is not asked for any."""
+    wanted = floor_db(report.samples)
+    return [
+        f"output {output.name!r} has {_quality(output)} on {report.samples} samples, and {wanted:.1f} dB is "
+        "the floor"
+        for output in sorted(report.outputs, key=decibels)
+        if output.new_non_finite or decibels(output) < wanted
+    ]
+
+
+def _quality(output: OutputAccuracy) -> str:
+    if output.new_non_finite:
+        return f"{output.new_non_finite} NaN or infinite values where the source's has numbers"
+    return f"an SQNR of {decibels(output):z.1f} dB"
 
 
 def enforce_useful(report: AccuracyReport) -> None:
@@ -125,18 +154,29 @@ def enforce_useful(report: AccuracyReport) -> None:
 def uselessness(output: OutputAccuracy) -> str:
     """Say how far a useless output is from the source's."""
     if output.new_non_finite:
-        return f"{output.new_non_finite} NaN or infinite values where the source's has numbers"
-    return f"an SQNR of {_decibels(output):z.1f} dB (at {USELESS_DB:g} dB a third is error)"
+        return _quality(output)
+    return f"{_quality(output)} (at {USELESS_DB:g} dB a third is error)"
 
 
 def accepting(output: OutputAccuracy) -> str:
     """Return the option of ``onnxq compile`` that takes such an output."""
     if output.new_non_finite:
         return "--no-validate"
-    return f"--min-sqnr-db {math.floor(_decibels(output))}"
+    return option_of(decibels(output))
 
 
-def _decibels(output: OutputAccuracy) -> float:
+def option_of(sqnr_db: float) -> str:
+    """Return the option of ``onnxq compile`` that takes outputs of so many decibels, and no worse ones."""
+    return f"--min-sqnr {math.floor(sqnr_db)}" if sqnr_db >= 1 else "--min-sqnr off"
+
+
+def worst_db(report: AccuracyReport) -> float:
+    """Return the SQNR of the output that errs most; infinite where none does."""
+    found = (-math.inf if one.new_non_finite else decibels(one) for one in report.outputs)
+    return min(found, default=math.inf)
+
+
+def decibels(output: OutputAccuracy) -> float:
     """Return the SQNR; infinite where there is none, or no signal to judge it by."""
     return output.sqnr_db if output.sqnr_db is not None and output.scale else math.inf
 

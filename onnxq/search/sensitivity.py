@@ -11,9 +11,8 @@ Source: Nagel et al., 2021, arXiv:2106.08295, section 3.7: the debugging flow.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -26,11 +25,10 @@ from onnxq.calibration.collect import collect
 from onnxq.calibration.data import Dataset, input_specs
 from onnxq.comparison import CompileOptions, Samples, choose_samples, with_options
 from onnxq.engine.build import Build
-from onnxq.engine.executor import beside_others, executor_of
+from onnxq.engine.executor import executor_of
 from onnxq.engine.measurements import Measurements
-from onnxq.engine.score import Remembered
 from onnxq.engine.source import Source
-from onnxq.errors import RecipeError, called
+from onnxq.errors import RecipeError
 from onnxq.ir.module import GraphModule, constant_of, name_of, rank_of
 from onnxq.ir.store import save_model
 from onnxq.passmanager.instruments import Instrument
@@ -41,12 +39,11 @@ from onnxq.progress import Progress, quiet
 from onnxq.quant.facts import Need
 from onnxq.quant.statistics import ChannelRange
 from onnxq.recipe import Recipe
-from onnxq.rewrite.switches import SWITCHES, Edge, insert_switches
-from onnxq.runtime.batch import Array, Batch, Feeds, batch_size
+from onnxq.rewrite.switches import Edge, insert_switches
+from onnxq.runtime.batch import batch_size
 from onnxq.runtime.compare import plain
 from onnxq.runtime.run import Run
-from onnxq.runtime.session import Session, open_session
-from onnxq.runtime.validate import validate
+from onnxq.search.switched import Switchboard
 
 SCHEMA = 1
 """The version of what ``to_dict`` returns."""
@@ -233,25 +230,8 @@ def _decided(
 
 
 @dataclass(frozen=True)
-class _Switched(Session):
-    """A session in which some switches are on."""
-
-    switches: Array = field(default_factory=lambda: np.zeros(0, bool))
-
-    def run(self, feeds: Feeds) -> dict[str, Any]:
-        """Run with the switches as they are."""
-        return super().run({**feeds, SWITCHES: self.switches})
-
-
-@dataclass(frozen=True)
-class _Bench:
-    """The source and its switched form, the samples to compare them on, and the job of doing so."""
-
-    source: Path
-    model: Path
-    batches: Sequence[Batch]
-    edges: Sequence[Edge]
-    run: Run
+class _Bench(Switchboard):
+    """The job of measuring what one part costs."""
 
     def __call__(self, part: _Part) -> tuple[float, float]:
         """Return the SQNR where the part alone is quantized, and where all others are."""
@@ -259,30 +239,12 @@ class _Bench:
         return alone, self.sqnr_db(lambda edge: edge not in part.edges)
 
     def elsewhere(self) -> _Bench:
-        """Return the same for another process, which opens both itself."""
-        return _Bench(self.source, self.model, self.batches, self.edges, beside_others(self.run))
+        """Return the same for another process, which opens both models itself."""
+        return _Bench(*vars(super().elsewhere()).values())
 
     def accept(self, answer: tuple[float, float]) -> tuple[float, float]:
         """Return what was found."""
         return answer
-
-    @cached_property
-    def reference(self) -> Session:
-        """The source, which runs once on each batch."""
-        return Remembered(**vars(open_session(self.source, self.run)))
-
-    @cached_property
-    def switched(self) -> Session:
-        """The model with switches."""
-        with called(self.model, "the model with switches"):
-            return open_session(self.model, self.run)
-
-    def sqnr_db(self, chosen: Callable[[Edge], bool]) -> float:
-        """Return the SQNR of the output that errs most, where the chosen edges are quantized."""
-        switches = np.array([chosen(edge) for edge in self.edges])
-        candidate = _Switched(**vars(self.switched), switches=switches)
-        found = validate(self.reference, candidate, self.batches).outputs
-        return min((math.inf if one.sqnr_db is None else one.sqnr_db for one in found), default=math.inf)
 
 
 @dataclass(frozen=True)

@@ -115,7 +115,8 @@ def test_compile_with_a_missed_gate_shows_what_was_measured(
 ) -> None:
     output = tmp_path / "out.onnx"
     result = onnxq(
-        "compile", model, "-o", output, "--data", data, "--no-bench", "--min-cosine", "1", "--json"
+        *("compile", model, "-o", output, "--data", data, "--recipe", "portable"),
+        *("--no-bench", "--min-cosine", "1", "--json"),
     )
     assert result.exit_code == 1
     content = loaded(result.stdout, "compile")

@@ -43,15 +43,15 @@ def test_layers_stay_in_float_where_int8_is_useless(onnxq, model: Path, data: Pa
     result = onnxq("compile", model, "-o", output, "--data", data, *QUICK)
     assert result.exit_code == 0
     told = " ".join(result.stderr.split())
-    assert "the recipe's result leaves output 'y' useless, with an SQNR of 0.0 dB" in told
-    assert "kept its layers in float (--min-sqnr-db 0 for the result)" in told
+    assert "output 'y' has an SQNR of 0.0 dB on 16 samples, and 16.0 dB is the floor" in told
+    assert "(--min-sqnr off takes it as it is): kept all layers in float" in told
     assert operators(output) == {"MatMul"}
     assert "layers in float" in output.with_suffix(".report.md").read_text()
 
 
 def test_a_gate_of_ones_own_takes_the_result_as_it_is(onnxq, model: Path, data: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.onnx"
-    result = onnxq("compile", model, "-o", output, "--data", data, *QUICK, "--min-sqnr-db", "0")
+    result = onnxq("compile", model, "-o", output, "--data", data, *QUICK, "--min-sqnr", "off")
     assert result.exit_code == 0
     assert "is far from the source's, with a cosine of 0.0" in result.stderr
     assert "QuantizeLinear" in operators(output)
@@ -65,7 +65,7 @@ def test_what_was_asked_for_by_name_is_written_but_the_answer_is_no(
     result = onnxq("compile", model, "-o", output, "--data", data, *QUICK, "--recipe", "portable")
     assert result.exit_code == 1
     assert "out.onnx: output 'y' is useless: an SQNR of 0.0 dB (at 10 dB a third is error)" in result.stderr
-    assert "--min-sqnr-db 0 takes it as it is" in result.stderr
+    assert "--min-sqnr off takes it as it is" in result.stderr
     assert "QuantizeLinear" in operators(output)
 
 

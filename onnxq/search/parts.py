@@ -1,0 +1,203 @@
+"""What can go to float by name, a layer or a value, and what the error of each alone costs the outputs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from onnxq.analysis.layers import linear_layers
+from onnxq.engine.build import Build
+from onnxq.engine.executor import Executor
+from onnxq.ir.module import GraphModule, is_standard, name_of
+from onnxq.ir.store import save_model
+from onnxq.passmanager.originals import Originals
+from onnxq.passmanager.pipeline import format_pipeline, parse_pipeline
+from onnxq.passmanager.precision import FLOAT, Precision
+from onnxq.progress import Steps
+from onnxq.recipe import Recipe
+from onnxq.rewrite.switches import Edge, insert_switches
+from onnxq.runtime.batch import Batch
+from onnxq.runtime.run import Run
+from onnxq.search.switched import Switchboard
+
+TOGETHER = 8
+"""So many neighbours are measured together at first: where errors are spread, few have to be split."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What goes to float together.
+
+    Args:
+        name: A layer, or a value that no layer reads or gives.
+        is_layer: Whether it is a layer.
+        edges: What is quantized for it: all that it reads, and what it gives to others than layers.
+
+    """
+
+    name: str
+    is_layer: bool
+    edges: frozenset[Edge]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What some parts cost the outputs together.
+
+    Args:
+        parts: Neighbours in the graph.
+        noise: Power of the error over power of the signal, of the output that errs most, where nothing else
+            is quantized.
+
+    """
+
+    parts: tuple[Part, ...]
+    noise: float
+
+    def halves(self) -> tuple[tuple[Part, ...], tuple[Part, ...]]:
+        """Return the first parts and the others."""
+        middle = len(self.parts) // 2
+        return self.parts[:middle], self.parts[middle:]
+
+
+def in_float(parts: Iterable[Part]) -> Precision:
+    """Return what keeps these parts in float."""
+    chosen = list(parts)
+    return Precision(
+        {part.name: FLOAT for part in chosen if part.is_layer},
+        {part.name: FLOAT for part in chosen if not part.is_layer},
+    )
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What parts are compared on.
+
+    Args:
+        source: The model.
+        batches: A few batches.
+        run: Where and how models run.
+
+    """
+
+    source: Path
+    batches: Sequence[Batch]
+    run: Run
+
+
+NoiseOf = Callable[[Iterable[tuple[Part, ...]]], Iterator[float]]
+
+
+def costs(
+    build: Build,
+    recipe: Recipe,
+    samples: Samples,
+    small: float,
+    executor: Executor,
+    on_progress: Steps,
+) -> list[Cost]:
+    """Return what the parts of the recipe's result cost, in the order of the graph.
+
+    The model is opened once, in float with QuantizeLinear and DequantizeLinear where a switch asks for them.
+    Errors taken alone add up as long as they are small, and tell who leads where they are not.
+
+    Args:
+        build: Builds the recipe.
+        recipe: Its passes up to the first that realises decide what is encoded.
+        samples: What is compared.
+        small: Neighbours whose noise together is no larger stay together.
+        executor: Who measures.
+        on_progress: Called with (parts measured, parts in all).
+
+    """
+    originals = Originals()
+    module = build.trial(_before_realised(recipe), instruments=(originals,))
+    owners = _Owners.of(module)
+    edges = insert_switches(module, originals.found)
+    parts = owners.parts(edges)
+    with TemporaryDirectory(prefix="onnxq-parts-") as folder:
+        save_model(module, path := Path(folder, "model.onnx"))
+        board = _Alone(samples.source, path, samples.batches, edges, samples.run)
+        with executor.opened(board) as each:
+            return _split(parts, small, each, on_progress)
+
+
+def _split(parts: Sequence[Part], small: float, each: NoiseOf, on_progress: Steps) -> list[Cost]:
+    """Measure neighbours together, and those of which it is not small in halves, and so on."""
+    waiting = [tuple(parts[start : start + TOGETHER]) for start in range(0, len(parts), TOGETHER)]
+    found: dict[Part, Cost] = {}
+    while waiting:
+        on_progress(sum(len(cost.parts) for cost in found.values()), len(parts))
+        measured = [Cost(*one) for one in zip(waiting, each(waiting), strict=True)]
+        large = [cost for cost in measured if len(cost.parts) > 1 and cost.noise > small]
+        found |= {cost.parts[0]: cost for cost in measured if cost not in large}
+        waiting = [half for cost in large for half in cost.halves()]
+    on_progress(len(parts), len(parts))
+    return [found[part] for part in parts if part in found]
+
+
+def _before_realised(recipe: Recipe) -> Recipe:
+    passes = parse_pipeline(recipe.pipeline)
+    end = next((place for place, pass_ in enumerate(passes) if pass_.realises), 0)
+    return recipe.model_copy(update={"pipeline": format_pipeline(passes[:end])})
+
+
+@dataclass(frozen=True)
+class _Owners:
+    """To which layer an edge counts.
+
+    Args:
+        layers: The nodes that read an encoded weight.
+        giving: By the name of a value, the layer that gives it.
+
+    """
+
+    layers: frozenset[str]
+    giving: Mapping[str, str]
+
+    @classmethod
+    def of(cls, module: GraphModule) -> _Owners:
+        """Look at a module whose decisions are complete."""
+        layers = [one for one in linear_layers(module) if module.reads_encoded(one.node, one.weight)]
+        giving = {
+            name_of(value): layer.node.name or ""
+            for layer in layers
+            for value in (layer.output, layer.clamped_output)
+        }
+        tables = (
+            node for node in module.graph if is_standard(node, "Gather") and module.encoding_at(node, 0)
+        )
+        names = [node.name or "" for node in (*(layer.node for layer in layers), *tables)]
+        return cls(frozenset(names), giving)
+
+    def parts(self, edges: Sequence[Edge]) -> list[Part]:
+        """Return all parts; constants that no layer reads stay as they are."""
+        found: dict[tuple[str, bool], list[Edge]] = defaultdict(list)
+        for edge in edges:
+            owner = edge.reader if edge.reader in self.layers else self.giving.get(edge.value)
+            if owner is not None:
+                found[owner, True].append(edge)
+            elif not edge.constant:
+                found[edge.value, False].append(edge)
+        return [Part(*key, frozenset(same)) for key, same in found.items()]
+
+
+@dataclass(frozen=True)
+class _Alone(Switchboard):
+    """The job of measuring what parts alone cost."""
+
+    def __call__(self, parts: tuple[Part, ...]) -> float:
+        """Return the power of the error over that of the signal."""
+        edges = frozenset().union(*(part.edges for part in parts))
+        return float(10 ** (-self.sqnr_db(lambda edge: edge in edges) / 10))
+
+    def elsewhere(self) -> _Alone:
+        """Return the same for another process, which opens both models itself."""
+        return _Alone(*vars(super().elsewhere()).values())
+
+    def accept(self, answer: float) -> float:
+        """Return what was found."""
+        return answer
