@@ -39,7 +39,7 @@ def saturating_products(module: GraphModule) -> list[ir.Node]:
     ``onnxq.quant.pairs``. Depthwise convolutions are no such layers: see ``Target.weight_limit``.
     """
     nodes = ir.traversal.RecursiveGraphIterator(module.model.graph)
-    return [node for node in nodes if _exceeds(node, _integer_weight(node))]
+    return [node for node in nodes if _exceeds(node, integer_weight(node))]
 
 
 def sums_fit(layer: Layer, weight: NDArray[Any], encoding: Encoding) -> bool:
@@ -59,7 +59,7 @@ def _without(axis: int, rank: int) -> tuple[int, ...]:
     return tuple(other for other in range(rank) if other != axis)
 
 
-def _integer_weight(node: ir.Node) -> ir.TensorProtocol | None:
+def integer_weight(node: ir.Node) -> ir.TensorProtocol | None:
     """Return the int8 weight that a node multiplies with 8-bit activations, unless its kernel is exact."""
     if node.op_type in FACTORS:
         activation, weight = (input_of(node, index) for index in FACTORS[node.op_type])
