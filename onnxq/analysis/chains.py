@@ -21,8 +21,8 @@ ARITHMETIC = frozenset({"Add", "Mul"})
 COMPUTING = ARITHMETIC | {"AveragePool", "Concat", "GlobalAveragePool", "LeakyRelu", "Sigmoid"}
 """Operators for which onnxruntime 1.32.0 makes a QLinear kernel of QDQ on all sides, on the CPU."""
 
-MOVING = SELECTING | {"Resize", "Split"}
-"""Operators that it runs on integers as they are, if their grid is kept; see ``keeps_grid``."""
+MOVING = SELECTING | {"Pad", "Resize", "Split"}
+"""Operators that run on integers as they are, if ``keeps_grid`` says so; Pad by ``pad-integers``."""
 
 JOINING = ARITHMETIC | {"Concat"}
 """Those of which every input is data; of the others the first is."""

@@ -27,6 +27,7 @@ WEIGHTS = {
     "three": np.float32(3),
     "zero": np.float32(0),
     "six": np.float32(6),
+    "around": np.array([0, 0, 1, 1, 0, 0, 1, 0]),
     "halves": np.array([8, 8]),
     "twice": np.array([1, 1, 2, 2], np.float32),
 }
@@ -56,6 +57,7 @@ CHAINS = {
         "QLinearLeakyRelu": 1,
         "QLinearAveragePool": 1,
     },
+    "p = Pad(a, around) y = Sigmoid(p)": {"Pad": 1, "QLinearSigmoid": 1},
     'y = Resize <mode: string = "nearest"> (a, "", twice)': {"Resize": 1},
 }
 AT_THE_ENDS = {"QuantizeLinear": 1, "Transpose": 2, "QLinearConv": 2, "DequantizeLinear": 1}
