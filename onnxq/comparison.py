@@ -44,7 +44,7 @@ LEAST_TO_PART = 32
 JUDGED_ON = 32
 """So many samples are looked at first where forms are compared again and again."""
 
-LEAST_BYTES, FEWEST, MOST_FEW = 1 << 20, 2, 16
+LEAST_BYTES, FEWEST, MOST_FEW = 1 << 18, 2, 16
 """How large the samples are together on which layers are compared, and how many they are."""
 
 TIMED_BATCHES = 8

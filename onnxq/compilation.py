@@ -64,13 +64,14 @@ from onnxq.quant.facts import joined
 from onnxq.recipe import Recipe
 from onnxq.runtime.bench import LatencyReport
 from onnxq.runtime.environment import runtime_versions
-from onnxq.runtime.gates import Gates, below_floor, check, enforce, enforce_useful, floor_db
+from onnxq.runtime.gates import Gates, below_floor, check, enforce, enforce_useful, floor_db, worst_db
 from onnxq.runtime.run import Run
 from onnxq.runtime.session import usable_provider
 from onnxq.runtime.validate import AccuracyReport
 from onnxq.runtime.validity import only_valid
 from onnxq.search.choose import Choice, choose, settings
 from onnxq.search.floor import Ground, Held, hold
+from onnxq.search.frontier import Point, compiled
 from onnxq.search.tune import Tuning, in_float, tune
 from onnxq.shown import Shown
 from onnxq.staging import sync
@@ -353,7 +354,7 @@ class Compilation:
         of_float = self.held.warnings if self.held is not None else ()
         of_gates = ("the recipe's gates were not measured, as asked",) if unmeasured else ()
         of_target = self._warnings_of_target(module)
-        return of_data + self._warnings_of_source() + of_tuning + of_float + of_target + of_gates
+        return of_data + self._warnings_of_source() + of_float + of_tuning + of_target + of_gates
 
     def _warnings_of_source(self) -> tuple[str, ...]:
         """Name the operators that onnxq knows nothing about."""
@@ -394,6 +395,19 @@ class Compilation:
             }
         )
 
+    def _frontier(self, size: int, comparison: Comparison) -> tuple[Point, ...] | None:
+        """Return what there was to choose from, the result as it was measured at the end."""
+        accuracy, latency = comparison.accuracy, comparison.latency
+        if self.held is None or not self.held.frontier or accuracy is None:
+            return None
+        return compiled(
+            self.held.frontier,
+            in_float(self.recipe) == self.recipe,
+            sqnr_db=worst_db(accuracy),
+            size_bytes=size,
+            speedup=None if latency is None else latency.models[1].paired_speedup.median,
+        )
+
     def _manifest(
         self,
         built: Built,
@@ -428,7 +442,7 @@ class Compilation:
             choices=None if self.choice is None else self.choice.trials,
             precision=built.assigned,
             tuning=None if self.tuning is None else self.tuning.verdicts,
-            frontier=None if self.held is None else self.held.frontier,
+            frontier=self._frontier(model_size(output), comparison),
             accuracy=accuracy,
             latency=latency,
             kernels=None if latency is None else latency.models[1].kernels,

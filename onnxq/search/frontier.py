@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from onnxq.ir.store import model_size
 from onnxq.recipe import Recipe
@@ -65,19 +66,35 @@ class Point:
     kept: bool = False
 
 
+def compiled(points: Sequence[Point], in_float: bool, **measured: Any) -> tuple[Point, ...]:
+    """Return the points with what was ``measured`` of the result in the place of the one that is kept.
+
+    Args:
+        points: A frontier; the last point is all in float.
+        in_float: Whether tuning has kept all in float after all.
+        measured: Fields of the point.
+
+    """
+    kept = len(points) - 1 if in_float else [one.kept for one in points].index(True)
+    return tuple(
+        replace(one, kept=True, **measured) if place == kept else replace(one, kept=False)
+        for place, one in enumerate(points)
+    )
+
+
 def frontier(
     forms: Sequence[Tried], parts: int, kept: Tried, speeds: Mapping[str, float]
 ) -> tuple[Point, ...]:
-    """Return a point for each form.
+    """Return a point for each form, but for those that are in between and slower than one that errs less.
 
     Args:
-        forms: What was built.
+        forms: What was built, all in integers first, all in float last, each erring less than those before.
         parts: How many parts there are.
         kept: The form that is the result.
         speeds: The source's time over that of a form, by name; empty where nothing was timed.
 
     """
-    return tuple(
+    points = [
         Point(
             in_float=parts if form.in_float is None else form.in_float,
             parts=parts,
@@ -88,4 +105,13 @@ def frontier(
             kept=form is kept,
         )
         for form in forms
+    ]
+    return tuple(
+        one
+        for place, one in enumerate(points)
+        if one.kept or place == 0 or not any(_is_as_fast(other, one) for other in points[place + 1 :])
     )
+
+
+def _is_as_fast(one: Point, other: Point) -> bool:
+    return one.speedup is not None and other.speedup is not None and one.speedup >= other.speedup

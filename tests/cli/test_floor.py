@@ -48,7 +48,7 @@ def test_the_floor_is_an_option(onnxq, ruined: Path, floor: str, layers: set[str
     result = onnxq("compile", ruined, "-o", output, "--data", data, *quick, "--min-sqnr", floor)
     manifest = json.loads(result.stdout)["manifest"]
     assert set(manifest["recipe"]["precision"]["layers"]) == layers
-    assert len(manifest["frontier"]) == 3 * len(layers)
+    assert len(manifest["frontier"] or ()) == 3 * len(layers)
 
 
 def test_a_floor_is_a_number_or_off(onnxq, ruined: Path) -> None:
