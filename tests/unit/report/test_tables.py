@@ -216,7 +216,7 @@ def test_the_report_tells_what_was_done_and_where_it_comes_from() -> None:
         "Compared on 10 samples.\na note",
         "Below `ORT_ENABLE_EXTENDED`",
         "| encode-weights | too \\| small | Conv, Gemm | 3 |",
-        "encode-activations{scope=gemm-io",
+        "encode-activations{scope=chains",
         "| data | d.npz | 8 samples | d3 |",
         "CPU features that matter here: avx2, avx512_vnni.",
     ):
