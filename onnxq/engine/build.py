@@ -326,7 +326,7 @@ class _Assigning(Instrument):
         """Require names that fit before anything is decided, and look before it is realised."""
         if not (self.precision.layers or self.precision.values):
             return
-        if pass_ == next(filter(_gives, self.passes), self.passes[0]):
+        if pass_ == next(filter(gives_precision, self.passes), self.passes[0]):
             self.precision.require_matches(module)
         if pass_.realises and not self.found:
             self.found += assigned(module, self.precision)
@@ -339,12 +339,12 @@ def _texts(recipe: Recipe) -> Beginning:
     """
     passes, precision = parse_pipeline(recipe.pipeline), recipe.precision
     integers = precision.makes_integers or any(pass_.makes_integers for pass_ in passes)
-    first = next(filter(_gives, passes), passes[0] if passes else None)
+    first = next(filter(gives_precision, passes), passes[0] if passes else None)
     told = (f"{pass_} {precision}" if pass_ is first else str(pass_) for pass_ in passes)
     return f"{recipe.runs_on} {integers}", *told
 
 
-def _gives(pass_: Pass) -> bool:
+def gives_precision(pass_: Pass) -> bool:
     """Tell whether the pass gives precision to what a recipe names."""
     return bool(pass_.layer_precisions or pass_.value_precisions)
 

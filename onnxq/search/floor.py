@@ -14,13 +14,12 @@ from itertools import accumulate
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from onnxq.engine.build import Build
+from onnxq.engine.build import Build, gives_precision
 from onnxq.engine.executor import Executor, Serial
 from onnxq.engine.judge import Judge
 from onnxq.heap import give_back
 from onnxq.ir.module import GraphModule
 from onnxq.ir.store import output_files, write_model
-from onnxq.passmanager.base import Pass
 from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.progress import Progress, quiet, steps_of
 from onnxq.recipe import Recipe
@@ -95,7 +94,9 @@ def hold(recipe: Recipe, ground: Ground) -> Held:
 
     """
     ground.build.source.glance()
-    ground.build.vary(recipe, (pass_.name for pass_ in parse_pipeline(recipe.pipeline) if _gives(pass_)))
+    ground.build.vary(
+        recipe, (pass_.name for pass_ in parse_pipeline(recipe.pipeline) if gives_precision(pass_))
+    )
     with TemporaryDirectory(prefix="onnxq-floor-") as folder:
         trials = _Trials(recipe, ground, Path(folder))
         if not trials.of(0).missed:
@@ -103,10 +104,6 @@ def hold(recipe: Recipe, ground: Ground) -> Held:
         trials.order = _ordered(trials)
         count = _fewest(trials)
         return _held(trials, trials.of(count) if count < len(trials.order) else trials.floats)
-
-
-def _gives(pass_: Pass) -> bool:
-    return bool(pass_.layer_precisions or pass_.value_precisions)
 
 
 @dataclass

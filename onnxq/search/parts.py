@@ -9,13 +9,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from onnxq.analysis.layers import linear_layers
-from onnxq.engine.build import Build
+from onnxq.engine.build import Build, gives_precision
 from onnxq.engine.executor import Executor
 from onnxq.ir.module import GraphModule, is_standard, name_of
 from onnxq.ir.store import save_model
 from onnxq.passmanager.originals import Originals
 from onnxq.passmanager.pipeline import format_pipeline, parse_pipeline
-from onnxq.passmanager.precision import FLOAT, Precision
+from onnxq.passmanager.precision import FLOAT, Precision, names_of
 from onnxq.progress import Steps
 from onnxq.recipe import Recipe
 from onnxq.rewrite.switches import Edge, insert_switches
@@ -117,7 +117,8 @@ def costs(
     module = build.trial(_before_realised(recipe), instruments=(originals,))
     owners = _Owners.of(module)
     edges = insert_switches(module, originals.found)
-    parts = owners.parts(edges)
+    names = _names(build, recipe)
+    parts = [part for part in owners.parts(edges) if part.name in names]
     with TemporaryDirectory(prefix="onnxq-parts-") as folder:
         save_model(module, path := Path(folder, "model.onnx"))
         board = _Alone(samples.source, path, samples.batches, edges, samples.run)
@@ -137,6 +138,16 @@ def _split(parts: Sequence[Part], small: float, each: NoiseOf, on_progress: Step
         waiting = [half for cost in large for half in cost.halves()]
     on_progress(len(parts), len(parts))
     return [found[part] for part in parts if part in found]
+
+
+def _names(build: Build, recipe: Recipe) -> set[str]:
+    """Return the names that a recipe can assign to: nodes and values before encoding."""
+    passes = parse_pipeline(recipe.pipeline)
+    first = next((place for place, pass_ in enumerate(passes) if gives_precision(pass_)), 0)
+    beginning = {"pipeline": format_pipeline(passes[:first]), "precision": Precision()}
+    module = build.trial(recipe.model_copy(update=beginning))
+    nodes = {name for node in module.graph for name in names_of(node)}
+    return nodes | {name_of(value) for value in module.values()}
 
 
 def _before_realised(recipe: Recipe) -> Recipe:

@@ -125,6 +125,15 @@ def test_what_no_part_reaches_is_reached_in_float_and_told(ruined: Path) -> None
     assert (result.manifest.frontier or ())[-1].kept
 
 
+@pytest.mark.parametrize("recipe", ["cpu-dynamic", "cpu-split"])
+def test_it_holds_for_each_recipe_of_the_cpu(ruined: Path, recipe: str) -> None:
+    """One has no ranges, and the other puts several nodes in the place of a layer."""
+    output = ruined.with_name("out.onnx")
+    result = compile_model(ruined, output, recipe=load_recipe(recipe), data=data_for(ruined), options=QUIET)
+    assert sqnr_db(result) >= FLOOR_DB
+    assert any("layers in float" in warning for warning in result.manifest.warnings)
+
+
 def test_a_drop_of_the_metric_is_held(ruined: Path) -> None:
     """The metric is one minus the error of each sample, as a part of its signal."""
     source = load_reference(ruined)
