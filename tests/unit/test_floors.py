@@ -27,6 +27,7 @@ FLOORS = [
     {"ir"},
     {"analysis"},
     {"rewrite"},
+    {"autodiff"},
     {"target", "kernels"},
     {"passmanager", "runtime", "digits"},
     {"calibration", "testing", "recipe"},
