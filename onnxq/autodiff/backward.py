@@ -6,13 +6,15 @@ from collections.abc import Iterable, Sequence
 
 import onnx_ir as ir
 
+from onnxq.autodiff.body import Body, body_of
+from onnxq.autodiff.inferred import infer
 from onnxq.autodiff.paths import Paths
 from onnxq.autodiff.registry import rule_of
 from onnxq.autodiff.shapes import expanded
 from onnxq.autodiff.step import NoGradientError, Step
 from onnxq.autodiff.term import Term
 from onnxq.errors import ModelError
-from onnxq.ir.inference import infer_types, types_known
+from onnxq.ir.inference import types_known
 from onnxq.ir.module import GraphModule, name_of
 from onnxq.rewrite.builder import Builder
 from onnxq.rewrite.writer import Writer
@@ -56,9 +58,9 @@ def gradient(
             hint="put convert-opset before it",
         )
     if not types_known(module.graph, shapes=True):
-        infer_types(module.model)
+        infer(module.model)
     nodes, writer = list(module.graph), Writer(module)
-    paths = Paths.between(nodes, of, wrt)
+    paths = Paths.between(nodes, [of], wrt)
     _require_way(paths, of, wrt)
     found = Gradients(writer)
     found.add(of, _filled(found.behind(of), of, 1) if seed is None else seed)
@@ -96,7 +98,8 @@ class Gradients:
         if parts is None:
             return None
         if len(parts) > 1:
-            parts[:] = [self.behind(value)("Sum", *parts, like=value)]
+            parts[:] = [self.behind(value)("Sum", *parts)]
+            parts[0].shape = value.shape or parts[0].shape
         return parts[0]
 
     def behind(self, value: ir.Value) -> Builder:
@@ -119,10 +122,13 @@ class Gradients:
                 self._step_back(node, gradients, paths)
 
     def _step_back(self, node: ir.Node, gradients: Sequence[ir.Value | None], paths: Paths) -> None:
-        """Note the parts that a node's inputs get, as its operator's rule says."""
+        """Note the parts that a node's inputs get, as its operator's rule says, or its definition."""
         step = Step(self.behind(node.outputs[0]), node, gradients)
         try:
             rule = rule_of(node)
+            if rule is None and (body := body_of(node, step.op)) is not None:
+                self._through(body, step, paths)
+                return
             if rule is None:
                 raise NoGradientError("the operator has no gradient rule")
             parts = {index: rule(step, index) for index in paths.wanted(node)}
@@ -133,3 +139,17 @@ class Gradients:
             value = node.inputs[index]
             if part is not None and value is not None:
                 self.add(value, part.value)
+
+    def _through(self, body: Body, step: Step, paths: Paths) -> None:
+        """Note the parts that a node's inputs get from the nodes that define it."""
+        inside = Gradients(self._writer)
+        ends = {
+            y: g for y, g in zip(body.outputs, step.gradients, strict=True) if y is not None and g is not None
+        }
+        sources = [value for value in dict.fromkeys(step.node.inputs) if value and value in paths.made_of]
+        for end, found in ends.items():
+            inside.add(end, found)
+        inside.walk(body.nodes, Paths.between(body.nodes, ends, sources))
+        for source in sources:
+            if (part := inside.of(source)) is not None:
+                self.add(source, part)

@@ -8,9 +8,9 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass
 
 from onnxq.autodiff.backward import OLDEST, gradient
+from onnxq.autodiff.inferred import infer
 from onnxq.errors import ModelError, did_you_mean
 from onnxq.ir.constants import lift_constants
-from onnxq.ir.inference import infer_types
 from onnxq.ir.module import GraphModule
 from onnxq.rewrite.edit import Editor
 from onnxq.rewrite.opset import convert_opset
@@ -31,7 +31,7 @@ def prepared(module: GraphModule) -> GraphModule:
     if model.functions:
         model = InlinePass()(model).model
     model = lift_constants(model) if module.opset >= OLDEST else convert_opset(model, OLDEST)
-    return GraphModule(infer_types(model))
+    return GraphModule(infer(model))
 
 
 def gradient_model(module: GraphModule, *, of: str, wrt: Sequence[str], seeded: bool = False) -> GraphModule:

@@ -94,17 +94,21 @@ def top_k(s: Step) -> Term:
     return zeros(s.x).ScatterElements(s.output(1), s.g, axis=s.attr("axis", -1))
 
 
-def moved_back(s: Step) -> Term:
+def moved_back(s: Step, dtype: ir.DataType = ir.DataType.INT64) -> Term:
     """Return the gradient of an operator that only moves elements, or repeats them, added up.
 
-    The numbers of the elements are moved like the elements themselves, and so tell where each comes from.
+    The numbers of the elements, in a type that the operator takes, are moved like the elements themselves,
+    and so tell where each comes from.
     """
     inputs = [s[index] if s.has(index) else None for index in range(1, len(s.node.inputs))]
     attributes = {key: one.value for key, one in s.node.attributes.items()}
-    moved = getattr(_numbered(s.x), s.node.op_type)(*inputs, **attributes)
+    moved = getattr(_numbered(s.x).to(dtype), s.node.op_type)(*inputs, **attributes)
     flat = zeros(s.x).Reshape(np.array([-1]))
     back = flat.ScatterElements(
-        moved.Reshape(np.array([-1])), s.g.Reshape(np.array([-1])), axis=0, reduction="add"
+        moved.Reshape(np.array([-1])).to(ir.DataType.INT64),
+        s.g.Reshape(np.array([-1])),
+        axis=0,
+        reduction="add",
     )
     return reshaped(back, s.x)
 

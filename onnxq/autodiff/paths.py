@@ -14,12 +14,12 @@ MOVING = ("Concat", "Flatten", "Identity", "Reshape", "Slice", "Squeeze", "Trans
 
 @dataclass(frozen=True)
 class Paths:
-    """All ways from one value to those that it depends on.
+    """All ways from some values, the ends, to others that they depend on, the sources.
 
     Args:
         made_of: The values that a small change of a source changes a little, and a value that each is made
             of; None for the sources themselves.
-        made_into: The values on the way, and what each is made into on the way; None for the end.
+        made_into: The values on the way, and what each is made into on the way; None for an end.
 
     """
 
@@ -27,10 +27,12 @@ class Paths:
     made_into: Mapping[ir.Value, ir.Value | None]
 
     @classmethod
-    def between(cls, nodes: Sequence[ir.Node], end: ir.Value, sources: Collection[ir.Value]) -> Paths:
+    def between(
+        cls, nodes: Sequence[ir.Node], ends: Iterable[ir.Value], sources: Iterable[ir.Value]
+    ) -> Paths:
         """Find the ways through nodes in topological order."""
         made_of = _made_of(nodes, sources)
-        return cls(made_of, _made_into(nodes, end, made_of))
+        return cls(made_of, _made_into(nodes, ends, made_of))
 
     def lead_through(self, node: ir.Node) -> bool:
         """Tell whether a way leads through the node."""
@@ -74,9 +76,9 @@ def _changes_a_little(value: ir.Value, node: ir.Node, dependent: Collection[ir.V
 
 
 def _made_into(
-    nodes: Sequence[ir.Node], end: ir.Value, dependent: Collection[ir.Value]
+    nodes: Sequence[ir.Node], ends: Iterable[ir.Value], dependent: Collection[ir.Value]
 ) -> dict[ir.Value, ir.Value | None]:
-    found: dict[ir.Value, ir.Value | None] = {end: None}
+    found: dict[ir.Value, ir.Value | None] = dict.fromkeys(ends)
     for node in reversed(nodes):
         made = next((value for value in node.outputs if value in found and value in dependent), None)
         if made is not None:

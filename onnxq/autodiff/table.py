@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from onnxq.autodiff import moving, products, reductions
+from onnxq.autodiff import convolution, moving, norms, pooling, products, quantization, reductions
 from onnxq.autodiff.elementwise import (
     clip,
     clip_bound,
@@ -24,7 +24,7 @@ from onnxq.autodiff.elementwise import (
     softmax,
 )
 from onnxq.autodiff.reductions import reduced_by, spread
-from onnxq.autodiff.shapes import count_ratio
+from onnxq.autodiff.shapes import count_ratio, expanded
 from onnxq.autodiff.step import Rule, broadcasting, of_inputs, variadic
 
 RULES: Mapping[str, Rule] = {
@@ -72,6 +72,35 @@ RULES: Mapping[str, Rule] = {
     "MatMul": of_inputs(products.left_of_matmul, products.right_of_matmul),
     "Gemm": of_inputs(products.left_of_gemm, products.right_of_gemm, products.bias_of_gemm),
     "Einsum": products.einsum,
+    "Conv": of_inputs(convolution.input_of_conv, convolution.weight_of_conv, convolution.bias_of_conv),
+    "ConvTranspose": of_inputs(
+        convolution.input_of_transposed, convolution.weight_of_transposed, convolution.bias_of_conv
+    ),
+    # normalizations
+    "LayerNormalization": of_inputs(norms.layer_norm, norms.scale_of_layer_norm, lambda s: s.summed(s.g, 2)),
+    "RMSNormalization": of_inputs(norms.rms_norm, norms.scale_of_rms_norm),
+    "GroupNormalization": of_inputs(
+        norms.group_norm, norms.scale_of_group_norm, norms.of_channels(lambda s: s.g)
+    ),
+    "InstanceNormalization": of_inputs(
+        norms.group_norm, norms.scale_of_group_norm, norms.of_channels(lambda s: s.g)
+    ),
+    "BatchNormalization": of_inputs(
+        norms.batch_norm,
+        norms.of_channels(norms.batch_norm_scale),
+        norms.of_channels(lambda s: s.g),
+        norms.of_channels(norms.batch_norm_mean),
+        norms.of_channels(norms.batch_norm_variance),
+    ),
+    # poolings
+    "MaxPool": of_inputs(pooling.max_pool),
+    "AveragePool": of_inputs(pooling.average_pool),
+    "GlobalMaxPool": of_inputs(pooling.global_max_pool),
+    "GlobalAveragePool": of_inputs(lambda s: expanded(s.g / count_ratio(s.x, s.y), s.x)),
+    "Resize": of_inputs(pooling.resize),
+    # integers that stand for floats
+    "QuantizeLinear": of_inputs(quantization.quantized, quantization.scale_of_quantized),
+    "DequantizeLinear": of_inputs(quantization.dequantized, quantization.scale_of_dequantized),
     # reductions
     "ReduceSum": of_inputs(spread(lambda s: s.g)),
     "ReduceMean": of_inputs(spread(lambda s: s.g / count_ratio(s.x, s.y))),
@@ -86,7 +115,7 @@ RULES: Mapping[str, Rule] = {
     "Identity": of_inputs(lambda s: s.g),
     "Dropout": of_inputs(lambda s: s.g),
     "Cast": of_inputs(lambda s: s.g.cast(s.x)),
-    "CastLike": of_inputs(lambda s: s.g.cast(s.x)),
+    "CastLike": of_inputs(lambda s: s.g.cast(s.x), lambda s: None),
     "Reshape": of_inputs(lambda s: s.as_input(s.g)),
     "Flatten": of_inputs(lambda s: s.as_input(s.g)),
     "Squeeze": of_inputs(lambda s: s.as_input(s.g)),
