@@ -6,16 +6,16 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 
 from onnxq.background import in_background
-from onnxq.calibration.data import Dataset, InputSpec, input_specs
+from onnxq.calibration.data import Batch, Dataset, InputSpec, input_specs
 from onnxq.calibration.table import CalibrationTable
 from onnxq.comparison import (
     JUDGED_ON,
     Comparison,
     CompileOptions,
+    Samples,
     choose_samples,
     compare,
     first_few,
@@ -32,7 +32,7 @@ from onnxq.engine.build import Build, Built
 from onnxq.engine.executor import executor_of
 from onnxq.engine.judge import Judge
 from onnxq.engine.measurements import Measurements
-from onnxq.engine.samples import Half, Kept
+from onnxq.engine.samples import Half, first_samples
 from onnxq.engine.score import Score
 from onnxq.engine.source import Source
 from onnxq.engine.trial import Trial
@@ -79,8 +79,8 @@ from onnxq.staging import sync
 TUNED_TARGETS = ("cpu",)
 """Targets that promise speed on the machine at hand."""
 
-CHOSEN_ON = 32
-"""How many of the calibration samples judge a recipe's choices."""
+FEWEST_JUDGES = 16
+"""Fewer samples that nothing was measured on do not decide a recipe's choices."""
 
 
 @dataclass(frozen=True)
@@ -161,34 +161,34 @@ class Compilation:
         """Decide the recipe's choices on the calibration data; without data the recipe is taken as it is."""
         if self.data is None:
             return
-        self.trials, judged = self._apart()
-        count = max(CHOSEN_ON // judged.batch_size, 1)
-        score = Score(
-            self.source.path, lambda: islice(judged.batches(), count), Run(threads=self.options.threads)
-        )
+        assert self._measurements is not None
+        self._measurements.data.digest(steps_of(self.progress, "reading data"))
+        self.trials, judges = self._apart(self._measurements)
+        score = Score(self.source.path, lambda: judges, Run(threads=self.options.threads))
         processes = self.options.processes
         self.trials.vary(self.recipe.decided(), self.recipe.choices)
         self.choice = choose(
             self.recipe,
             Trial(self.trials, score, self._foreseen()),
             steps_of(self.progress, "choosing"),
-            executor_of(processes if processes == 1 or judged.fit() else 1),
+            executor_of(processes if processes == 1 or self._measurements.data.fit() else 1),
         )
         self.recipe = self.choice.recipe
 
-    def _apart(self) -> tuple[Build, Kept]:
-        """Return what builds forms, measured on one half of the samples, and the other, which judges them.
+    def _apart(self, measurements: Measurements) -> tuple[Build, Sequence[Batch]]:
+        """Return what builds forms, and samples that judge them, on which nothing is measured.
 
-        Clipping that suits the samples it was chosen on may ruin others. Where ranges are given, or there is
-        but one batch, all samples do both.
+        Clipping that suits the samples it was chosen on may ruin others. Where few are left unmeasured, forms
+        are measured on one half and judged on the other; where there is but one batch, on the same.
         """
-        measurements = self._measurements
-        assert measurements is not None
-        measurements.data.digest(steps_of(self.progress, "reading data"))
-        judged = Half(measurements.data, 1)
-        if self.build.table is not None or judged.count() == 0:
-            return self.build, measurements.data
-        return Build(self.source, measurements=measurements.on_half(0)), judged
+        assert self.data is not None
+        unseen = list(with_few(Samples(self.data, self._used)).batches())
+        if sum(batch.rows for batch in unseen) >= FEWEST_JUDGES:
+            return self.build, unseen
+        half = list(first_samples(Half(measurements.data, 1).batches(), JUDGED_ON))
+        if self.build.table is not None or not half:
+            return self.build, list(first_samples(measurements.data.batches(), JUDGED_ON))
+        return Build(self.source, measurements=measurements.on_half(0)), half
 
     def tune(self) -> None:
         """Replace the recipe by its fastest form on this machine."""
@@ -242,6 +242,7 @@ class Compilation:
         samples = choose_samples(self.data, self._used, self._inputs, self.options)
         if self.data is None or not samples.meaningful or in_float(self.recipe) == self.recipe:
             return
+        self.trials = None  # the rest is measured on all samples
         options, run = self.options, Run(threads=self.options.threads)
         few = list(with_few(samples).batches())
         timed = samples.timed(options.bench_batch_size) if options.bench and options.tune else ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -113,3 +113,13 @@ class Half(Kept):
 
         """
         yield from islice(self.whole.batches(), self.first, None, 2)
+
+
+def first_samples(batches: Iterable[Batch], count: int) -> Iterator[Batch]:
+    """Yield batches until they hold ``count`` samples."""
+    seen = 0
+    for batch in batches:
+        if seen >= count:
+            return
+        yield batch
+        seen += batch.rows

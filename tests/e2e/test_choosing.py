@@ -70,20 +70,27 @@ def test_a_value_is_taken_where_it_brings_the_error_down(model: Path, data: Data
     assert SETTINGS[1] in report
 
 
-def test_forms_are_judged_on_samples_that_nothing_was_measured_on(model: Path, tmp_path: Path) -> None:
-    options = replace(QUIET, keep_floor=False)  # which would hold samples back from both
+@pytest.mark.parametrize(
+    ("keep_floor", "measured", "judging"),
+    [(False, slice(0, None, 2), slice(1, None, 2)), (True, slice(0, 6), slice(6, None))],
+)
+def test_forms_are_judged_on_samples_that_nothing_was_measured_on(
+    model: Path, tmp_path: Path, keep_floor: bool, measured: slice, judging: slice
+) -> None:
+    """They are those that are held back for the floor, or every second batch."""
     x = np.random.default_rng(1).normal(size=(64, 64)).astype(np.float32)
     batches = [{"x": x[start : start + 8]} for start in range(0, 64, 8)]
-    whole, measured, judging = (
+    whole, some, others = (
         open_feeds("x", lambda part=part: part, specs(model))
-        for part in (batches, batches[0::2], batches[1::2])
+        for part in (batches, batches[measured], batches[judging])
     )
+    options, alone = (replace(QUIET, keep_floor=keep) for keep in (keep_floor, False))
     result = compile_model(model, tmp_path / "out.onnx", recipe=recipe(**TWO), data=whole, options=options)
-    alone = compile_model(model, tmp_path / "half.onnx", recipe=recipe(), data=measured, options=options)
-    expected = Score(model, judging.batches).errors_of(alone.output)
+    plain = compile_model(model, tmp_path / "some.onnx", recipe=recipe(), data=some, options=alone)
+    expected = Score(model, others.batches).errors_of(plain.output)
     assert (result.manifest.choices or ())[0].noise == pytest.approx(expected.noise, rel=1e-6)  # of float32
     assert result.manifest.data is not None
-    assert result.manifest.data.samples == 64  # the result is measured on all
+    assert result.manifest.data.samples == (48 if keep_floor else 64)
 
 
 def test_the_manifest_repeats_the_build_without_choosing(model: Path, data: Dataset, tmp_path: Path) -> None:
