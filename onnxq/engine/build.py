@@ -151,6 +151,7 @@ class Build:
     _states: OrderedDict[Beginning, GraphModule] = field(default_factory=OrderedDict, init=False)
     _origins: dict[Beginning, GraphModule] = field(default_factory=dict, init=False)
     _told: dict[str, Facts] = field(default_factory=dict, init=False)
+    _idle: set[Beginning] = field(default_factory=set, init=False)
 
     def vary(self, recipe: Recipe, names: Iterable[str]) -> None:
         """Begin with trials that differ from ``recipe`` in passes of these names.
@@ -256,6 +257,16 @@ class Build:
         with only_valid(self.source.path):
             manager.run(module, start)
         return module
+
+    def did_nothing(self, recipe: Recipe, name: str) -> bool:
+        """Tell whether the recipe was built, and its passes of this name made no edit."""
+        texts = _texts(recipe)
+        places = (end for end, pass_ in enumerate(parse_pipeline(recipe.pipeline), 2) if pass_.name == name)
+        return all(texts[:end] in self._idle for end in places)
+
+    def note_idle(self, ending: Beginning) -> None:
+        """Remember that the last of these passes made no edit."""
+        self._idle.add(ending)
 
     def keep_origin(self, beginning: Beginning, module: GraphModule) -> None:
         """Remember the graph that nothing was measured of yet."""
@@ -368,3 +379,8 @@ class _Keeping(Instrument):
             self.build.keep_origin(self.texts[: index + 1], module)
         if pass_.name in self.names:
             self.build.keep(self.texts[: index + 1], module)
+
+    def after(self, module: GraphModule, pass_: Pass, index: int, record: PassRecord) -> None:
+        """Note that the pass did nothing."""
+        if not record.edits:
+            self.build.note_idle(self.texts[: index + 2])

@@ -273,7 +273,8 @@ def _tried(
     """
     found = _profiled(recipe, groups, timing)
     models, whole = {"all": timing.whole}, _content(timing.whole)
-    tried = [form for form in forms if form.name not in found]
+    built = _timed_alone(recipe)
+    tried = [form for form in forms if form.name not in found and not _is_same(form, built, timing.build)]
     for number, form in enumerate(tried):
         timing.on_progress("building forms", number, len(tried))
         path = timing.make(form.recipe)
@@ -286,6 +287,12 @@ def _tried(
     found |= {name: _verdict(name, one) for name, one in standings.items()}
     equal = {form.name: Verdict(form.name, 1.0, (1.0, 1.0), dropped=False) for form in forms}
     return list((equal | found).values()), stood
+
+
+def _is_same(form: Form, built: Recipe, build: Build) -> bool:
+    """Tell whether the form leaves out a pass that did nothing where all were built."""
+    kind, _, name = form.name.partition(" ")
+    return kind == "pass" and build.did_nothing(built, name)
 
 
 def _content(form: Path) -> list[bytes]:

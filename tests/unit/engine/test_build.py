@@ -107,3 +107,13 @@ def test_the_rest_of_a_pipeline_counts_where_passes_ask_for_it(build: Build) -> 
 
 def test_the_facts_that_passes_read_are_told(build: Build) -> None:
     assert set(build.of(RECIPE).facts) == {"x"}
+
+
+def test_a_build_knows_which_passes_did_nothing(build: Build) -> None:
+    idle = RECIPE.model_copy(update={"pipeline": PIPELINE.replace("insert-qdq", "fuse-gelu, insert-qdq")})
+    assert not build.did_nothing(idle, "fuse-gelu")  # nobody knows yet
+    build.trial(idle)
+    assert build.did_nothing(idle, "fuse-gelu")
+    assert not build.did_nothing(idle, "insert-qdq")
+    without = RECIPE.model_copy(update={"pipeline": idle.pipeline.replace("encode-weights, ", "")})
+    assert not build.did_nothing(without, "fuse-gelu")
