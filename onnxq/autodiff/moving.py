@@ -65,6 +65,11 @@ def pad(s: Step) -> Term:
     return s.g.Pad(-s[1], None, *axes)
 
 
+def padded_value(s: Step) -> Term:
+    """Return the sum of the gradient over what was padded."""
+    return s.as_input(s.g.ReduceSum(keepdims=0) - pad(s).ReduceSum(keepdims=0), 2)
+
+
 def gather(s: Step) -> Term:
     """Return the rows of the gradient, added up where they were read."""
     axis, places = s.axis(0), s.rank(1)

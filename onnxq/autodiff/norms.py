@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxq.autodiff.shapes import length_of, reshaped
+from onnxq.autodiff.shapes import joined, length_of, reshaped
 from onnxq.autodiff.step import NoGradientError, Part, Step
 from onnxq.autodiff.term import Term
 
@@ -87,10 +87,7 @@ def _grouped(s: Step, term: Term) -> Term:
     if groups is not None and s.shape(1) != (s.shape()[1],):
         raise NoGradientError("its scale is not known to have one element for each channel")
     first = length_of(s.x, 1) if groups is None else np.array([groups])
-    zero, rest = np.array([0]), np.array([-1])
-    if isinstance(first, Term):
-        return term.Reshape(first.constant(zero).Concat(first, rest, axis=0))
-    return term.Reshape(np.concatenate([zero, first, rest]))
+    return term.Reshape(joined(np.array([0]), first, np.array([-1])))
 
 
 def batch_norm(s: Step) -> Term:

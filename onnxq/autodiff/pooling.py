@@ -1,4 +1,4 @@
-"""Gradients of poolings, and of what is resized."""
+"""Gradients of poolings."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import math
 from dataclasses import replace
 
 import numpy as np
-import onnx_ir as ir
 
-from onnxq.autodiff.moving import moved_back
-from onnxq.autodiff.shapes import expanded, reshaped, zeros
+from onnxq.autodiff.shapes import expanded, joined, lengths_behind, reshaped, zeros
 from onnxq.autodiff.step import NoGradientError, Step
 from onnxq.autodiff.term import Term
 from onnxq.autodiff.window import Window, back_through, window_of
@@ -46,8 +44,7 @@ def average_pool(s: Step) -> Term:
 
 def _one_channel(term: Term) -> Term:
     """Return all channels as images of their own."""
-    size = term.Shape(start=2)
-    return term.Reshape(size.constant(np.array([-1, 1])).Concat(size, axis=0))
+    return term.Reshape(joined(np.array([-1, 1]), lengths_behind(term, 2)))
 
 
 def _window(s: Step) -> Window:
@@ -71,10 +68,3 @@ def _reach(length: int, before: int, behind: int, span: int, stride: int) -> int
     if last >= length + before:
         last -= stride
     return last + span - length - before
-
-
-def resize(s: Step) -> Term:
-    """Return the elements of the gradient where they came from, added up."""
-    if s.attr("mode", "nearest") != "nearest":
-        raise NoGradientError(f"it interpolates ({s.attr('mode')})")
-    return moved_back(s, ir.DataType.INT32)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxq.autodiff.shapes import known_shape, length_of, summed
+from onnxq.autodiff.shapes import joined, known_shape, length_of, summed
 from onnxq.autodiff.step import NoGradientError, Step
 from onnxq.autodiff.term import Term
 
@@ -51,10 +51,7 @@ def _one_of_batch(s: Step, gradient: Term, index: int) -> Term:
 def _rows(term: Term) -> Term:
     """Return all rows of a batch of matrices as one matrix."""
     shape = known_shape(term) or ()
-    width = length_of(term, len(shape) - 1)
-    if isinstance(width, Term):
-        return term.Reshape(width.constant(np.array([-1])).Concat(width, axis=0))
-    return term.Reshape(np.array([-1, *width]))
+    return term.Reshape(joined(np.array([-1]), length_of(term, len(shape) - 1)))
 
 
 def _transposed(term: Term) -> Term:

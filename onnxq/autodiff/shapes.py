@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -13,8 +14,8 @@ from onnxq.autodiff.term import Term
 Shape = tuple[int | str | None, ...]
 """A number, a name, or None (nothing known) for each axis."""
 
-Numbers = Term | NDArray[np.int64]
-"""Sizes: computed, or known already."""
+Numbers = Term | NDArray[Any]
+"""Vectors: computed, or known already."""
 
 
 def known_shape(term: Term) -> Shape | None:
@@ -48,6 +49,22 @@ def length_of(term: Term, axis: int) -> Numbers:
     if isinstance(length, int):
         return np.array([length], np.int64)
     return term.Shape(start=axis, end=axis + 1)
+
+
+def lengths_behind(term: Term, first: int) -> Numbers:
+    """Return the lengths of the axes from this one on, as a vector."""
+    known = numbers(term)
+    return term.Shape(start=first) if known is None else np.array(known[first:], np.int64)
+
+
+def joined(*parts: Numbers) -> Numbers:
+    """Return vectors one behind the other."""
+    computed = [one for one in parts if isinstance(one, Term)]
+    known = [one for one in parts if not isinstance(one, Term)]
+    if not computed:
+        return np.concatenate(known)
+    first, *others = parts
+    return (first if isinstance(first, Term) else computed[0].constant(first)).Concat(*others, axis=0)
 
 
 def reshaped(term: Term, like: Term) -> Term:
@@ -93,8 +110,7 @@ def summed(gradient: Term, to: Term, shape: Shape, full: Shape) -> Term:
 
 
 def _summed_at_run_time(gradient: Term, to: Term, lead: int) -> Term:
-    shape = padded = to.Shape()
-    if lead:
-        padded = shape.constant(np.ones(lead, np.int64)).Concat(shape, axis=0)
+    shape = to.Shape()
+    padded = shape.constant(np.ones(lead, np.int64)).Concat(shape, axis=0) if lead else shape
     axes = padded.Equal(1).NonZero().Reshape(np.array([-1]))
     return gradient.ReduceSum(axes, keepdims=1, noop_with_empty_axes=1).Reshape(shape, allowzero=1)

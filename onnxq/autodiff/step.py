@@ -90,6 +90,13 @@ class Step:
             raise NoGradientError(f"how many axes its input {index} has is not known")
         return found
 
+    def output_shape(self) -> Shape:
+        """Return the same of the first output."""
+        found = known_shape(self.y)
+        if found is None:
+            raise NoGradientError("how many axes its output has is not known")
+        return found
+
     def rank(self, index: int = 0) -> int:
         """Return how many axes an input has."""
         return len(self.shape(index))
@@ -101,10 +108,7 @@ class Step:
 
     def summed(self, gradient: Term, index: int) -> Term:
         """Return the sum of what has the output's shape over the axes along which an input was repeated."""
-        full = known_shape(self.y)
-        if full is None:
-            raise NoGradientError("how many axes its output has is not known")
-        return summed(gradient, self[index], self.shape(index), full)
+        return summed(gradient, self[index], self.shape(index), self.output_shape())
 
     def as_input(self, gradient: Term, index: int = 0) -> Term:
         """Return the same elements in the shape of an input."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from onnxq.autodiff import convolution, moving, norms, pooling, products, quantization, reductions
+from onnxq.autodiff import convolution, moving, norms, pooling, products, quantization, reductions, resizing
 from onnxq.autodiff.elementwise import (
     clip,
     clip_bound,
@@ -97,7 +97,7 @@ RULES: Mapping[str, Rule] = {
     "AveragePool": of_inputs(pooling.average_pool),
     "GlobalMaxPool": of_inputs(pooling.global_max_pool),
     "GlobalAveragePool": of_inputs(lambda s: expanded(s.g / count_ratio(s.x, s.y), s.x)),
-    "Resize": of_inputs(pooling.resize),
+    "Resize": of_inputs(resizing.resize),
     # integers that stand for floats
     "QuantizeLinear": of_inputs(quantization.quantized, quantization.scale_of_quantized),
     "DequantizeLinear": of_inputs(quantization.dequantized, quantization.scale_of_dequantized),
@@ -111,6 +111,11 @@ RULES: Mapping[str, Rule] = {
     "ReduceSumSquare": of_inputs(reduced_by(lambda s: s.x * 2.0)),
     "ReduceLogSum": of_inputs(spread(lambda s: s.g / s.y.Exp())),
     "ReduceLogSumExp": of_inputs(reduced_by(lambda s: (s.x - reductions.kept(s, s.y)).Exp())),
+    "Range": of_inputs(
+        lambda s: s.g.ReduceSum(keepdims=0),
+        lambda s: None,
+        lambda s: (s.g * ((s.y - s[0]) / s[2])).ReduceSum(keepdims=0),
+    ),
     # the same elements, elsewhere
     "Identity": of_inputs(lambda s: s.g),
     "Dropout": of_inputs(lambda s: s.g),
@@ -125,7 +130,7 @@ RULES: Mapping[str, Rule] = {
     "Concat": moving.concat,
     "Split": of_inputs(moving.split),
     "Slice": of_inputs(moving.slice_),
-    "Pad": of_inputs(moving.pad),
+    "Pad": of_inputs(moving.pad, None, moving.padded_value),
     "Tile": of_inputs(moving.moved_back),
     "Gather": of_inputs(moving.gather),
     "GatherElements": of_inputs(moving.gather_elements),

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from onnxq.autodiff.shapes import known_shape
+from onnxq.autodiff.shapes import joined, known_shape
 from onnxq.autodiff.step import NoGradientError, Step
 from onnxq.autodiff.term import Term
 
@@ -49,7 +49,7 @@ def window_of(s: Step, kernel: tuple[int | str | None, ...], *, transposed: bool
     """Return the window of a node with a kernel of this size.
 
     Raises:
-        NoGradientError: Where it lies depends on lengths that are not known, or on ``output_shape``.
+        NoGradientError: Where it lies depends on lengths that are not known.
 
     """
     known = tuple(one for one in kernel if isinstance(one, int))
@@ -60,14 +60,27 @@ def window_of(s: Step, kernel: tuple[int | str | None, ...], *, transposed: bool
     pads = tuple(s.attr("pads", [0] * 2 * len(known)))
     bare = Window(known, strides, dilations, pads[: len(known)], pads[len(known) :], s.attr("group", 1))
     mode = s.attr("auto_pad", "NOTSET")
-    if mode in ("NOTSET", "VALID"):
-        if transposed and s.attr("output_shape") is not None:
-            raise NoGradientError("its pads follow from output_shape")
-        return bare if mode == "NOTSET" else _padded(bare, [0] * len(known), upper=True)
-    if transposed:
-        raise NoGradientError(f"its pads follow from auto_pad {mode}")
+    if mode == "VALID":
+        return _padded(bare, [0] * len(known), upper=True)
+    if mode == "NOTSET" and s.attr("output_shape") is None:
+        return bare
     lengths = zip(s.shape()[2:], bare.span, strides, strict=True)
-    return _padded(bare, [_same(*one) for one in lengths], upper=mode == "SAME_UPPER")
+    totals = _transposed(s, bare) if transposed else [_same(*one) for one in lengths]
+    return _padded(bare, totals, upper=mode == "SAME_UPPER")
+
+
+def _transposed(s: Step, bare: Window) -> list[int]:
+    """Return how much of what a ConvTranspose computes is cut off, to leave what is asked for."""
+    lengths = [one for one in s.shape()[2:] if isinstance(one, int)]
+    more = s.attr("output_padding", [0] * len(bare.kernel))
+    if len(lengths) < len(bare.kernel):
+        raise NoGradientError("what it cuts off depends on a length that is not known")
+    full = [
+        stride * (length - 1) + one + span
+        for length, stride, one, span in zip(lengths, bare.strides, more, bare.span, strict=True)
+    ]
+    asked = s.attr("output_shape") or [n * stride for n, stride in zip(lengths, bare.strides, strict=True)]
+    return [max(one - other, 0) for one, other in zip(full, asked[-len(full) :], strict=True)]
 
 
 def _same(length: int | str | None, span: int, stride: int) -> int:
@@ -94,7 +107,7 @@ def back_through(gradient: Term, weight: Term, window: Window, like: Term) -> Te
     full = gradient.ConvTranspose(weight, **window.convolution(pads=False))
     before = np.array([0, 0, *window.before])
     behind = like.Shape() - full.Shape() + before
-    return full.Pad(behind.constant(-before).Concat(behind, axis=0))
+    return full.Pad(joined(-before, behind))
 
 
 def _sides(window: Window) -> list[int]:

@@ -143,6 +143,19 @@ main (float[3] x, bool c) => (float[3] y)
         gradient_model(parse(text), of="y", wrt=["x"])
 
 
+@pytest.mark.parametrize("pad", ["NOTSET", "SAME_UPPER", "SAME_LOWER"])
+def test_pads_that_follow_from_a_shape(pad: str) -> None:
+    """The reference evaluator cannot run it; but a linear function is the same as its slope."""
+    node = f'y = ConvTranspose<strides=[3], output_shape=[6], auto_pad="{pad}">(x, w)'
+    module = parse(HEAD + f"(float[2,2,3] x, float[2,3,3] w) => (float[2,3,6] y) {{ {node} }}")
+    feeds = {"x": random(2, 2, 3), "w": random(2, 3, 3), "seed": random(2, 3, 6)}
+    found = run_model(gradient_model(module, of="y", wrt=["x", "w"], seeded=True), feeds)
+    expected = (found["y"] * feeds["seed"]).sum()
+    for name in ("x", "w"):
+        # sums of a few dozen products in float32
+        assert (found[f"{name}_grad"] * feeds[name]).sum() == pytest.approx(expected, rel=1e-5, abs=1e-5)
+
+
 def swirl(step: Step, index: int) -> Term:
     return step.g * step.attr("turns", 1.0)
 

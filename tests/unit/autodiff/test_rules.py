@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+from pathlib import Path
+from types import ModuleType
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
+from onnxq.autodiff import gradient_model
 from onnxq.autodiff.table import RULES
 from onnxq.ir.module import GraphModule
 from onnxq.ir.text import parse
-from onnxq.testing.gradients import assert_gradient
-from onnxq.testing.running import Array
+from onnxq.testing.gradients import TERMS, assert_gradient
+from onnxq.testing.running import Array, run_model
 
 SIZES = {"N": 2, "M": 3, "ONE": 1}
 
@@ -122,6 +127,7 @@ Slice      x[N,M] | y = Slice(x, s, e, a) | int64[1] s = {1}, int64[1] e = {9}, 
 Slice      x[4,6] | y = Slice(x, s, e) | int64[2] s = {1, 0}, int64[2] e = {3, 99}
 Pad        x[N,3] | y = Pad(x, p) | int64[4] p = {1, 0, 0, 2}
 Pad        x[N,3] | y = Pad(x, p, z, a) | int64[2] p = {2, 1}, float z = {1}, int64[1] a = {1}
+Pad        x[N,3] z[] | y = Pad(x, p, z) | int64[4] p = {1, 0, 0, 2}
 Pad        x[N,3] | y = Pad<mode="reflect">(x, p) | int64[4] p = {0, 1, 0, 2}
 Pad        x[2,3] | y = Pad<mode="edge">(x, p) | int64[4] p = {0, 1, 1, 2}
 Tile       x[N,3] | y = Tile(x, r) | int64[2] r = {2, 3}
@@ -166,6 +172,9 @@ ConvTranspose x[N,2,3,4] b[2,3,3,2] | y = ConvTranspose<strides=[2,3], pads=[1,0
 ConvTranspose x[N,2,3,3] b[2,3,3,3] | y = ConvTranspose<strides=[2,2], output_padding=[1,1]>(x, b)
 ConvTranspose x[N,2,3,3] b[2,3,3,3] | y = ConvTranspose<dilations=[1,2]>(x, b)
 ConvTranspose x[N,2,M] b[2,3,2] | y = ConvTranspose<strides=[2]>(x, b)
+ConvTranspose x[N,2,3] b[2,3,3] | y = ConvTranspose<strides=[2], auto_pad="SAME_UPPER">(x, b)
+ConvTranspose x[N,2,3] b[2,3,3] | y = ConvTranspose<strides=[2], auto_pad="SAME_LOWER">(x, b)
+Range x+[] b+[] | e = Add(x, f) h = Add(b, f) y = Range(x, e, h) | float f = {9}
 MaxPool x[N,2,6] | y = MaxPool<kernel_shape=[2], strides=[2]>(x)
 MaxPool x[N,2,5,5] | y = MaxPool<kernel_shape=[3,2], strides=[2,1], pads=[1,0,1,1]>(x)
 MaxPool x[N,2,M,7] | y = MaxPool<kernel_shape=[2,2], strides=[2,2], ceil_mode=1, auto_pad="SAME_UPPER">(x)
@@ -182,6 +191,11 @@ DequantizeLinear x+[3] | y = DequantizeLinear(c, x, z) | uint8[1,3] c = {1, 2, 9
 DequantizeLinear x+[2] | y = DequantizeLinear<axis=0>(c, x) | int8[2,3] c = {1, 2, 3, 4, 5, -127}
 Resize x[N,2,2,3] | y = Resize(x, , f) | float[4] f = {1, 1, 2, 1.5}
 Resize x[N,2,4] | y = Resize<mode="nearest", nearest_mode="floor">(x, , , s) | int64[3] s = {2, 2, 3}
+Resize x[N,2,2,3] | y = Resize<mode="linear">(x, , f) | float[4] f = {1, 1, 2, 1.5}
+Resize x[N,2,2,3] | y = Resize<mode="cubic", axes=[3]>(x, , , s) | int64[1] s = {5}
+Resize x[N,1,4,3] | y = Resize<mode="linear", antialias=1>(x, , , s) | int64[4] s = {2, 1, 7, 2}
+Resize x[N,1,4,M] | y = Resize<mode="linear">(x, , f) | float[4] f = {1, 1, 1, 3}
+Resize x[N,1,4] | y = Resize<mode="linear", CORNERS>(x, , f) | float[3] f = {1, 1, 2}
 """
 
 DEFINED = """
@@ -207,6 +221,7 @@ def _cases() -> list[str]:
 def read_case(case: str) -> tuple[GraphModule, dict[str, Array]]:
     """Return the model that a line stands for, and feeds for it."""
     head, nodes, constants = (*(part.strip() for part in case.split("|")), "", "")[:3]
+    nodes = nodes.replace("CORNERS", 'coordinate_transformation_mode="align_corners"')
     op, *inputs = head.split()
     shapes = {one[0]: one[one.index("[") + 1 : -1] for one in inputs}
     nodes = nodes or f"y = {op}({', '.join(shapes)})"
@@ -230,6 +245,38 @@ def read_case(case: str) -> tuple[GraphModule, dict[str, Array]]:
 def test_a_rule_is_the_slope(case: str) -> None:
     module, feeds = read_case(case)
     assert_gradient(module, feeds, [name for name in feeds if f" {name}=[" not in case])
+
+
+@pytest.fixture(scope="session")
+def torch_graph() -> ModuleType:
+    pytest.importorskip("torch", reason="compares with PyTorch")
+    path = Path(__file__).resolve().parents[3] / "tools" / "torch_graph.py"
+    spec = importlib.util.spec_from_file_location("torch_graph", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("case", [*_cases(), *DEFINED.strip().splitlines()])
+def test_a_rule_is_that_of_torch(case: str, torch_graph: ModuleType) -> None:
+    module, feeds = read_case(case)
+    wrt = [name for name in feeds if f" {name}=[" not in case]
+    if any(node.op_type not in torch_graph.OPERATORS for node in module.graph):
+        pytest.skip("PyTorch has no such operator")
+    model = gradient_model(module, of="y", wrt=wrt, seeded=True)
+    y = run_model(module, feeds)["y"]
+    seed = np.asarray(np.random.default_rng(1).normal(size=y.shape), np.float32)
+    found = run_model(model, {**feeds, "seed": seed})
+    try:
+        expected = torch_graph.gradients(ir.to_proto(module.model), feeds, "y", wrt, seed)
+    except NotImplementedError as error:
+        pytest.skip(str(error))
+    for name, exact in expected.items():
+        # float32 rounds so many times between inputs and gradient, in steps of its largest elements
+        bound = TERMS * np.finfo(np.float32).eps * np.abs(exact).max(initial=1)
+        np.testing.assert_allclose(found[f"{name}_grad"], exact, rtol=0, atol=bound, err_msg=name)
 
 
 def test_every_rule_has_a_case() -> None:
