@@ -235,6 +235,16 @@ def with_few(samples: Samples) -> Samples:
     return replace(samples, count=min(JUDGED_ON, samples.count or JUDGED_ON))
 
 
+def one_by_one(samples: Samples) -> Samples:
+    """Return the same samples in batches of one, or of what the model takes: they need least memory."""
+    return replace(samples, data=with_options(samples.data, batch_size=1))
+
+
+def has_more(samples: Samples, count: int) -> bool:
+    """Tell whether there may be more than the first ``count`` samples, of which searches look at a few."""
+    return count >= JUDGED_ON and samples.expected != -(-count // samples.data.batch_size)
+
+
 def first_few(data: Dataset) -> list[Batch]:
     """Return so many of the first samples as tell what the error of a layer costs: of small ones, more."""
     first = next(with_options(data, limit=1).batches())

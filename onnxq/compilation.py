@@ -19,6 +19,8 @@ from onnxq.comparison import (
     choose_samples,
     compare,
     first_few,
+    has_more,
+    one_by_one,
     used_samples,
     warn_of_decisions,
     warn_of_floats,
@@ -243,10 +245,11 @@ class Compilation:
         if self.data is None or not samples.meaningful or in_float(self.recipe) == self.recipe:
             return
         self.trials = None  # the rest is measured on all samples
+        self.build.let_go()
         options, run = self.options, Run(threads=self.options.threads)
-        few = list(with_few(samples).batches())
+        few = list(with_few(one_by_one(samples)).batches())
         timed = samples.timed(options.bench_batch_size) if options.bench and options.tune else ()
-        rest = samples.batches if sum(batch.rows for batch in few) >= JUDGED_ON else None
+        rest = samples.batches if has_more(samples, sum(batch.rows for batch in few)) else None
         judge = Judge(self.source.path, few, rest, self._missed, options.metric, run)
         self.held = hold(
             self.recipe,

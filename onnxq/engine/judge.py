@@ -45,7 +45,7 @@ class Judge:
             OnnxqError: It does not open or run.
 
         """
-        report = validate(self._reference, model, self.few, self.metric, self.run)
+        report = validate(self._reference, self._opened(model), self.few, self.metric, self.run)
         missed = self.missed(report)
         if self.rest is not None and not missed:
             report = validate(self.source, model, self.rest(), self.metric, self.run)
@@ -53,9 +53,12 @@ class Judge:
         give_back()
         return report, missed
 
+    def _opened(self, model: Path) -> Session | Path:
+        """Return a session that keeps no memory between runs; random operators want one for each trial."""
+        return model if random_operators(model) else open_session(model, self.run, arena=False)
+
     @cached_property
     def _reference(self) -> Session | Path:
         """What random operators draw goes on from run to run: such a source begins anew each time."""
-        if random_operators(self.source):
-            return self.source
-        return Remembered(**vars(open_session(self.source, self.run)))
+        opened = self._opened(self.source)
+        return opened if isinstance(opened, Path) else Remembered(**vars(opened))

@@ -94,13 +94,12 @@ def hold(recipe: Recipe, ground: Ground) -> Held:
 
     """
     ground.build.source.glance()
-    ground.build.vary(
-        recipe, (pass_.name for pass_ in parse_pipeline(recipe.pipeline) if gives_precision(pass_))
-    )
     with TemporaryDirectory(prefix="onnxq-floor-") as folder:
         trials = _Trials(recipe, ground, Path(folder))
         if not trials.of(0).missed:
             return Held(recipe)
+        passes = parse_pipeline(recipe.pipeline)
+        ground.build.vary(recipe, (pass_.name for pass_ in passes if gives_precision(pass_)))
         trials.order = _ordered(trials)
         count = _fewest(trials)
         return _held(trials, trials.of(count) if count < len(trials.order) else trials.floats)
