@@ -1,12 +1,15 @@
-"""Gradients of convolutions: one is a transposed convolution, the other one over the batch."""
+"""Gradients of convolutions: of the input a transposed convolution, of the weight a product."""
 
 from __future__ import annotations
+
+import math
+from dataclasses import replace
 
 import numpy as np
 
 from onnxq.autodiff.norms import sum_of_channels
-from onnxq.autodiff.shapes import joined, length_of, lengths_behind
-from onnxq.autodiff.step import Step
+from onnxq.autodiff.shapes import joined, length_of, lengths_behind, numbers
+from onnxq.autodiff.step import NoGradientError, Step
 from onnxq.autodiff.term import Term
 from onnxq.autodiff.window import Window, back_through, window_of
 
@@ -38,25 +41,26 @@ def weight_of_transposed(s: Step) -> Term:
 
 
 def _weight(x: Term, g: Term, window: Window, weight: Term) -> Term:
-    """Return the gradient of a convolution's weight: the input, with g as a kernel of one image each.
+    """Return the gradient of a convolution's weight: a product, summed over positions and the batch.
 
-    Batch and channels change places, strides and dilations too. Where the stride left elements over, more
-    comes out than the kernel has, at the end.
+    One factor is g, the other the input as the window sees it: what the weight meets, at each position.
     """
-    swapped = [1, 0, *range(2, 2 + len(window.kernel))]
-    turned = Window((), window.dilations, window.strides, window.before, window.behind, window.groups)
-    images = _batch_last(x, weight, window.groups).Transpose(perm=swapped)
-    found = images.Conv(g.Transpose(perm=swapped), **turned.convolution()).Transpose(perm=swapped)
-    if max(window.strides) == 1:
-        return found
-    axes = np.arange(len(window.kernel)) + 2
-    return found.Slice(np.zeros_like(axes), np.array(window.kernel), axes)
+    shape = numbers(weight)
+    if shape is None:
+        raise NoGradientError("the shape of its weight is not known")
+    rows, columns = shape[0] // window.groups, math.prod(shape[1:])
+    seen = _seen(x, window)
+    parts = joined(length_of(x, 0), np.array([window.groups, columns, -1]))
+    columns_last = seen.Reshape(parts).Transpose(perm=[0, 1, 3, 2])
+    product = g.Reshape(np.array([0, window.groups, rows, -1])) @ columns_last
+    return product.ReduceSum(np.array([0]), keepdims=0).Reshape(np.array(shape))
 
 
-def _batch_last(x: Term, weight: Term, groups: int) -> Term:
-    """Return (N, groups C, ...) as (groups N, C, ...)."""
-    if groups == 1:
+def _seen(x: Term, window: Window) -> Term:
+    """Return (N C, K, ...): the K elements that a window reads of each channel, at each of its positions."""
+    if window.reads_each_once:
         return x
-    each, zero, rest = length_of(weight, 1), np.array([0]), np.array([-1])
-    parts = x.Reshape(joined(zero, np.array([groups]), each, rest)).Transpose(perm=[1, 0, 2, 3])
-    return parts.Reshape(joined(rest, each, lengths_behind(x, 2)))
+    size = math.prod(window.kernel)
+    unit = x.constant(np.eye(size, dtype=np.float32).reshape(size, 1, *window.kernel)).cast(x)
+    channels = x.Reshape(joined(np.array([-1, 1]), lengths_behind(x, 2)))
+    return channels.Conv(unit, **replace(window, groups=1).convolution())

@@ -25,7 +25,7 @@ def picked(s: Step, index: int) -> Term:
 
 def clip(s: Step) -> Term:
     """Return the gradient where nothing is cut off."""
-    return s.g.where(s.x.Equal(s.y))
+    return s.g.masked(s.x.Equal(s.y))
 
 
 def clip_bound(index: int) -> Part:
@@ -33,20 +33,20 @@ def clip_bound(index: int) -> Part:
 
     def bound(s: Step) -> Term:
         beyond = s.x < s[1] if index == 1 else s.x > s[2]
-        return s.g.where(beyond).ReduceSum(keepdims=0)
+        return s.g.masked(beyond).ReduceSum(keepdims=0)
 
     return bound
 
 
 def hard_sigmoid(s: Step) -> Term:
     """Return alpha times the gradient on the slope."""
-    return (s.g * float(s.attr("alpha", 0.2))).where((s.y > 0).And(s.y < 1))
+    return (s.g * float(s.attr("alpha", 0.2))).masked((s.y > 0).And(s.y < 1))
 
 
 def hard_swish(s: Step) -> Term:
     """Return the gradient times ``(2 x + 3) / 6`` on the bend, and as it is behind it."""
     bend = (s.x * (1 / 3) + 0.5) * s.g
-    return bend.where(s.x < 3, s.g).where(s.x > -3)
+    return bend.where(s.x < 3, s.g).masked(s.x > -3)
 
 
 def gelu(s: Step) -> Term:

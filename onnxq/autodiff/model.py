@@ -57,8 +57,10 @@ def gradient_model(module: GraphModule, *, of: str, wrt: Sequence[str], seeded: 
     end, *sources = [_value(copy, name) for name in (of, *wrt)]
     edit = Editor(copy)
     seed = _input_like(end, edit) if seeded else None
+    before = set(copy.values())
     found = gradient(copy, of=end, wrt=sources, seed=seed)
-    outputs = [_called(f"{name}_grad", value, edit) for name, value in zip(wrt, found, strict=True)]
+    names = [f"{name}_grad" for name in wrt]
+    outputs = [_called(name, value, before, edit) for name, value in zip(names, found, strict=True)]
     edit.set_outputs([end, *outputs], why=WHY)
     edit.apply(lambda model: RemoveUnusedNodesPass()(model).model, why="nothing depends on them")
     return copy
@@ -77,6 +79,10 @@ def _input_like(value: ir.Value, edit: Editor) -> ir.Value:
     return edit.add_input(SEED, value.dtype, value.shape, why=WHY)
 
 
-def _called(name: str, value: ir.Value, edit: Editor) -> ir.Value:
-    with edit.behind(value, why=WHY) as op:
-        return op.Identity(value, name=name)
+def _called(name: str, value: ir.Value, used: set[ir.Value], edit: Editor) -> ir.Value:
+    """Return the value under this name; a copy of it if it is used under its own."""
+    if value in used:
+        return edit.behind(value, why=WHY).Identity(value, name=name)
+    used.add(value)
+    value.name = name
+    return value

@@ -14,13 +14,13 @@ from onnxq.autodiff.term import Term
 
 def quantized(s: Step) -> Term:
     """Return the gradient over the scale, where nothing saturates."""
-    return (s.g / _scale(s)).where(s.once(_inside))
+    return (s.g / _scale(s)).masked(s.once(_inside))
 
 
 def scale_of_quantized(s: Step) -> Term:
     """Return the sum of ``-g x / scale^2`` where nothing saturates."""
     scale = _scale(s)
-    return _to_scale(s, (-(s.g * s.x / (scale * scale))).where(s.once(_inside)))
+    return _to_scale(s, (-(s.g * s.x / (scale * scale))).masked(s.once(_inside)))
 
 
 def dequantized(s: Step) -> Term:

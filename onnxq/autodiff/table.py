@@ -53,7 +53,7 @@ RULES: Mapping[str, Rule] = {
     "Sigmoid": of_inputs(lambda s: s.g * s.y * (1.0 - s.y)),
     "Softplus": of_inputs(lambda s: s.g * s.x.Sigmoid()),
     "Softsign": of_inputs(lambda s: s.g * (1.0 - s.y.Abs()) * (1.0 - s.y.Abs())),
-    "Relu": of_inputs(lambda s: s.g.where(s.y > 0)),
+    "Relu": of_inputs(lambda s: s.g.masked(s.y > 0)),
     "LeakyRelu": of_inputs(lambda s: s.g.where(s.x > 0, s.g * s.attr("alpha", 0.01))),
     "PRelu": broadcasting(lambda s: s.g.where(s.x > 0, s.g * s[1]), lambda s: (s.g * s.x).where(s.x < 0)),
     "Elu": of_inputs(lambda s: s.g.where(s.x > 0, s.g * (s.y + s.attr("alpha", 1.0)))),

@@ -103,6 +103,10 @@ class Term:
             other = self.number(other)
         return self._node("Where", mask, self, other)
 
+    def masked(self, mask: Term) -> Term:
+        """Return the term where the mask is true, and 0 elsewhere; it has to be finite."""
+        return self * mask.cast(self)
+
     def number(self, number: float) -> Term:
         """Return a constant of the type of the term, without axes."""
         assert self.value.dtype is not None

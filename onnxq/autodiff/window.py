@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from onnxq.autodiff.shapes import joined, known_shape
+from onnxq.autodiff.shapes import joined, known_shape, numbers
 from onnxq.autodiff.step import NoGradientError, Step
 from onnxq.autodiff.term import Term
 
@@ -37,6 +37,11 @@ class Window:
     def span(self) -> tuple[int, ...]:
         """How many elements it covers."""
         return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
+
+    @property
+    def reads_each_once(self) -> bool:
+        """Whether it reads one element at a time, and every one."""
+        return {*self.kernel, *self.strides} == {1} and not any((*self.before, *self.behind))
 
     def convolution(self, *, pads: bool = True) -> dict[str, Any]:
         """Return the attributes of a Conv or ConvTranspose."""
@@ -100,6 +105,9 @@ def _padded(bare: Window, totals: list[int], *, upper: bool) -> Window:
 
 def back_through(gradient: Term, weight: Term, window: Window, like: Term) -> Term:
     """Return the gradient of what a window was moved over, in the shape of ``like``."""
+    shape = numbers(weight)
+    if shape is not None and _can_turn(window):
+        return _turned_round(gradient, weight, shape, window)
     lengths = (known_shape(like) or ())[2:]
     left = [_left_over(*one) for one in zip(lengths, _sides(window), window.strides, strict=True)]
     if None not in left:
@@ -108,6 +116,29 @@ def back_through(gradient: Term, weight: Term, window: Window, like: Term) -> Te
     before = np.array([0, 0, *window.before])
     behind = like.Shape() - full.Shape() + before
     return full.Pad(joined(-before, behind))
+
+
+def _can_turn(window: Window) -> bool:
+    """Tell whether it moves by single steps and always reads some of the input."""
+    pads = zip(window.before, window.behind, window.span, strict=True)
+    return max(window.strides) == 1 and all(max(b, e) < span for b, e, span in pads)
+
+
+def _turned_round(gradient: Term, weight: Term, shape: tuple[int, ...], window: Window) -> Term:
+    """Return the same for steps of 1, as a convolution: its kernels are faster than the transpose's."""
+    outputs, inputs, *kernel = shape
+    groups, axes = window.groups, np.arange(2, len(shape))
+    split = weight.Reshape(np.array([groups, outputs // groups, inputs, *kernel]))
+    swapped = split.Transpose(perm=[0, 2, 1, *range(3, len(shape) + 1)])
+    turned = swapped.Reshape(np.array([groups * inputs, outputs // groups, *kernel]))
+    if max(kernel) > 1:
+        last, beyond = np.full_like(axes, -1), np.full_like(axes, -max(kernel) - 1)
+        turned = turned.Slice(last, beyond, axes, last)
+    before, behind = (
+        tuple(span - 1 - pad for span, pad in zip(window.span, pads, strict=True))
+        for pads in (window.before, window.behind)
+    )
+    return gradient.Conv(turned, **replace(window, before=before, behind=behind).convolution())
 
 
 def _sides(window: Window) -> list[int]:

@@ -18,7 +18,7 @@ from onnxq.testing.running import Array, Feeds, run_model
 
 Doubles = NDArray[np.float64]
 
-STEP = 2.0**-14
+STEP = 2.0**-20
 """Far less than what lies between the candidates of a maximum, or an input and a kink."""
 TERMS = 64
 """So many roundings of float32 may lie between the inputs of a gradient and each of its elements."""
@@ -41,7 +41,7 @@ def assert_gradient(
     Args:
         module: A model without kinks near the feeds.
         feeds: Inputs, in float32.
-        wrt: The names of inputs.
+        wrt: The names of inputs or initializers.
         of: The name of the output.
         directions: How many directions for each of ``wrt``.
         seed: Draws the directions, and the weights of the output's elements.
@@ -54,7 +54,7 @@ def assert_gradient(
     found = run_model(model, {**feeds, "seed": weights})
     for name in wrt:
         gradient = found[f"{name}_grad"].astype(np.float64)
-        assert gradient.shape == feeds[name].shape, f"{name}: shape {gradient.shape}"
+        assert gradient.shape == exact.value(feeds, name).shape, f"{name}: shape {gradient.shape}"
         for _ in range(directions):
             direction = np.asarray(rng.normal(size=gradient.shape))
             slope, bound = exact.slope(feeds, name, direction, weights)
@@ -127,6 +127,10 @@ class _Exact:
         (result,) = self._evaluator.run([self._of], {**self._constants, **wide})
         return np.asarray(result)
 
+    def value(self, feeds: Feeds, name: str) -> Array:
+        """Return what an input is fed, or an initializer is."""
+        return feeds[name] if name in feeds else self._constants[name]
+
     def slope(self, feeds: Feeds, name: str, direction: Doubles, weights: Array) -> tuple[float, float]:
         """Return the difference quotient along a direction, and a bound of its error."""
         (one, size), (other, _) = (
@@ -139,7 +143,7 @@ class _Exact:
     ) -> tuple[float, float]:
         """Return the quotient, and the size of what was added up for it."""
         sides = [
-            self({**feeds, name: np.asarray(feeds[name] + sign * step * direction)}) * weights
+            self({**feeds, name: np.asarray(self.value(feeds, name) + sign * step * direction)}) * weights
             for sign in (1, -1)
         ]
         return float((sides[0] - sides[1]).sum()) / (2 * step), float(np.abs(sides).sum())
