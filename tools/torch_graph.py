@@ -212,11 +212,15 @@ def _rms_norm(a: Attributes, x: Tensor, scale: Tensor) -> Tensor:
     return nn.rms_norm(x, x.shape[axis:], None, a.get("epsilon", 1e-5)) * scale
 
 
+INTERPOLATED = {"linear": ("linear", "bilinear"), "cubic": ("", "bicubic")}
+"""PyTorch's names, of one axis and of two."""
+
+
 def _resize(a: Attributes, x: Tensor, roi: Any, scales: Any = None, sizes: Any = None) -> Tensor:
     where = a.get("coordinate_transformation_mode", b"half_pixel").decode()
     mode = a.get("mode", b"nearest").decode()
     _need(
-        mode == "linear"
+        mode in INTERPOLATED
         and where in ("half_pixel", "pytorch_half_pixel", "align_corners")
         and not {"axes", "antialias"} & {*a}
     )
@@ -224,7 +228,7 @@ def _resize(a: Attributes, x: Tensor, roi: Any, scales: Any = None, sizes: Any =
         x,
         None if sizes is None else sizes.tolist()[2:],
         None if sizes is not None else scales.tolist()[2:],
-        "bilinear" if x.ndim == 4 else "linear",
+        INTERPOLATED[mode][x.ndim - 3],
         where == "align_corners",
     )
 

@@ -54,29 +54,47 @@ def gradient_model(module: GraphModule, *, of: str, wrt: Sequence[str], seeded: 
 
     """
     copy = prepared(module)
-    end, *sources = [_value(copy, name) for name in (of, *wrt)]
+    end, *sources = named_values(copy, [of, *wrt])
     edit = Editor(copy)
-    seed = _input_like(end, edit) if seeded else None
+    seed = input_like(end, SEED, edit) if seeded else None
     before = set(copy.values())
     found = gradient(copy, of=end, wrt=sources, seed=seed)
     names = [f"{name}_grad" for name in wrt]
     outputs = [_called(name, value, before, edit) for name, value in zip(names, found, strict=True)]
-    edit.set_outputs([end, *outputs], why=WHY)
-    edit.apply(lambda model: RemoveUnusedNodesPass()(model).model, why="nothing depends on them")
-    return copy
+    return with_outputs([end, *outputs], edit)
 
 
-def _value(module: GraphModule, name: str) -> ir.Value:
+def named_values(module: GraphModule, names: Sequence[str]) -> list[ir.Value]:
+    """Return the values of these names.
+
+    Raises:
+        ModelError: There is none of a name.
+
+    """
     values = module.by_name()
-    if name not in values:
-        raise ModelError(f"there is no value {name!r}", hint=did_you_mean(name, values))
-    return values[name]
+    for name in names:
+        if name not in values:
+            raise ModelError(f"there is no value {name!r}", hint=did_you_mean(name, values))
+    return [values[name] for name in names]
 
 
-def _input_like(value: ir.Value, edit: Editor) -> ir.Value:
+def input_like(value: ir.Value, name: str, edit: Editor) -> ir.Value:
+    """Add an input of the type and shape of a value.
+
+    Raises:
+        ModelError: They are not known.
+
+    """
     if value.dtype is None or value.shape is None:
         raise ModelError("its type and shape are not known", where=f"value {value.name!r}")
-    return edit.add_input(SEED, value.dtype, value.shape, why=WHY)
+    return edit.add_input(name, value.dtype, value.shape, why=WHY)
+
+
+def with_outputs(values: Sequence[ir.Value], edit: Editor) -> GraphModule:
+    """Return the model with these outputs, and nothing else than they need."""
+    edit.set_outputs(values, why=WHY)
+    edit.apply(lambda model: RemoveUnusedNodesPass()(model).model, why="nothing depends on them")
+    return edit.module
 
 
 def _called(name: str, value: ir.Value, used: set[ir.Value], edit: Editor) -> ir.Value:
