@@ -232,7 +232,8 @@ def _ends(data: Dataset) -> list[int]:
 
 def with_few(samples: Samples) -> Samples:
     """Return so few of the samples that a search may go through them again and again."""
-    return replace(samples, count=min(JUDGED_ON, samples.count or JUDGED_ON))
+    count = _whole(samples.data, JUDGED_ON)
+    return replace(samples, count=min(count, samples.count or count))
 
 
 def one_by_one(samples: Samples) -> Samples:
@@ -247,10 +248,16 @@ def has_more(samples: Samples, count: int) -> bool:
 
 def first_few(data: Dataset) -> list[Batch]:
     """Return so many of the first samples as tell what the error of a layer costs: of small ones, more."""
-    first = next(with_options(data, limit=1).batches())
-    size = sum(array.nbytes for array in first.feeds.values())
-    count = min(max(LEAST_BYTES // size, FEWEST), MOST_FEW)
+    first = next(with_options(data, limit=_whole(data, 1)).batches())
+    size = sum(array.nbytes for array in first.feeds.values()) // first.rows
+    count = _whole(data, min(max(LEAST_BYTES // size, FEWEST), MOST_FEW))
     return list(with_options(data, limit=count).batches())
+
+
+def _whole(data: Dataset, count: int) -> int:
+    """Return so many samples, or a few more where the model takes whole batches only."""
+    least = with_options(data, limit=1).batch_size
+    return -(-count // least) * least
 
 
 def compare(

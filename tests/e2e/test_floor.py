@@ -188,3 +188,19 @@ def test_the_frontier_stands_in_the_manifest(ruined: Path) -> None:
 def test_fewer_samples_have_to_show_more() -> None:
     assert floor_db(4) > floor_db(64) > FLOOR_DB
     assert floor_db(10**6) == pytest.approx(FLOOR_DB, abs=0.01)
+
+
+@pytest.mark.parametrize(("batch", "samples"), [(6, 66), (48, 192)])
+def test_whole_batches_are_judged_where_a_model_takes_no_others(
+    tmp_path: Path, ruined: Path, batch: int, samples: int
+) -> None:
+    model = onnx.load(ruined)
+    for value in (model.graph.input[0], model.graph.output[0]):
+        value.type.tensor_type.shape.dim[0].dim_value = batch
+    onnx.save(model, fixed := tmp_path / "fixed.onnx")
+    x = np.random.default_rng(1).normal(size=(samples, WIDTH)).astype(np.float32)
+    feeds = [{"x": x[start : start + batch]} for start in range(0, samples, batch)]
+    data = open_feeds("noise", lambda: feeds, input_specs(load_model(fixed).model))
+    result = compile_model(fixed, tmp_path / "out.onnx", recipe=load_recipe("cpu"), data=data, options=QUIET)
+    assert result.accuracy is not None
+    assert all(output.sqnr_db >= FLOOR_DB for output in result.accuracy.outputs if output.sqnr_db is not None)
