@@ -237,10 +237,10 @@ def _held(trials: _Trials, best: Tried) -> Held:
 
 
 def _shown(trials: _Trials, best: Tried) -> list[Tried]:
-    """Return the results to tell of: each errs less than those with fewer parts in float."""
+    """Return the results to tell of: each is better by a decibel than those with fewer parts in float."""
     shown: list[Tried] = []
     for _, tried in sorted(trials.done.items()):
-        if tried is best or not shown or tried.sqnr_db > shown[-1].sqnr_db:
+        if tried is best or not shown or tried.sqnr_db >= shown[-1].sqnr_db + 1:
             shown.append(tried)
     return shown
 
