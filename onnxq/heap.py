@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
+import mmap
 import sys
+from pathlib import Path
+
+WORTH_IT = 400 << 20
+"""Below so many bytes, collecting takes more time than the memory is worth: importing takes half of them."""
 
 
 def keep_imported() -> None:
@@ -17,6 +23,21 @@ def give_back() -> None:
     """Let go of graphs that nobody holds, which are full of circles, and of the heap that was freed."""
     gc.collect()
     trim()
+
+
+def make_room() -> None:
+    """Do the same between trials, of which there are many, where so much is held that it tells."""
+    if resident_bytes() >= WORTH_IT:
+        give_back()
+
+
+def resident_bytes() -> float:
+    """Return how much memory this process takes, mapped files included; infinite where nothing tells."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return math.inf
+    return pages * mmap.PAGESIZE
 
 
 def trim() -> None:

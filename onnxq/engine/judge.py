@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from onnxq.engine.score import Remembered
-from onnxq.heap import give_back
+from onnxq.heap import make_room
 from onnxq.runtime.batch import Batch
 from onnxq.runtime.metrics import Metric
 from onnxq.runtime.run import Run
@@ -50,7 +50,7 @@ class Judge:
         if self.rest is not None and not missed:
             report = validate(self.source, model, self.rest(), self.metric, self.run)
             missed = self.missed(report)
-        give_back()
+        make_room()
         return report, missed
 
     def _opened(self, model: Path) -> Session | Path:

@@ -15,7 +15,7 @@ import numpy as np
 from onnxq.calibration.masks import MASK_INPUT
 from onnxq.calibration.trimming import trimmed
 from onnxq.engine.executor import beside_others
-from onnxq.heap import give_back
+from onnxq.heap import make_room
 from onnxq.ir.module import GraphModule
 from onnxq.ir.store import output_files, write_model
 from onnxq.runtime.batch import Batch, Feeds
@@ -97,7 +97,7 @@ class Score:
         outputs = validate(self._reference, path, self._samples(), run=self.run).outputs
         if isinstance(self._reference, Remembered):
             self._reference = self._reference.without_model(self._samples())
-        give_back()
+        make_room()
         return Errors(sum(map(_noise, outputs)) / len(outputs), max(map(_largest, outputs)))
 
     def elsewhere(self) -> Score:

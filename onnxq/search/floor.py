@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from onnxq.engine.build import Build, gives_precision
 from onnxq.engine.executor import Executor, Serial
 from onnxq.engine.judge import Judge
-from onnxq.heap import give_back
+from onnxq.heap import make_room
 from onnxq.ir.module import GraphModule
 from onnxq.ir.store import output_files, write_model
 from onnxq.passmanager.pipeline import parse_pipeline
@@ -153,7 +153,7 @@ class _Trials:
         path = self.folder / name / "form.onnx"
         path.parent.mkdir()
         write_model(module, output_files(module, path, external_data=True))
-        give_back()
+        make_room()
         return path
 
 

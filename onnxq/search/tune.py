@@ -22,7 +22,7 @@ from onnxq.engine.build import Build
 from onnxq.engine.cache import cache_folder
 from onnxq.errors import InputError, OnnxqError
 from onnxq.files import write_whole
-from onnxq.heap import give_back
+from onnxq.heap import make_room
 from onnxq.ir.module import GraphModule, attribute
 from onnxq.ir.store import output_files, write_model
 from onnxq.passmanager.base import Pass
@@ -168,7 +168,7 @@ class _Timing:
         timed = _timed_alone(recipe)
         if timed.pipeline not in self.made:
             self.made[timed.pipeline] = self._written((built or self.build.sketch)(timed))
-            give_back()
+            make_room()
         return self.made[timed.pipeline]
 
     def source_alike(self) -> Path:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from onnxq.heap import give_back
+from onnxq import heap
+from onnxq.heap import give_back, make_room
 
 PIECES, PIECE = 1000, 64 << 10
 """Pieces below 128 KiB come from glibc's heap, and each second one stays, so that it cannot shrink itself."""
@@ -39,3 +40,13 @@ def test_circles_that_nobody_holds_are_gone() -> None:
     assert gone() is not None
     give_back()
     assert gone() is None
+
+
+@pytest.mark.parametrize(("worth", "stays"), [(0, False), (1 << 50, True)])
+def test_between_trials_circles_stay_where_little_is_held(
+    monkeypatch: pytest.MonkeyPatch, worth: int, stays: bool
+) -> None:
+    monkeypatch.setattr(heap, "WORTH_IT", worth)
+    circle = weakref.ref(Circle())
+    make_room()
+    assert (circle() is not None) is stays
