@@ -233,9 +233,13 @@ def _resize(a: Attributes, x: Tensor, roi: Any, scales: Any = None, sizes: Any =
     )
 
 
+class OtherwiseError(ValueError):
+    """PyTorch has the operator, and no form of it with these attributes."""
+
+
 def _need(said: bool) -> None:
     if not said:
-        raise NotImplementedError("PyTorch says this otherwise")
+        raise OtherwiseError("PyTorch has the operator, and says this of it otherwise")
 
 
 def _range(a: Attributes, first: Tensor, end: Tensor, step: Tensor) -> Tensor:

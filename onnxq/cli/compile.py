@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -177,15 +177,14 @@ def run(
     from onnxq.compile import compile_model
     from onnxq.heap import keep_imported
     from onnxq.manifest import manifest_path, read_manifest
-    from onnxq.runtime.gates import Gates, require_measurable
 
     keep_imported()
     tell = partial(present, output, as_json=as_json, with_passes=watch.time_passes)
     measured = ranges.measured(wanted.recipe)
     options = work.options(shipped=wanted.is_shipped, also_read=_files(ranges.table, wanted.recipe))
-    require_measurable(gates.over(Gates()), compared=options.validate, has_metric=options.metric is not None)
+    gates.require_measurable(compared=options.validate, has_metric=options.metric is not None)
     recipe = gates.into(wanted.choose(has_data=bool(ranges.data or measured)))
-    watching = list(watch.instruments(recipe))
+    instruments = [_reproducer(output, recipe), *watch.instruments(recipe)]
     dataset = ranges.open(model, source=source, tell=False)
     if wanted.none_chosen and "quantize-dynamically" in recipe.pipeline:
         remark(WITHOUT_DATA)
@@ -197,16 +196,20 @@ def run(
                 recipe=recipe,
                 data=dataset,
                 table=measured,
-                instruments=[_reproducer(output, recipe), *watching],
+                instruments=instruments,
                 options=options,
                 on_progress=on_progress,
             ).manifest
     except ToleranceError:
         tell(read_manifest(manifest_path(output)), passed=False)
         raise
-    for note in dataset.notes if dataset else ():
-        remark(note)
+    _remark_all(dataset.notes if dataset else ())
     tell(manifest, passed=True)
+
+
+def _remark_all(notes: Iterable[str]) -> None:
+    for note in notes:
+        remark(note)
 
 
 def present(

@@ -273,6 +273,17 @@ class GateSettings:
         """Return the recipe with these gates, so that its manifest holds them too."""
         return recipe.model_copy(update={"gates": self.over(recipe.gates)})
 
+    def require_measurable(self, *, compared: bool, has_metric: bool) -> None:
+        """Require that a run measures what these gates ask for; see ``onnxq.runtime.gates``.
+
+        Raises:
+            RecipeError: It would not.
+
+        """
+        from onnxq.runtime.gates import Gates, require_measurable
+
+        require_measurable(self.over(Gates()), compared=compared, has_metric=has_metric)
+
     def over(self, base: Gates) -> Gates:
         """Return ``base`` with what was given put in.
 
