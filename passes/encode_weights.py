@@ -93,7 +93,7 @@ class EncodeWeights(Pass):
         """Say how much larger the steps are than those of all 8 bits, where the processor asks for it."""
         if self._limit(layer, ctx) is None or encoding.axis is None:
             return ""
-        largest = np.abs(_by_channel(array_of(layer.weight), layer.channel_axis)).max(axis=1, initial=0)
+        largest = self._largest(_by_channel(array_of(layer.weight), layer.channel_axis), None)
         full = symmetric_encoding(largest, self.dtype, axis=0).scale
         times = float(np.mean(encoding.scale / full))
         return f": steps {times:.2f} times those of 8 bits, so that no products saturate"

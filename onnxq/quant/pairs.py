@@ -20,6 +20,9 @@ LARGEST_ACTIVATION = 255
 LARGEST_PAIR = (2**15 - 1) // LARGEST_ACTIVATION
 """Two weights of one sign, times 255 each, stay within signed 16 bits if they add up to no more."""
 
+PIECE = 1 << 17
+"""So many integers are looked at at once, which stay in the processor's cache."""
+
 Matrix = NDArray[Any]
 Order = NDArray[np.intp]
 
@@ -53,9 +56,12 @@ def largest_pairs(integers: Matrix, orders: Sequence[Order]) -> NDArray[np.int16
 
     """
     found = np.zeros(integers.shape[1], np.int16)
+    step = max(PIECE // max(integers.shape[1], 1), 1)
     for order in orders:
-        rows = integers[order].astype(np.int16)
-        found = np.maximum(found, np.abs(rows[1:] + rows[:-1]).max(axis=0, initial=0))
+        for start in range(0, len(order) - 1, step):
+            rows = integers[order[start : start + step + 1]].astype(np.int16)
+            pairs = rows[1:] + rows[:-1]
+            np.maximum(found, np.maximum(pairs.max(axis=0), -pairs.min(axis=0)), out=found)
     return found
 
 
