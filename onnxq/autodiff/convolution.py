@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from onnxq.autodiff.norms import sum_of_channels
-from onnxq.autodiff.shapes import joined, length_of, lengths_behind, numbers
+from onnxq.autodiff.shapes import joined, known_shape, length_of, lengths_behind, numbers
 from onnxq.autodiff.step import NoGradientError, Step
 from onnxq.autodiff.term import Term
 from onnxq.autodiff.window import Window, back_through, window_of
@@ -48,12 +48,31 @@ def _weight(x: Term, g: Term, window: Window, weight: Term) -> Term:
     shape = numbers(weight)
     if shape is None:
         raise NoGradientError("the shape of its weight is not known")
+    if shape[1] == 1:
+        return _weight_of_one_channel(x, g, window, shape)
     rows, columns = shape[0] // window.groups, math.prod(shape[1:])
     seen = _seen(x, window)
     parts = joined(length_of(x, 0), np.array([window.groups, columns, -1]))
     columns_last = seen.Reshape(parts).Transpose(perm=[0, 1, 3, 2])
     product = g.Reshape(np.array([0, window.groups, rows, -1])) @ columns_last
-    return product.ReduceSum(np.array([0]), keepdims=0).Reshape(np.array(shape))
+    one = (known_shape(product) or (None,))[0] == 1
+    return (product if one else product.ReduceSum(np.array([0]), keepdims=0)).Reshape(np.array(shape))
+
+
+def _weight_of_one_channel(x: Term, g: Term, window: Window, shape: tuple[int, ...]) -> Term:
+    """Return the same where an output reads one channel: a convolution of the input with the gradient.
+
+    Samples are its channels, so that it adds them up; what the window's strides leave over is cut off.
+    What the window sees, written out, would be larger than the input by the size of the kernel.
+    """
+    swapped = [1, 0, *range(2, len(shape))]
+    channels = x.Transpose(perm=swapped).Reshape(joined(np.array([1, -1]), lengths_behind(x, 2)))
+    moved = replace(window, strides=window.dilations, dilations=window.strides)
+    found = channels.Conv(g.Transpose(perm=swapped), **moved.convolution())
+    if max(window.strides) > 1:
+        axes = np.arange(2, len(shape))
+        found = found.Slice(np.zeros_like(axes), np.array(shape[2:]), axes)
+    return found.Reshape(np.array(shape))
 
 
 def _seen(x: Term, window: Window) -> Term:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import reduce
 
 from onnxq.autodiff.step import Part, Step
 from onnxq.autodiff.term import Term
@@ -24,8 +25,10 @@ def picked(s: Step, index: int) -> Term:
 
 
 def clip(s: Step) -> Term:
-    """Return the gradient where nothing is cut off."""
-    return s.g.masked(s.x.Equal(s.y))
+    """Return the gradient between the bounds; what comes out tells, as ONNX Runtime fuses what goes in."""
+    inside = [s.y > s[1]] if s.has(1) else []
+    inside += [s.y < s[2]] if s.has(2) else []
+    return s.g.masked(reduce(lambda a, b: a.And(b), inside)) if inside else s.g
 
 
 def clip_bound(index: int) -> Part:

@@ -165,6 +165,8 @@ Conv x[N,2,M,M] b[2,2,1,1] | y = Conv<strides=[2,2]>(x, b)
 Conv x[N,4,5,4] b[2,2,3,3] | y = Conv<pads=[1,1,1,1], group=2>(x, b)
 Conv x[N,4,6,6] b[4,1,3,3] | y = Conv<pads=[1,1,1,1], strides=[2,2], group=4>(x, b)
 Conv x[N,4,M,5] b[4,1,2,2] | y = Conv<group=4, auto_pad="SAME_UPPER">(x, b)
+Conv x[N,2,9,8] b[6,1,2,3] | y = Conv<pads=[1,0,0,1], strides=[3,2], dilations=[2,1], group=2>(x, b)
+Conv x[1,2,6,6] b[2,2,3,3] c[2] | y = Conv<pads=[1,1,1,1]>(x, b, c)
 Conv x[N,2,6,6] b[2,2,3,3] | y = Conv<strides=[2,2], auto_pad="SAME_LOWER">(x, b)
 Conv x[N,2,6,6] b[2,2,3,3] | y = Conv<auto_pad="VALID">(x, b)
 ConvTranspose x[N,2,4] b[2,3,3] c[3]
