@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+import onnx_ir as ir
 
 from onnxq.analysis.layers import linear_layers
 from onnxq.engine.build import Build, gives_precision
@@ -115,9 +117,9 @@ def costs(
     """
     originals = Originals()
     module = build.trial(_before_realised(recipe), instruments=(originals,))
-    owners = _Owners.of(module)
-    edges = insert_switches(module, originals.found)
     names = _names(build, recipe)
+    owners = _Owners.of(module, names)
+    edges = insert_switches(module, originals.found)
     parts = [part for part in owners.parts(edges) if part.name in names]
     with TemporaryDirectory(prefix="onnxq-parts-") as folder:
         save_model(module, path := Path(folder, "model.onnx"))
@@ -161,39 +163,44 @@ class _Owners:
     """To which layer an edge counts.
 
     Args:
-        layers: The nodes that read an encoded weight.
+        layers: By the name of a node that reads an encoded weight, what recipes call the layer.
         giving: By the name of a value, the layer that gives it.
 
     """
 
-    layers: frozenset[str]
+    layers: Mapping[str, str]
     giving: Mapping[str, str]
 
     @classmethod
-    def of(cls, module: GraphModule) -> _Owners:
-        """Look at a module whose decisions are complete."""
+    def of(cls, module: GraphModule, names: Collection[str]) -> _Owners:
+        """Look at a module whose decisions are complete; recipes can assign to ``names``."""
         layers = [one for one in linear_layers(module) if module.reads_encoded(one.node, one.weight)]
         giving = {
-            name_of(value): layer.node.name or ""
+            name_of(value): _called(layer.node, names)
             for layer in layers
             for value in (layer.output, layer.clamped_output)
         }
         tables = (
             node for node in module.graph if is_standard(node, "Gather") and module.encoding_at(node, 0)
         )
-        names = [node.name or "" for node in (*(layer.node for layer in layers), *tables)]
-        return cls(frozenset(names), giving)
+        nodes = (*(layer.node for layer in layers), *tables)
+        return cls({node.name or "": _called(node, names) for node in nodes}, giving)
 
     def parts(self, edges: Sequence[Edge]) -> list[Part]:
         """Return all parts; constants that no layer reads stay as they are."""
         found: dict[tuple[str, bool], list[Edge]] = defaultdict(list)
         for edge in edges:
-            owner = edge.reader if edge.reader in self.layers else self.giving.get(edge.value)
+            owner = self.layers.get(edge.reader or "") or self.giving.get(edge.value)
             if owner is not None:
                 found[owner, True].append(edge)
             elif not edge.constant:
                 found[edge.value, False].append(edge)
         return [Part(*key, frozenset(same)) for key, same in found.items()]
+
+
+def _called(node: ir.Node, names: Collection[str]) -> str:
+    """Return the one of ``names`` that is the node's: passes may have put it in another's place."""
+    return next((name for name in names_of(node) if name in names), node.name or "")
 
 
 @dataclass(frozen=True)
