@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from onnxq.analysis.padding import KeyLengths, key_lengths_of
 from onnxq.ir.module import attribute, constant_of, input_of, is_standard, rank_of, sole_reader
 
 PLAIN = {"is_causal": 0, "softcap": 0.0, "qk_matmul_output_mode": 0}
@@ -26,11 +27,12 @@ class Projection:
 
 @dataclass(frozen=True)
 class Packing:
-    """What the packed operator takes."""
+    """What the packed operator takes: which keys count by their lengths, or else by what is added."""
 
     projections: tuple[Projection, ...]
     heads: int
-    mask: ir.Value | None
+    mask: ir.Value | None = None
+    lengths: KeyLengths | None = None
 
     @property
     def value(self) -> ir.Value:
@@ -38,8 +40,14 @@ class Packing:
         return self.projections[0].value
 
 
-def packing_of(node: ir.Node) -> Packing | str:
-    """Return what ``node`` is packed of, or why it cannot be."""
+def packing_of(node: ir.Node, *, padded_behind: bool = False) -> Packing | str:
+    """Return what ``node`` is packed of, or why it cannot be.
+
+    Args:
+        node: A standard Attention.
+        padded_behind: Whether flags of keys that count, where the model takes such, are ones and then zeros.
+
+    """
     found = [_projection_of(value, node) for value in node.inputs[:3]]
     projections = tuple(one for one in found if one is not None)
     if len(projections) < 3 or len({one.value for one in projections}) > 1:
@@ -50,7 +58,11 @@ def packing_of(node: ir.Node) -> Packing | str:
     options = any(attribute(node, name, plain) != plain for name, plain in PLAIN.items())
     if options or any(node.inputs[4:]) or len(node.outputs) > 1:
         return "it keeps a cache, is causal or shows its scores"
-    packing = Packing(projections, heads, input_of(node, 3))
+    mask = input_of(node, 3)
+    lengths = None if mask is None else key_lengths_of(mask)
+    if lengths is not None and (padded_behind or not lengths.flags):
+        return Packing(projections, heads, lengths=lengths)
+    packing = Packing(projections, heads, mask)
     return _mismatch(packing) or packing
 
 

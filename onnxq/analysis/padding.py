@@ -3,16 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+import sympy
 
+from onnxq.analysis.cases import AtMostZero, IsSet
+from onnxq.analysis.masks import BATCH, KEY, ruling_of
 from onnxq.ir.module import constant_of
 
 ABSORBING = -1e30
 """A mask entry from here down swallows every finite score of less than 1e22: the sum is the entry itself."""
 
 _OF_SHAPES = ("Shape", "Size")
+
+
+@dataclass(frozen=True)
+class KeyLengths:
+    """How many keys of each sample count, the first ones; the scores of others are swallowed.
+
+    Args:
+        source: An input of the model: the lengths themselves, of shape (batch,), or flags of shape (batch,
+            keys), which are 1 where a key counts and else 0.
+        flags: Which of both it is. That the ones stand in front is not in the graph: somebody has to know.
+
+    """
+
+    source: ir.Value
+    flags: bool
+
+
+def key_lengths_of(mask: ir.Value) -> KeyLengths | None:
+    """Return by which lengths ``mask`` rules keys out, for all queries alike; None if by anything else.
+
+    Args:
+        mask: Truth values, or what is added to scores of shape (batch, heads, queries, keys).
+
+    """
+    ruling = ruling_of(mask)
+    if ruling is None or ruling.entry > ABSORBING or len(ruling.conditions) != 1:
+        return None
+    (condition,) = ruling.conditions
+    if isinstance(condition, IsSet):
+        flags = condition.index == (BATCH, KEY)
+        return KeyLengths(condition.value, flags=True) if flags else None
+    lengths = _lengths_in(condition, mask)
+    return None if lengths is None else KeyLengths(lengths, flags=False)
+
+
+def _lengths_in(condition: AtMostZero, mask: ir.Value) -> ir.Value | None:
+    """Return the input of one length for each sample that every key's number has to be below."""
+    node = mask.producer()
+    graph = None if node is None else node.graph
+    for value in () if graph is None else graph.inputs:
+        length = sympy.Function(value.name, integer=True)(BATCH)
+        if condition.expression == KEY - length + 1:
+            return value
+    return None
 
 
 def is_of_padding(mask: ir.Value) -> bool:
