@@ -302,13 +302,12 @@ class Compilation:
         """
         module, table = built.module, self.table_of(built)
         self._let_go(module)
-        self._stamp(module)
         used = table.samples if table is not None else 0
         samples = choose_samples(self.data, used, self._inputs, self.options)
         output = outputs.model
         with replacing(*outputs.files(module)) as (report, content, *model):
             self.progress("writing", 0, None)
-            write_model(module, model)
+            write_model(module, model, self._stamp)
             tried = model[-1]
             digest = in_background(lambda: model_digest(tried))
             settled = in_background(lambda: sync(*model))
@@ -388,16 +387,14 @@ class Compilation:
         counts = {} if found is None else {"measured": found.tally.measured, "recalled": found.tally.recalled}
         return DataUsed(name=name, digest=table.data, samples=table.samples, **counts)
 
-    def _stamp(self, module: GraphModule) -> None:
-        """Write into the model itself what it is and where it comes from."""
-        module.model.metadata_props.update(
-            {
-                "onnxq.version": installed_versions()["onnxq"],
-                "onnxq.recipe": self.recipe.name,
-                "onnxq.pipeline": " ".join(self.recipe.pipeline.split()),
-                "onnxq.source.sha256": self.source.digest,
-            }
-        )
+    def _stamp(self) -> dict[str, str]:
+        """Return what stands in the model itself of what it is and where it comes from."""
+        return {
+            "onnxq.version": installed_versions()["onnxq"],
+            "onnxq.recipe": self.recipe.name,
+            "onnxq.pipeline": " ".join(self.recipe.pipeline.split()),
+            "onnxq.source.sha256": self.source.digest,
+        }
 
     def _frontier(self, size: int, comparison: Comparison) -> tuple[Point, ...] | None:
         """Return what there was to choose from, the result as it was measured at the end."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -108,12 +108,15 @@ def save_model(
         write_model(module, staged)
 
 
-def write_model(module: GraphModule, files: Sequence[Path]) -> None:
+def write_model(
+    module: GraphModule, files: Sequence[Path], metadata: Callable[[], Mapping[str, str]] = dict
+) -> None:
     """Write the files of a model as they are named, over whatever is there; the module stays as it is.
 
     Args:
         module: The module.
         files: What ``output_files`` names: perhaps a data file, and the model; or the same elsewhere.
+        metadata: What the model says of itself besides; asked for once the data file is written.
 
     """
     *data, path = files
@@ -125,6 +128,7 @@ def write_model(module: GraphModule, files: Sequence[Path]) -> None:
         )
     if not data:
         ir.external_data.load_to_model(model)
+    model.metadata_props.update(metadata())
     path.write_bytes(ir.serde.serialize_model(model).SerializeToString(deterministic=True))
     trim()
 
