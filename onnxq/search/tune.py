@@ -24,7 +24,7 @@ from onnxq.errors import InputError, OnnxqError
 from onnxq.files import write_whole
 from onnxq.heap import make_room
 from onnxq.ir.module import GraphModule, attribute
-from onnxq.ir.store import output_files, write_model
+from onnxq.ir.store import model_digest, output_files, write_model
 from onnxq.passmanager.base import Pass
 from onnxq.passmanager.pipeline import format_pipeline, parse_pipeline
 from onnxq.passmanager.precision import Precision
@@ -272,13 +272,13 @@ def _tried(
     Return how the recipe's rivals stand to that model, too.
     """
     found = _profiled(recipe, groups, timing)
-    models, whole = {"all": timing.whole}, _content(timing.whole)
+    models, whole = {"all": timing.whole}, model_digest(timing.whole)
     built = _timed_alone(recipe)
     tried = [form for form in forms if form.name not in found and not _is_same(form, built, timing.build)]
     for number, form in enumerate(tried):
         timing.on_progress("building forms", number, len(tried))
         path = timing.make(form.recipe)
-        if _content(path) != whole:
+        if model_digest(path) != whole:
             models[form.name] = path
     timing.on_progress("building forms", len(tried), len(tried))
     rivals = _rivals(recipe, timing)
@@ -293,11 +293,6 @@ def _is_same(form: Form, built: Recipe, build: Build) -> bool:
     """Tell whether the form leaves out a pass that did nothing where all were built."""
     kind, _, name = form.name.partition(" ")
     return kind == "pass" and build.did_nothing(built, name)
-
-
-def _content(form: Path) -> list[bytes]:
-    """Return what tells one form from another."""
-    return [file.read_bytes() for file in sorted(form.parent.iterdir())]
 
 
 def _rivals(recipe: Recipe, timing: _Timing) -> dict[str, Path]:
