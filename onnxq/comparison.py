@@ -19,7 +19,7 @@ from onnxq.ir.module import GraphModule
 from onnxq.ir.rounding import spell_out_rounding
 from onnxq.ir.store import load_model
 from onnxq.ir.weights import weight_share
-from onnxq.passmanager.base import PassRecord
+from onnxq.passmanager.base import Pass, PassRecord
 from onnxq.passmanager.precision import Assigned
 from onnxq.processor import at_hand, here
 from onnxq.progress import Progress
@@ -392,6 +392,14 @@ def _reason(kind: str, names: Sequence[str], reasons: Mapping[str, str]) -> str:
     """Return why most of the nodes were left alone."""
     told = Counter(reasons[name] for name in names if name in reasons)
     return told.most_common(1)[0][0] if told else f"no pass of the recipe quantizes weights of {kind}"
+
+
+def warn_of_simulation(passes: Sequence[Pass]) -> tuple[str, ...]:
+    """Return a warning if accuracy is that of fewer bits than the result has."""
+    told = [one.simulated for one in passes if one.simulated]
+    if not told:
+        return ()
+    return (f"simulated: {' and '.join(told)} are stored and computed in 8, so nothing is smaller or faster",)
 
 
 def warn_of_precision(assigned: Sequence[Assigned]) -> tuple[str, ...]:

@@ -26,6 +26,7 @@ from onnxq.comparison import (
     warn_of_floats,
     warn_of_precision,
     warn_of_saturation,
+    warn_of_simulation,
     warn_of_size,
     with_few,
     with_options,
@@ -423,6 +424,7 @@ class Compilation:
             *self._warnings(module),
             *self._warnings_of_weights(built, output),
             *warn_of_precision(built.assigned),
+            *warn_of_simulation(parse_pipeline(self.recipe.pipeline)),
             *comparison.warnings,
         )
         return Manifest(

@@ -18,13 +18,21 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxq.analysis.chains import Link
-from onnxq.analysis.scopes import Readers, activations, chain_links, divides, gemm_io, residual_values
+from onnxq.analysis.scopes import (
+    Readers,
+    activations,
+    chain_links,
+    computed_products,
+    divides,
+    gemm_io,
+    residual_values,
+)
 from onnxq.errors import RecipeError
 from onnxq.ir.module import GraphModule, array_of, is_standard, name_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.passmanager.memo import Memo, content_of
 from onnxq.passmanager.precision import FLOAT
-from onnxq.quant.encodings import covering, family_of
+from onnxq.quant.encodings import covering, family_of, limit_of_bits
 from onnxq.quant.facts import Facts, Need
 from onnxq.quant.ranges import range_method
 from onnxq.quant.statistics import Range
@@ -55,6 +63,10 @@ class EncodeActivations(Pass):
         symmetric: Put the zero point in the middle of a signed grid; float8 has no other.
         outputs: Operators whose integer kernel wants a quantized output too, but in scope ``all-tensors``.
         residuals: Quantize the sums of such outputs as well: faster, and less accurate.
+        attention: Quantize what products of two computed values read too: queries with keys, and weights of
+            attention with values.
+        bits: Use as many levels as so many bits have. They are stored and multiplied in 8: what hardware
+            with fewer would compute is simulated, and nothing is gained.
 
     """
 
@@ -68,6 +80,8 @@ class EncodeActivations(Pass):
     symmetric: bool = False
     outputs: tuple[str, ...] = ("Conv", "ConvTranspose")
     residuals: bool = False
+    attention: bool = False
+    bits: Literal[2, 3, 4, 5, 6, 7, 8] | None = None
 
     @property
     def makes_integers(self) -> bool:
@@ -86,13 +100,25 @@ class EncodeActivations(Pass):
             return (self.dtype,)
         return ("int8", "int16") if self.symmetric else ("int8", "int16", "uint8", "uint16")
 
+    @property
+    def simulated(self) -> str | None:
+        """Fewer bits than are stored."""
+        return f"activations in {self.bits} bits" if self._limit(self.dtype) is not None else None
+
     def needs(self, module: GraphModule) -> Iterable[Need]:
         """Ask for what the range method needs, for every value in scope.
 
         Raises:
-            RecipeError: A grid without negative numbers shall be symmetric.
+            RecipeError: A grid without negative numbers shall be symmetric, or one of more than 8 bits shall
+                use fewer.
 
         """
+        if self.bits is not None and not self.makes_integers:
+            raise RecipeError(
+                f"levels of {self.bits} bits are simulated in 8, and not in {self.dtype}",
+                where=self.name,
+                hint="give dtype=uint8 or dtype=int8",
+            )
         if self.symmetric and family_of(self.dtype).limits_of(self.dtype)[0] == 0:
             raise RecipeError(
                 f"{self.dtype} has no negative numbers, and cannot be symmetric around zero",
@@ -105,14 +131,14 @@ class EncodeActivations(Pass):
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Encode a value once, for all of its readers in scope, where its range has an encoding."""
         for value, readers in self._sites(module):
-            facts, known, method = module.measured(value), _known_range(value), self._method(value)
+            facts, known, method = module.measured(value), self._known_range(value), self._method(value)
             dtype = ctx.precision.of_value(value) or self.dtype
             reason, encoding = self._reason(value, facts), None
             if dtype != self.dtype:
                 reason = _reason_against(dtype, module) or reason
             if reason is None:
                 low, high = known or self._measured_range(facts, method, dtype, ctx.memo)
-                encoding = covering(low, high, dtype, symmetric=self.symmetric)
+                encoding = covering(low, high, dtype, symmetric=self.symmetric, limit=self._limit(dtype))
             if encoding is None:
                 for node in _around(value):
                     ctx.skip(node, f"{name_of(value)!r} stays in float: {reason}")
@@ -146,12 +172,24 @@ class EncodeActivations(Pass):
         read_by_conv = any(is_standard(reader, "Conv") for reader in value.consumers())
         return self.images if self.images and read_by_conv else self.method
 
+    def _limit(self, dtype: str) -> int | None:
+        """Return the largest integer of ``bits``; what a recipe assigns by name has all bits of its type."""
+        return limit_of_bits(dtype, self.bits) if dtype == self.dtype else None
+
+    def _known_range(self, value: ir.Value) -> tuple[float, float] | None:
+        """Return the range of an operator, but where a product of attention reads it from a float kernel."""
+        producer, in_float = value.producer(), self.attention and self.scope != "all-tensors"
+        if in_float or producer is None or not is_standard(producer, *KNOWN_RANGES):
+            return None
+        return KNOWN_RANGES[producer.op_type]
+
     def _measured_range(self, facts: Facts, method: str, dtype: str, memo: Memo) -> tuple[float, float]:
         chosen = range_method(method, dtype)
         read = sorted(chosen.stats | {Range}, key=lambda kind: kind.name)
         known = [np.asarray(number) for kind in read for number in vars(facts.known(kind)).values()]
-        key = "range", method, dtype, self.symmetric, content_of(*known)
-        return memo.of(key, lambda: chosen.choose(facts, dtype, self.symmetric))
+        limit = self._limit(dtype)
+        key = "range", method, dtype, self.symmetric, limit, content_of(*known)
+        return memo.of(key, lambda: chosen.choose(facts, dtype, self.symmetric, limit))
 
     def _sites(self, module: GraphModule) -> Iterator[tuple[ir.Value, list[ir.Node] | None]]:
         """Yield each value in scope with its readers; None stands for all readers."""
@@ -165,6 +203,9 @@ class EncodeActivations(Pass):
     def _in_integers(self, module: GraphModule) -> tuple[Readers, list[Link]]:
         """Return what layers and residual sums read and give, and what lies between these."""
         readers = gemm_io(module, self.outputs)
+        for value, nodes in (computed_products(module) if self.attention else {}).items():
+            if (wish := readers.setdefault(value, [])) is not None:
+                wish += nodes
         readers |= dict.fromkeys(residual_values(module, readers) if self.residuals else ())
         return readers, chain_links(module, readers) if self.scope == "chains" else []
 
@@ -175,7 +216,13 @@ class EncodeActivations(Pass):
                 continue
             for value in link.constants:
                 array = array_of(value)
-                encoding = covering(array.min(), array.max(), self.dtype, symmetric=self.symmetric)
+                encoding = covering(
+                    array.min(),
+                    array.max(),
+                    self.dtype,
+                    symmetric=self.symmetric,
+                    limit=self._limit(self.dtype),
+                )
                 ctx.edit.encode(value, encoding, readers=[link.node], why=f"{link.node.op_type} in integers")
 
 
@@ -186,13 +233,6 @@ def _reason_against(dtype: str, module: GraphModule) -> str | None:
     if dtype in WIDE and module.opset < WIDE_OPSET:
         return f"operator set {module.opset} has no {dtype}: convert-opset{{minimum={WIDE_OPSET}}} brings it"
     return None
-
-
-def _known_range(value: ir.Value) -> tuple[float, float] | None:
-    producer = value.producer()
-    if producer is None or not is_standard(producer, *KNOWN_RANGES):
-        return None
-    return KNOWN_RANGES[producer.op_type]
 
 
 def _around(value: ir.Value) -> list[ir.Node]:

@@ -13,8 +13,7 @@ from onnxq.analysis.layers import Layer, layer_of
 from onnxq.analysis.products import TOO_MANY
 from onnxq.ir.module import LINEAR, GraphModule, array_of, is_standard
 from onnxq.passmanager.base import Effect, Pass, PassContext
-from onnxq.processor import EXACT_LIMIT
-from onnxq.quant.encodings import Encoding, family_of, symmetric_encoding
+from onnxq.quant.encodings import Encoding, family_of, limit_of_bits, symmetric_encoding
 from onnxq.quant.pairs import as_matrix, orders_of, pair_exact
 from onnxq.quant.ranges import range_method
 
@@ -28,7 +27,8 @@ class EncodeWeights(Pass):
         exclude: Layers to leave in float: operators, or names of nodes, in which * stands for anything.
         bits: 7 keeps the sum of two products within 16 bits, whatever the weights are, 8 is for kernels that
             do not saturate there; none is what the target takes. Where it saturates, a channel's grid is as
-            fine as its own neighbours allow.
+            fine as its own neighbours allow. 2 to 6 are stored in 8 and gain nothing: they simulate what has
+            such integers.
         dtype: ``int8``, or ``float8e4m3fn``, which has no bits to spare and whose range is ``min-max``.
         method: How ranges are set: ``min-max``, or ``mse``, which clips where that errs less.
 
@@ -43,7 +43,7 @@ class EncodeWeights(Pass):
     encodes_weights: ClassVar[bool] = True
     granularity: Literal["channel", "tensor"] = "channel"
     exclude: tuple[str, ...] = ()
-    bits: Literal[7, 8] | None = None
+    bits: Literal[2, 3, 4, 5, 6, 7, 8] | None = None
     dtype: Literal["int8", "float8e4m3fn"] = "int8"
     method: Literal["min-max", "mse"] = "min-max"
 
@@ -51,6 +51,11 @@ class EncodeWeights(Pass):
     def layer_precisions(self) -> tuple[str, ...]:
         """What the weights are stored as."""
         return (self.dtype,)
+
+    @property
+    def simulated(self) -> str | None:
+        """Fewer bits than exactness on any processor takes."""
+        return f"weights in {self.bits} bits" if self.bits is not None and self.bits < 7 else None
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave a node alone where its weight is no constant or the target has no kernel for it."""
@@ -101,7 +106,7 @@ class EncodeWeights(Pass):
     def _limit(self, layer: Layer, ctx: PassContext) -> int | None:
         if not family_of(self.dtype).integers or self.bits == 8:
             return None
-        return EXACT_LIMIT if self.bits == 7 else ctx.weight_limit(layer)
+        return ctx.weight_limit(layer) if self.bits is None else limit_of_bits(self.dtype, self.bits)
 
     def _largest(self, rows: NDArray[Any], limit: int | None) -> NDArray[np.float64]:
         low, high = range_method(self.method, self.dtype).choose_rows(rows, self.dtype, True, limit)

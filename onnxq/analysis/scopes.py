@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from onnxq.analysis.chains import Link, links_between
 from onnxq.analysis.layers import SELECTING, Layer, clamped, keeps_grid, layer_of, linear_layers
-from onnxq.ir.module import LINEAR, GraphModule, is_float, is_standard
+from onnxq.ir.module import LINEAR, GraphModule, constant_tensor, is_float, is_standard
 
 MASKING = ("Add", "Where")
 """What puts an attention mask on the scores; on a grid, masked scores would come back within reach."""
@@ -38,6 +38,17 @@ def gemm_io(module: GraphModule, outputs: tuple[str, ...]) -> Readers:
             wish.append(layer.node)
         if layer.node.op_type in outputs:
             readers[layer.clamped_output] = None
+    return readers
+
+
+def computed_products(module: GraphModule) -> dict[ir.Value, list[ir.Node]]:
+    """Return what each product of two computed values reads, as that of queries and keys, and who."""
+    readers: dict[ir.Value, list[ir.Node]] = {}
+    for node in module.graph:
+        factors = [value for value in node.inputs if value is not None and constant_tensor(value) is None]
+        if is_standard(node, "MatMul") and len(factors) == 2 and all(map(is_float, factors)):
+            for value in factors:
+                readers.setdefault(value, []).append(node)
     return readers
 
 

@@ -130,6 +130,11 @@ class Pass(ABC):
         return ()
 
     @property
+    def simulated(self) -> str | None:
+        """What it keeps to fewer bits than are stored and computed with, in words; None if nothing."""
+        return None
+
+    @property
     def plainer(self) -> Pass | None:
         """The pass with fewer values in integers, which may be faster; None if there is none."""
         return None

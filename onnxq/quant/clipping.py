@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.quant.encodings import covering, family_of
+from onnxq.quant.encodings import Encoding, covering, family_of
 from onnxq.quant.statistics import Histogram
 
 Array = NDArray[np.float64]
@@ -137,7 +137,15 @@ class ExpectedSquaredError:
     values.
     """
 
-    def __init__(self, histogram: Histogram, low: float, high: float, dtype: str, symmetric: bool) -> None:
+    def __init__(
+        self,
+        histogram: Histogram,
+        low: float,
+        high: float,
+        dtype: str,
+        symmetric: bool,
+        limit: int | None = None,
+    ) -> None:
         below, above, counts = histogram.ordered()
         largest = max(-low, high)
         seen = np.maximum(np.abs(below), np.abs(above)) > NEGLIGIBLE * largest
@@ -146,11 +154,11 @@ class ExpectedSquaredError:
         points = np.clip(np.concatenate([below + quarter, above - quarter]), low, high).astype(np.float32)
         order = np.argsort(points, kind="stable")
         self.points, self.weights = points[order], weights[order]
-        self.dtype, self.symmetric = dtype, symmetric
+        self.dtype, self.symmetric, self.limit = dtype, symmetric, limit
 
     def __call__(self, low: Array, high: Array) -> Array:
         """Return the cost of one range."""
-        encoding = covering(low, high, self.dtype, symmetric=self.symmetric)
+        encoding = self._encoding(low, high)
         error = (encoding.restored(self.points) - self.points).astype(np.float64)
         return np.asarray(self.weights @ (error * error))
 
@@ -159,12 +167,15 @@ class ExpectedSquaredError:
 
         A grid may reach a step further than its range, as its zero is exact.
         """
-        encoding, points = covering(low, high, self.dtype, symmetric=self.symmetric), self.points
+        encoding, points = self._encoding(low, high), self.points
         ends = np.array([low, high])
         low, high = ends + 2.0 * encoding.error_bound(ends) * (-1, 1)
         first, last = np.searchsorted(points, [low, high])
         under, over = points[:first] - low, points[last:] - high
         return float(self.weights[:first] @ (under * under) + self.weights[last:] @ (over * over))
+
+    def _encoding(self, low: Array, high: Array) -> Encoding:
+        return covering(low, high, self.dtype, symmetric=self.symmetric, limit=self.limit)
 
 
 def squared_error(values: NDArray[np.float32], dtype: str, symmetric: bool, limit: int | None = None) -> Cost:
@@ -178,7 +189,7 @@ def squared_error(values: NDArray[np.float32], dtype: str, symmetric: bool, limi
     return cost
 
 
-def divergence(histogram: Histogram, dtype: str) -> Cost:
+def divergence(histogram: Histogram, dtype: str, limit: int | None = None) -> Cost:
     """Return the cost: how much information the clipped and rounded distribution loses.
 
     It is the Kullback-Leibler divergence KL(P, Q). P is the histogram in linear bins over the candidate
@@ -197,7 +208,7 @@ def divergence(histogram: Histogram, dtype: str) -> Cost:
     edges = np.stack([below, above], axis=1).reshape(-1)
     after = counts.cumsum().astype(np.float64)
     cumulated = np.stack([after - counts, after], axis=1).reshape(-1)
-    least, most = family_of(dtype).limits_of(dtype)
+    least, most = family_of(dtype).limits_of(dtype, limit)
     levels = min(most - least + 1, MAX_LEVELS)
 
     def cost(low: Array, high: Array) -> Array:
@@ -221,7 +232,9 @@ def _kl(inside: Array, under: float, over: float) -> float:
     return float(np.sum(p * np.log((p / p.sum()) / (q / q.sum()))) / p.sum())
 
 
-def softmax_cross_entropy(rows: NDArray[np.float32], dtype: str, symmetric: bool) -> Cost:
+def softmax_cross_entropy(
+    rows: NDArray[np.float32], dtype: str, symmetric: bool, limit: int | None = None
+) -> Cost:
     """Return the cost: the mean H(softmax(v), softmax(v_hat)) over ``rows`` of logits, shape (R, C).
 
     Source:
@@ -231,7 +244,7 @@ def softmax_cross_entropy(rows: NDArray[np.float32], dtype: str, symmetric: bool
     target = np.exp(_log_softmax(rows))
 
     def cost(low: Array, high: Array) -> Array:
-        encoding = covering(low, high, dtype, symmetric=symmetric)
+        encoding = covering(low, high, dtype, symmetric=symmetric, limit=limit)
         logs = _log_softmax(encoding.restored(rows))
         return np.asarray(-np.einsum("rc,rc->", target, logs, dtype=np.float64) / len(rows))
 

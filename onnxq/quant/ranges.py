@@ -49,13 +49,16 @@ class Method(ABC):
     """Whether it looks at what the integers would make of the values."""
 
     @abstractmethod
-    def choose(self, facts: Facts, dtype: str = "uint8", symmetric: bool = False) -> Ends:
+    def choose(
+        self, facts: Facts, dtype: str = "uint8", symmetric: bool = False, limit: int | None = None
+    ) -> Ends:
         """Return the range of a whole tensor.
 
         Args:
             facts: Has ``stats``.
             dtype: The integer type to be used; a key of ``DTYPES``.
             symmetric: Whether the encoding will be symmetric around zero.
+            limit: The largest magnitude of its integers, if not the type's.
 
         """
 
@@ -122,7 +125,9 @@ class MinMax(Method):
     stats = frozenset({Range})
     channel_stats = frozenset({ChannelRange})
 
-    def choose(self, facts: Facts, dtype: str = "uint8", symmetric: bool = False) -> Ends:
+    def choose(
+        self, facts: Facts, dtype: str = "uint8", symmetric: bool = False, limit: int | None = None
+    ) -> Ends:
         """Return the smallest and the largest value."""
         return facts.low, facts.high
 
@@ -151,7 +156,9 @@ class MovingAverage(Method):
     compares_grids = False
     stats = frozenset({Average})
 
-    def choose(self, facts: Facts, dtype: str = "uint8", symmetric: bool = False) -> Ends:
+    def choose(
+        self, facts: Facts, dtype: str = "uint8", symmetric: bool = False, limit: int | None = None
+    ) -> Ends:
         """Return both averages."""
         average = facts.known(Average)
         return average.low, average.high
@@ -180,7 +187,9 @@ class Percentile(Method):
         if not 50 < self.percent <= 100:
             raise RecipeError(f"percentile {self.percent} is not above 50 and at most 100", hint="try 99.99")
 
-    def choose(self, facts: Facts, dtype: str = "uint8", symmetric: bool = False) -> Ends:
+    def choose(
+        self, facts: Facts, dtype: str = "uint8", symmetric: bool = False, limit: int | None = None
+    ) -> Ends:
         """Return two quantiles, each exact up to a bin's width: 1/128 of its value."""
         histogram = facts.known(Histogram)
         share = self.percent / 100
@@ -207,10 +216,12 @@ class Mse(Method):
     stats = frozenset({Histogram})
     channel_stats = frozenset({Rows})
 
-    def choose(self, facts: Facts, dtype: str = "uint8", symmetric: bool = False) -> Ends:
+    def choose(
+        self, facts: Facts, dtype: str = "uint8", symmetric: bool = False, limit: int | None = None
+    ) -> Ends:
         """Search with the error that the histogram lets expect."""
         histogram = facts.known(Histogram)
-        cost = ExpectedSquaredError(histogram, facts.low, facts.high, dtype, symmetric)
+        cost = ExpectedSquaredError(histogram, facts.low, facts.high, dtype, symmetric, limit)
         low, high = search_range(cost, facts.low, facts.high, symmetric, FINE)
         return float(low), float(high)
 
@@ -229,10 +240,13 @@ class Entropy(Method):
     stats = frozenset({Histogram})
     channel_stats = frozenset({Rows})
 
-    def choose(self, facts: Facts, dtype: str = "uint8", symmetric: bool = False) -> Ends:
+    def choose(
+        self, facts: Facts, dtype: str = "uint8", symmetric: bool = False, limit: int | None = None
+    ) -> Ends:
         """Search among clipped ranges."""
         histogram = facts.known(Histogram)
-        low, high = search_range(divergence(histogram, dtype), facts.low, facts.high, symmetric, FINE)
+        cost = divergence(histogram, dtype, limit)
+        low, high = search_range(cost, facts.low, facts.high, symmetric, FINE)
         return float(low), float(high)
 
     def choose_rows(
@@ -247,7 +261,7 @@ class Entropy(Method):
         shape = (values / np.where(largest > 0, largest, 1)[:, np.newaxis]).astype(np.float32)
         whole = Range(float(shape.min()), float(shape.max()))
         facts = facts_of(shape.size, whole, Histogram.of(shape))
-        low, high = self.choose(facts, dtype, symmetric)
+        low, high = self.choose(facts, dtype, symmetric, limit)
         return np.maximum(low * largest, values.min(axis=1)), np.minimum(high * largest, values.max(axis=1))
 
 
@@ -257,9 +271,11 @@ class CrossEntropy(Method):
     name = "cross-entropy"
     stats = frozenset({Rows})
 
-    def choose(self, facts: Facts, dtype: str = "uint8", symmetric: bool = False) -> Ends:
+    def choose(
+        self, facts: Facts, dtype: str = "uint8", symmetric: bool = False, limit: int | None = None
+    ) -> Ends:
         """Search with the cross-entropy of the sampled rows."""
-        cost = softmax_cross_entropy(facts.known(Rows).values, dtype, symmetric)
+        cost = softmax_cross_entropy(facts.known(Rows).values, dtype, symmetric, limit)
         low, high = search_range(cost, facts.low, facts.high, symmetric, QUICK)
         return float(low), float(high)
 

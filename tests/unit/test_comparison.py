@@ -12,6 +12,7 @@ from onnxq.comparison import (
     warn_of_accuracy,
     warn_of_decisions,
     warn_of_floats,
+    warn_of_simulation,
     warn_of_size,
     warn_of_speed,
 )
@@ -20,6 +21,7 @@ from onnxq.ir.records import Remark
 from onnxq.ir.store import load_model, save_model
 from onnxq.ir.text import parse
 from onnxq.passmanager.base import PassRecord
+from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.progress import quiet
 from onnxq.runtime.bench import Spread
 from onnxq.runtime.compare import OutputAccuracy
@@ -82,6 +84,16 @@ def test_what_stayed_in_float_is_named_with_its_reason() -> None:
     assert (
         warn_of_floats(parse(text.replace("float[4] b = {1, 2, 3, 4}", "int8[4] b = {1, 2, 3, 4}")), []) == ()
     )
+
+
+def test_bits_that_are_only_simulated_are_told_of() -> None:
+    passes = parse_pipeline("encode-weights{bits=4}, encode-activations{bits=6}, insert-qdq")
+    assert warn_of_simulation(passes) == (
+        "simulated: weights in 4 bits and activations in 6 bits are stored and computed in 8, so nothing is "
+        "smaller or faster",
+    )
+    stored = "encode-weights{bits=7}, encode-activations{bits=8}, encode-weight-blocks{bits=4}, insert-qdq"
+    assert warn_of_simulation(parse_pipeline(stored)) == ()
 
 
 def test_what_was_only_decided_is_told_of() -> None:

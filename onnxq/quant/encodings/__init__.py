@@ -12,8 +12,9 @@ from onnxq.quant.encodings.affine import Affine
 from onnxq.quant.encodings.base import Encoding, FloatArray
 from onnxq.quant.encodings.blocks import Blocks
 from onnxq.quant.encodings.float8 import Float8
+from onnxq.quant.encodings.twin import Twin
 
-FAMILIES: dict[str, type[Encoding]] = {"affine": Affine, "float8": Float8}
+FAMILIES: dict[str, type[Encoding]] = {"affine": Affine, "float8": Float8, "twin-uniform": Twin}
 """Every family by name; each dtype belongs to one of them."""
 
 
@@ -56,6 +57,19 @@ def read_encoding(fields: Mapping[str, Any]) -> Encoding:
     """
     dtype = fields.get("dtype", "uint8")
     return family_of(dtype).from_fields({**fields, "dtype": dtype})
+
+
+def limit_of_bits(dtype: str, bits: int | None) -> int | None:
+    """Return the largest integer of so many bits, as the limit of an encoding in a wider type of integers.
+
+    Unsigned grids have all ``2**bits`` levels, signed ones leave the lowest out. None where ``dtype`` has no
+    more, or ``bits`` is None.
+    """
+    if bits is None:
+        return None
+    least, most = family_of(dtype).limits_of(dtype)
+    largest = 2 ** (bits - (least < 0)) - 1
+    return largest if largest < most else None
 
 
 def affine_encoding(
@@ -135,12 +149,14 @@ __all__ = [
     "Affine",
     "Encoding",
     "Float8",
+    "Twin",
     "affine_encoding",
     "block_encoding",
     "covering",
     "dtypes",
     "encoding_of",
     "family_of",
+    "limit_of_bits",
     "read_encoding",
     "symmetric_encoding",
 ]

@@ -7,8 +7,9 @@ from onnxq.quant.encodings import Encoding
 from onnxq.rewrite.qdq.base import Form
 from onnxq.rewrite.qdq.blocks import BlockPairs
 from onnxq.rewrite.qdq.pairs import Pairs
+from onnxq.rewrite.qdq.twins import TwinPairs
 
-FORMS: list[Form] = [BlockPairs(), Pairs()]
+FORMS: list[Form] = [TwinPairs(), BlockPairs(), Pairs()]
 """The first that takes an encoding writes it."""
 
 

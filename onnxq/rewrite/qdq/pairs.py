@@ -10,9 +10,10 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from onnxq.ir.external import MappedTensor
-from onnxq.ir.module import tensor_of
+from onnxq.ir.module import name_of, tensor_of
 from onnxq.ir.stored import StoredTensor
 from onnxq.quant.encodings import Affine, Encoding, Float8, encoding_of
+from onnxq.rewrite.builder import Builder
 from onnxq.rewrite.edit import Editor
 from onnxq.rewrite.qdq.base import Form, look_ups
 
@@ -29,10 +30,7 @@ class Pairs(Form):
 
     def activation(self, value: ir.Value, encoding: Encoding, edit: Editor) -> ir.Value:
         """Insert the pair."""
-        grid, axes = grid_of(value.name, encoding, edit), axes_of(encoding)
-        op = edit.behind(value, why=f"encoded as {encoding.dtype}")
-        quantized = op.QuantizeLinear(value, *grid, **axes, name=f"{value.name}_q")
-        return op.DequantizeLinear(quantized, *grid, **axes, name=f"{value.name}_dq", like=value)
+        return pair(value, name_of(value), encoding, edit)
 
     def constant(self, value: ir.Value, encoding: Encoding, readers: Sequence[ir.Node], edit: Editor) -> None:
         """Store it once; each layer has a DequantizeLinear of its own."""
@@ -43,6 +41,24 @@ class Pairs(Form):
             restore(value, layer, stored, grid, encoding, edit)
         for gather in gathers:
             _restore_rows(gather, stored, encoding, edit)
+
+
+def pair(value: ir.Value, name: str, encoding: Encoding, edit: Editor) -> ir.Value:
+    """Quantize and restore a computed value; new values begin with ``name``.
+
+    QuantizeLinear saturates where its type ends. Where the grid ends before, a Clip stands in front.
+    """
+    grid, axes = grid_of(name, encoding, edit), axes_of(encoding)
+    op = edit.behind(value, why=f"encoded as {encoding.dtype}")
+    held = value if encoding.limit is None else _held(value, name, encoding, op)
+    quantized = op.QuantizeLinear(held, *grid, **axes, name=f"{name}_q")
+    return op.DequantizeLinear(quantized, *grid, **axes, name=f"{name}_dq", like=value)
+
+
+def _held(value: ir.Value, name: str, encoding: Encoding, op: Builder) -> ir.Value:
+    """Clip to the grid of a whole tensor."""
+    low, high = op.constant(f"{name}_low", encoding.low), op.constant(f"{name}_high", encoding.high)
+    return op.Clip(value, low, high, name=f"{name}_held", like=value)
 
 
 def stored_of(value: ir.Value, encoding: Encoding, edit: Editor) -> ir.Value:

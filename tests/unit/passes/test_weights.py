@@ -128,3 +128,14 @@ def test_weights_alone_add_up_in_float(
         {"w": np.ones((COUNT, 1), np.float32)},
     )
     assert "w_q" in compiled(module, "encode-weights, insert-qdq", target="portable").graph.initializers
+
+
+@pytest.mark.parametrize("bits", range(2, 8))
+def test_few_bits_are_levels_of_eight(
+    bits: int, build: Callable[..., GraphModule], compiled: Callable[..., GraphModule]
+) -> None:
+    weight = np.random.default_rng(bits).normal(size=(64, 8)).astype(np.float32)
+    module = build("main (float[N,64] x) => (float[N,8] y) { y = MatMul(x, w) }", {"w": weight})
+    stored = compiled(module, f"encode-weights{{bits={bits}}},insert-qdq,remove-dead").graph.initializers
+    assert array_of(stored["w_q"]).dtype == np.int8
+    assert (np.abs(array_of(stored["w_q"]).astype(int)).max(axis=0) == 2 ** (bits - 1) - 1).all()
