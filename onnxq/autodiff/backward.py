@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -52,6 +52,44 @@ def gradient(
         ModelError: The operator set is older than 18.
 
     """
+    _make_ready(module)
+    _require_way(Paths.between(list(module.graph), [of], wrt), of, wrt)
+    weights = _filled(_behind(of, Writer(module)), of, 1) if seed is None else seed
+    return [
+        _filled(_behind(value, Writer(module)), value, 0) if found is None else found
+        for value, found in zip(wrt, pulled_back(module, {of: weights}, wrt), strict=True)
+    ]
+
+
+def pulled_back(
+    module: GraphModule, seeds: Mapping[ir.Value, ir.Value], wrt: Sequence[ir.Value]
+) -> list[ir.Value | None]:
+    """Add to a graph what computes the gradient of several values together, and return it.
+
+    Args:
+        module: As for ``gradient``.
+        seeds: For each value that is differentiated, its seed.
+        wrt: As for ``gradient``.
+
+    Returns:
+        One value for each of ``wrt``, of its shape and type: the derivative of the sum over all ``of`` of
+        ``sum(seed * of)``; None where none of them depends on it.
+
+    Raises:
+        GradientError: An operator on the way has no rule.
+        ModelError: The operator set is older than 18.
+
+    """
+    _make_ready(module)
+    nodes = list(module.graph)
+    paths, found = Paths.between(nodes, seeds, wrt), Gradients(Writer(module))
+    for of, seed in seeds.items():
+        found.add(of, seed)
+    found.walk(nodes, paths)
+    return [found.of(value) if value in paths.made_into else None for value in wrt]
+
+
+def _make_ready(module: GraphModule) -> None:
     if module.opset < OLDEST:
         raise ModelError(
             f"gradients need operator set {OLDEST}, and the model has {module.opset}",
@@ -59,19 +97,16 @@ def gradient(
         )
     if not types_known(module.graph, shapes=True):
         infer(module.model)
-    nodes, writer = list(module.graph), Writer(module)
-    paths = Paths.between(nodes, [of], wrt)
-    _require_way(paths, of, wrt)
-    found = Gradients(writer)
-    found.add(of, _filled(found.behind(of), of, 1) if seed is None else seed)
-    found.walk(nodes, paths)
-    return [found.of(value) or _filled(found.behind(value), value, 0) for value in wrt]
 
 
 def _require_way(paths: Paths, of: ir.Value, wrt: Iterable[ir.Value]) -> None:
     for value in wrt:
         if value not in paths.made_into:
             raise GradientError(f"it does not depend on {name_of(value)!r}", where=f"value {name_of(of)!r}")
+
+
+def _behind(value: ir.Value, writer: Writer) -> Builder:
+    return Builder(writer, f"{name_of(value)}_grad", "gradient", after=writer.module.graph[-1])
 
 
 def _filled(op: Builder, like: ir.Value, number: float) -> ir.Value:
@@ -104,8 +139,7 @@ class Gradients:
 
     def behind(self, value: ir.Value) -> Builder:
         """Return what builds behind the graph, and names what it builds after a value."""
-        last = self._writer.module.graph[-1]
-        return Builder(self._writer, f"{name_of(value)}_grad", "gradient", after=last)
+        return _behind(value, self._writer)
 
     def walk(self, nodes: Sequence[ir.Node], paths: Paths) -> None:
         """Go back through nodes in topological order, and note what their rules find.

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxq.autodiff.backward import gradient
@@ -75,14 +76,26 @@ def fisher_model(module: GraphModule, *, of: str, wrt: Sequence[str], head: Head
     copy = prepared(module)
     end, *sources = named_values(copy, [of, *wrt])
     edit = Editor(copy)
-    signs = input_like(end, SIGNS, edit)
-    op = edit.behind(copy.graph[-1].outputs[0], why=WHY)
-    seed = SEEDS[head](Term(op, end), Term(op, signs)).value
+    _, seed = drawn_seed(end, head, edit)
     found = gradient(copy, of=end, wrt=sources, seed=seed)
     op = edit.behind(copy.graph[-1].outputs[0], why=WHY)
     named = zip(wrt, (Term(op, value) for value in found), strict=True)
     outputs = [(g * g).ReduceMean(keepdims=0, name=f"{name}_fisher").value for name, g in named]
     return with_outputs([end, *outputs], edit)
+
+
+def drawn_seed(value: ir.Value, head: Head, edit: Editor) -> tuple[ir.Value, ir.Value]:
+    """Add to a model a seed that is drawn, and return the new input of signs, and the seed.
+
+    Args:
+        value: What the loss depends on; types and shapes are known.
+        head: How it does.
+        edit: Adds to the model.
+
+    """
+    signs = input_like(value, SIGNS, edit)
+    op = edit.behind(edit.module.graph[-1].outputs[0], why=WHY)
+    return signs, SEEDS[head](Term(op, value), Term(op, signs)).value
 
 
 def random_signs(shape: Sequence[int], draw: int, *, seed: int = 0) -> NDArray[np.float32]:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -15,20 +13,16 @@ from numpy.typing import NDArray
 
 from onnxq.calibration.masks import TokenAxes, find_token_axes, padding, without_padding
 from onnxq.calibration.observers import ValueObserver
+from onnxq.calibration.opening import opened
 from onnxq.calibration.trimming import one_by_one, trimmed
-from onnxq.errors import CalibrationError, PreconditionError, called
+from onnxq.errors import CalibrationError
 from onnxq.quant.facts import Facts, Need
 from onnxq.runtime.batch import Feeds
 from onnxq.runtime.run import Run
-from onnxq.runtime.session import Session, open_session
+from onnxq.runtime.session import Session
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-
-SAVED = "model.onnx"
-"""What the float model is called while it is on disk."""
-FLOATS = frozenset({"tensor(float)", "tensor(float16)", "tensor(double)"})
-"""The types of values that can be observed; all are measured as float32."""
 
 HEAVY = 1 << 28
 """Bytes of a batch's observed values from which on samples run one by one: two batches are held at a time."""
@@ -77,7 +71,7 @@ def collect(
     *,
     on_progress: Progress | None = None,
 ) -> Collected:
-    """Measure values of ``model`` in one streaming pass, each node by its own kernel.
+    """Measure values of ``model`` in one streaming pass, each node by its own kernel; gradients in another.
 
     So a value's numbers do not depend on what else is asked for: ONNX Runtime's optimiser fuses what no
     output lies between, and rounds otherwise there.
@@ -93,7 +87,7 @@ def collect(
         needs: What to measure: inputs, outputs and inner values of the main graph.
         data: The samples; batches of about 8 are fastest.
         run: Where and how to run.
-        on_progress: Called after each batch with the number of samples so far.
+        on_progress: Called after each batch with the number of samples so far, but for gradients.
 
     Raises:
         PreconditionError: A wanted value does not exist, or does not hold floats.
@@ -102,16 +96,34 @@ def collect(
         ModelError: ONNX Runtime cannot load or run the model.
 
     """
-    observers = _observers(needs)
+    needs = tuple(needs)
+    observers = _observers(need.of_values for need in needs)
     if not observers:
         return Collected({}, 0)
-    with _opened(model, observers, run) as session:
+    with opened(model, observers, run) as session:
         samples = _stream(session, observers, data, on_progress)
     if samples == 0:
         raise CalibrationError(
             "there is no sample to calibrate on", hint="give data with at least one sample"
         )
-    return Collected({name: observer.facts() for name, observer in observers.items()}, samples)
+    facts = {name: observer.facts() for name, observer in observers.items()}
+    of_gradients = [need.of_gradients for need in needs if need.of_gradients.stats]
+    if of_gradients:
+        facts |= _with_gradients(model, of_gradients, data, run, facts)
+    return Collected(facts, samples)
+
+
+def _with_gradients(
+    model: ir.Model | Path, needs: Sequence[Need], data: Data, run: Run, facts: Mapping[str, Facts]
+) -> dict[str, Facts]:
+    """Return facts with what gradients tell besides, which the data is streamed for once more."""
+    from onnxq.calibration.curvature import curvature
+    from onnxq.ir.module import GraphModule
+    from onnxq.ir.store import load_model
+
+    module = load_model(model) if isinstance(model, Path) else GraphModule(model)
+    some = [need for need in needs if facts[need.value].count]
+    return {name: facts[name].with_parts(parts) for name, parts in curvature(module, some, data, run).items()}
 
 
 def _stream(
@@ -205,46 +217,3 @@ def _observers(needs: Iterable[Need]) -> dict[str, ValueObserver]:
     for need in needs:
         by_value.setdefault(need.value, []).append(need)
     return {name: ValueObserver(wishes) for name, wishes in sorted(by_value.items())}
-
-
-@contextmanager
-def _opened(model: ir.Model | Path, names: Iterable[str], run: Run) -> Iterator[Session]:
-    """Open a session that returns the named values besides the model's own outputs."""
-    with TemporaryDirectory(prefix="onnxq-") as folder:
-        inner = _inner_values(model, names)
-        path = model if isinstance(model, Path) else _saved(model, Path(folder))
-        with called(Path(folder, SAVED), "the model as prepared for calibration"):
-            session = open_session(path, run, extra_outputs=inner, optimization="none", arena=False)
-            types = {spec.name: spec.type for spec in (*session.inputs, *session.outputs)}
-            for name in names:
-                if types[name] not in FLOATS:
-                    raise PreconditionError(f"it holds {types[name]}, not floats", where=f"value {name!r}")
-            yield session
-
-
-def _saved(model: ir.Model, folder: Path) -> Path:
-    import onnx_ir as ir
-
-    ir.save(model, folder / SAVED, external_data=f"{SAVED}.data")
-    return folder / SAVED
-
-
-def _inner_values(model: ir.Model | Path, names: Iterable[str]) -> list[str]:
-    """Return which of ``names`` are made by a node of the main graph.
-
-    Raises:
-        PreconditionError: One of them is neither that nor an input.
-
-    """
-    import onnx_ir as ir
-
-    graph = ir.load(model).graph if isinstance(model, Path) else model.graph
-    inputs = {value.name for value in graph.inputs if value.name not in graph.initializers}
-    made = {value.name for node in graph for value in node.outputs}
-    for name in names:
-        if name not in inputs | made:
-            kind = (
-                "a weight, known without data" if name in graph.initializers else "no value of the main graph"
-            )
-            raise PreconditionError(f"it is {kind}", where=f"value {name!r}")
-    return [name for name in names if name not in inputs]

@@ -92,6 +92,23 @@ def without_padding(values: NDArray[Any], where: TokenAxes, keep: Keep) -> Itera
             yield _real_part(sample[np.newaxis], where.axes, np.flatnonzero(kept))
 
 
+def reality(shape: Shape, where: TokenAxes, keep: Keep) -> NDArray[np.float32]:
+    """Return an array of this shape, 0 where an element belongs to padding, and 1 elsewhere.
+
+    Args:
+        shape: That of one batch of a value.
+        where: Its token axes.
+        keep: Which tokens are real, shape (B, T).
+
+    """
+    real = np.ones((*keep.shape, *shape[1:]) if where.folded else shape, np.float32)
+    for axis in where.axes:
+        spread = [1] * real.ndim
+        spread[0], spread[axis] = keep.shape
+        real *= keep.reshape(spread)
+    return real.reshape(shape)
+
+
 def _real_part(sample: NDArray[Any], axes: tuple[int, ...], tokens: NDArray[np.intp]) -> NDArray[Any]:
     """Keep ``tokens`` along each axis; a view where they follow each other."""
     in_a_row = tokens[-1] - tokens[0] == len(tokens) - 1

@@ -11,7 +11,7 @@ from onnxq.calibration.collect import collect
 from onnxq.calibration.data import Dataset
 from onnxq.calibration.table import LEFT_OUT
 from onnxq.engine.cache import FactsCache
-from onnxq.engine.known import asked, prints_of, unmet
+from onnxq.engine.known import Prints, asked, parted, prints_of, unmet
 from onnxq.engine.samples import Half, Kept
 from onnxq.errors import CalibrationError
 from onnxq.heap import trim
@@ -132,22 +132,23 @@ class Measurements:
         self.tally.recalled += len(found)
         self._known.update(found)
 
-    def _measure(self, module: GraphModule, needs: Sequence[Need], prints: Mapping[str, str]) -> None:
+    def _measure(self, module: GraphModule, needs: Sequence[Need], prints: Prints) -> None:
         """Measure each fingerprint once, under the first name that has it."""
-        first = {print_: name for name, print_ in reversed(list(prints.items()))}
-        named = [replace(need, value=first.get(prints.get(need.value, ""), need.value)) for need in needs]
+        first = {print_: name for (name, _), print_ in reversed(list(prints.items()))}
+        named = {
+            replace(need, value=first.get(prints.get(subject, ""), need.value)): prints.get(subject, "")
+            for need, subject in parted(needs)
+        }
         self._tell(0)
         found = collect(
-            module.model,
-            dict.fromkeys(named),
-            self.data,
-            Run(threads=self.threads),
-            on_progress=self._tell,
+            module.model, named, self.data, Run(threads=self.threads), on_progress=self._tell
         ).facts
         trim()
         self.tally.streams += 1
         self.tally.measured += len(found)
-        new = {prints[name]: facts for name, facts in found.items()}
+        new: dict[str, Facts] = {}
+        for need, print_ in named.items():
+            new = joined(new, {print_: found[need.value].only(need.places)})
         self._known = joined(self._known, new)
         if self._cache is not None:
             self._cache.keep({print_: self._known[print_] for print_ in new})

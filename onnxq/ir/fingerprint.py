@@ -2,12 +2,15 @@
 
 Two values with one fingerprint hold the same numbers on the same inputs: operator, attributes and the
 fingerprints of what is read agree, down to the bytes of the weights and the names of the graph's inputs.
+
+Two values with one future have the same gradients too: what is computed of them agrees as well, up to what is
+differentiated.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import onnx
 import onnx_ir as ir
@@ -31,6 +34,34 @@ def fingerprints(model: ir.Model) -> Fingerprints:
         for index, value in enumerate(node.outputs):
             found[value] = _digest(f"{text} output {index}")
     return found
+
+
+def futures(model: ir.Model, ends: Mapping[ir.Value, str]) -> Fingerprints:
+    """Return a fingerprint of what computes each value of the main graph, and of what is computed of it.
+
+    Args:
+        model: The model.
+        ends: What is differentiated, each with a text that tells how.
+
+    """
+    known = fingerprints(model)
+    reads: dict[ir.Value, list[str]] = {value: [f"end {text}"] for value, text in ends.items()}
+    found: Fingerprints = {}
+
+    def future(value: ir.Value) -> str:
+        if value not in found:
+            found[value] = _digest(" ".join([known[value], *sorted(reads.get(value, ()))]))
+        return found[value]
+
+    for node in reversed(model.graph):
+        text = " ".join([_node_text(node, model, known), "becomes", *map(future, node.outputs)])
+        told = _digest(text)
+        for index, value in enumerate(node.inputs):
+            if value is not None:
+                reads.setdefault(value, []).append(f"{told} input {index}")
+        for name, value in _captured_values(node, known):
+            reads.setdefault(value, []).append(f"{told} captured {name}")
+    return {value: future(value) for value in known}
 
 
 def _roots(graph: ir.Graph) -> Iterator[ir.Value]:
@@ -66,12 +97,17 @@ def _operator(node: ir.Node, model: ir.Model) -> str:
 
 
 def _captured(node: ir.Node, known: Fingerprints) -> Iterator[str]:
+    """Yield, with their names, the fingerprints of what a node's subgraphs read of the main graph."""
+    yield from (f"{name}={known[value]}" for name, value in _captured_values(node, known))
+
+
+def _captured_values(node: ir.Node, known: Fingerprints) -> Iterator[tuple[str, ir.Value]]:
     """Yield, with their names, the values of the main graph that a node's subgraphs read."""
     for attr in node.attributes.values():
         for graph in _subgraphs(attr):
             read = {value for inner in RecursiveGraphIterator(graph) for value in inner.inputs}
             read |= set(graph.outputs)
-            yield from sorted(f"{name_of(value)}={known[value]}" for value in read if value in known)
+            yield from sorted((name_of(value), value) for value in read if value in known)
 
 
 def _subgraphs(attr: ir.Attr) -> tuple[ir.Graph, ...]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from onnxq.quant.encodings import Encoding, covering, family_of
 from onnxq.quant.statistics import Histogram
@@ -65,7 +65,7 @@ QUICK = Steps(per_octave=4, octaves=4, fine=9)
 
 
 def search_range(
-    cost: Cost, low: Array | float, high: Array | float, symmetric: bool, steps: Steps
+    cost: Cost, low: ArrayLike, high: ArrayLike, symmetric: bool, steps: Steps
 ) -> tuple[Array, Array]:
     """Return the range inside ``low``..``high`` of the lowest cost found.
 
@@ -185,6 +185,32 @@ def squared_error(values: NDArray[np.float32], dtype: str, symmetric: bool, limi
         encoding = covering(low, high, dtype, symmetric=symmetric, axis=0, limit=limit)
         error = encoding.restored(values) - values
         return np.asarray(np.einsum("cn,cn->c", error, error), np.float64)
+
+    return cost
+
+
+def curved_error(
+    values: NDArray[np.float32],
+    squares: NDArray[np.float32],
+    dtype: str,
+    symmetric: bool,
+    limit: int | None = None,
+) -> Cost:
+    """Return the cost: the squared quantization errors of each row of ``values``, each times its ``squares``.
+
+    Args:
+        values: Shape (C, N).
+        squares: What they cost, likewise.
+        dtype: The integer type to be used.
+        symmetric: Whether the encodings will be symmetric around zero.
+        limit: The largest magnitude of their integers, if not the type's.
+
+    """
+
+    def cost(low: Array, high: Array) -> Array:
+        encoding = covering(low, high, dtype, symmetric=symmetric, axis=0, limit=limit)
+        error = encoding.restored(values) - values
+        return np.asarray(np.einsum("cn,cn,cn->c", error, error, squares, dtype=np.float64), np.float64)
 
     return cost
 

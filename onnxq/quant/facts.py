@@ -48,6 +48,16 @@ class Need:
         """Where what is wished for stands among facts."""
         return frozenset(_place(kind, self.axis) for kind in self.stats)
 
+    @property
+    def of_values(self) -> Need:
+        """The wish without what gradients tell."""
+        return replace(self, stats=frozenset(kind for kind in self.stats if kind.gradients == "none"))
+
+    @property
+    def of_gradients(self) -> Need:
+        """The wish for what gradients tell alone."""
+        return replace(self, stats=self.stats - self.of_values.stats)
+
 
 @dataclass(frozen=True, eq=False)
 class Facts:
@@ -161,6 +171,10 @@ class Facts:
             return self
         moved = [part for kind in STATISTICS.values() if (part := move(kind)) is not None]
         return facts_of(self.count, *moved, axis=axis) if any(type(part) is Range for part in moved) else None
+
+    def with_parts(self, parts: Mapping[Place, Statistic]) -> Facts:
+        """Return the facts with these parts too."""
+        return replace(self, parts={**self.parts, **parts})
 
     def only(self, places: Container[Place]) -> Facts:
         """Return the facts without what stands in other places; the range stays."""

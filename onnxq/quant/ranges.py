@@ -19,6 +19,7 @@ from onnxq.quant.clipping import (
     FINE,
     QUICK,
     ExpectedSquaredError,
+    curved_error,
     divergence,
     search_range,
     softmax_cross_entropy,
@@ -26,7 +27,7 @@ from onnxq.quant.clipping import (
 )
 from onnxq.quant.encodings import Encoding, covering, family_of
 from onnxq.quant.facts import Facts, Kind, facts_of
-from onnxq.quant.statistics import Average, ChannelRange, Histogram, Range, Rows
+from onnxq.quant.statistics import Average, ChannelRange, CurvedRows, Histogram, Range, Rows
 
 Values = NDArray[np.float32]
 Ends = tuple[float, float]
@@ -280,9 +281,42 @@ class CrossEntropy(Method):
         return float(low), float(high)
 
 
+class Hessian(Method):
+    """The range of the smallest rise of the loss, to second order: squared errors times squared gradients.
+
+    Source:
+        Yuan et al., 2022, arXiv:2111.12293 (PTQ4ViT), section 3.3; the gradients are drawn, as
+        ``onnxq.autodiff.seeds`` tells: those of the reference code, of how far a model is from itself, are 0.
+
+    """
+
+    name = "hessian"
+    stats = frozenset({CurvedRows})
+    channel_stats = frozenset({CurvedRows})
+
+    def choose(
+        self, facts: Facts, dtype: str = "uint8", symmetric: bool = False, limit: int | None = None
+    ) -> Ends:
+        """Search with the sampled rows."""
+        known = facts.known(CurvedRows)
+        values, squares = known.values.reshape(1, -1), known.squares.reshape(1, -1)
+        error = curved_error(values, squares, dtype, symmetric, limit)
+        low, high = search_range(error, [facts.low], [facts.high], symmetric, QUICK)
+        return float(low[0]), float(high[0])
+
+    def choose_channels(
+        self, facts: Facts, axis: int = -1, dtype: str = "int8", symmetric: bool = True
+    ) -> ChannelEnds:
+        """Search with the sampled rows, all channels at once."""
+        known = facts.known(CurvedRows, axis)
+        values, squares = (np.ascontiguousarray(part.T) for part in (known.values, known.squares))
+        error = curved_error(values, squares, dtype, symmetric)
+        return search_range(error, values.min(axis=1), values.max(axis=1), symmetric, QUICK)
+
+
 METHODS: Mapping[str, Method] = {
     method.name: method
-    for method in (MinMax(), MovingAverage(), Percentile(), Mse(), Entropy(), CrossEntropy())
+    for method in (MinMax(), MovingAverage(), Percentile(), Mse(), Entropy(), CrossEntropy(), Hessian())
 }
 """Every method by name, with its default options."""
 

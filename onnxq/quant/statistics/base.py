@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +23,20 @@ class Block:
         values: Shape (N, ...), rank 2 or more; axis 0 counts the samples.
         axis: The channel axis, negative.
         ranged: Whether somebody wants the ranges of the channels, from which that of the whole follows.
+        gradients: The squared gradients, of the shape of the values, or with one channel for all; None
+            where nobody looked, and all values count alike.
 
     """
 
     values: Float32
     axis: int
     ranged: bool = False
+    gradients: Float32 | None = None
+
+    @property
+    def squares(self) -> Float32:
+        """The squared gradients, or ones."""
+        return np.ones_like(self.values) if self.gradients is None else self.gradients
 
     @cached_property
     def lowest(self) -> Float32:
@@ -147,6 +155,9 @@ class Statistic(ABC):
     """What remarks and errors call it."""
     by_channel: ClassVar[bool] = False
     """Whether it depends on which axis counts the channels."""
+    gradients: ClassVar[Literal["none", "own", "products"]] = "none"
+    """Whose squared gradients it observes beside the values: nobody's, those of the values themselves, or the
+    mean of those of what matrix products make of a row."""
     in_tables: ClassVar[bool] = True
     """Whether calibration tables hold it."""
     in_manifests: ClassVar[bool] = True

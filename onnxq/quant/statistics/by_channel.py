@@ -48,12 +48,18 @@ class ChannelArray(Statistic):
 
     def to_fields(self) -> dict[str, Any]:
         """Return the array."""
-        return {self.name: self.values}
+        return {field_of(self.name): self.values}
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Self | None:
         """Read the array."""
-        return cls(np.asarray(fields[cls.name], np.float32)) if cls.name in fields else None
+        field = field_of(cls.name)
+        return cls(np.asarray(fields[field], np.float32)) if field in fields else None
+
+
+def field_of(name: str) -> str:
+    """Return the field of a ``# fact`` line that holds the statistic of this name."""
+    return name.replace("-", "_")
 
 
 def check_channels(name: str, array: Float32, rank: int) -> None:

@@ -92,26 +92,30 @@ class GramObserver:
 
     def update(self, block: Block) -> None:
         """Gather rows, and multiply them whenever there are enough."""
-        samples = np.moveaxis(block.values, block.axis, -1)
-        channels = samples.shape[-1]
-        rows = samples.reshape(len(samples), -1, channels)
+        samples = self._rows(block)
+        wide = samples.shape[-1]
+        rows = samples.reshape(len(samples), -1, wide)
         apart = -(-rows.shape[1] // MOST_ROWS) or 1
-        self._gather(rows[:, ::apart].reshape(-1, channels))
+        self._gather(rows[:, ::apart].reshape(-1, wide))
+
+    def _rows(self, block: Block) -> Float32:
+        """Return the rows of samples, shape (N, ..., C + 1)."""
+        return with_one(np.moveaxis(block.values, block.axis, -1))
 
     def merge(self, later: GramObserver) -> None:
         """Add the other's products, and gather the rows that it has not multiplied yet."""
         if later.gram.size:
-            self._gather(later.rows[: later.filled, :-1])
+            self._gather(later.rows[: later.filled])
             self.gram += later.gram
 
     def _gather(self, rows: Float32) -> None:
-        channels = rows.shape[1]
+        wide = rows.shape[1]
         if not len(self.rows):
-            self.rows = np.ones((ROWS, channels + 1), np.float32)
-            self.gram = np.zeros((channels + 1, channels + 1))
+            self.rows = np.empty((ROWS, wide), np.float32)
+            self.gram = np.zeros((wide, wide))
         while len(rows):
             fitting = rows[: ROWS - self.filled]
-            self.rows[self.filled : self.filled + len(fitting), :channels] = fitting
+            self.rows[self.filled : self.filled + len(fitting)] = fitting
             self.filled += len(fitting)
             rows = rows[len(fitting) :]
             if self.filled == ROWS:
@@ -127,3 +131,8 @@ class GramObserver:
         """Return the matrix."""
         self._multiply()
         return Gram(self.gram.astype(np.float32)) if self.gram.size else None
+
+
+def with_one(rows: Float32) -> Float32:
+    """Return rows, shape (..., C), with a 1 behind each."""
+    return np.concatenate([rows, np.ones((*rows.shape[:-1], 1), np.float32)], axis=-1)

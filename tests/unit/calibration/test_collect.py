@@ -102,7 +102,7 @@ def padded_feeds(count: int, length: int, seed: int = 0, *, left: bool = False) 
     return {"input_ids": rng.integers(1, 50, (count, length)) * mask, "attention_mask": mask}
 
 
-ALL = frozenset(STATISTICS.values())
+ALL = frozenset(kind for kind in STATISTICS.values() if kind.gradients == "none")
 VALUES = ("embedded", "heads", "scores", "probs", "flat", "hidden", "y", "pooled")
 PER_CHANNEL = {"embedded", "heads", "flat", "hidden", "y", "pooled"}
 

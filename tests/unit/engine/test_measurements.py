@@ -15,13 +15,13 @@ from onnxq.errors import PreconditionError
 from onnxq.ir.module import GraphModule
 from onnxq.ir.text import parse
 from onnxq.quant.facts import Facts, Need
-from onnxq.quant.statistics import STATISTICS, Gram, Mean, Range
+from onnxq.quant.statistics import STATISTICS, Curvature, Gram, Mean, Range
 
 TEXT = """<ir_version: 10, opset_import: ["" : 21]>
 main (float[N,2] x) => (float[N,2] y) <float two = {2.0}> { h = Mul(x, two) y = Relu(h) }
 """
 RANGE = frozenset({Range})
-ALL = frozenset(STATISTICS.values())
+ALL = frozenset(kind for kind in STATISTICS.values() if kind.gradients == "none")
 
 
 @pytest.fixture
@@ -71,6 +71,35 @@ def test_another_run_measures_nothing(module: GraphModule, data: Dataset) -> Non
     assert (second.tally.streams, second.tally.measured, second.tally.recalled) == (0, 0, 1)
     assert facts_out(again) == facts_out(first)
     assert first.has(ALL)
+
+
+GRADIENTS = Need("h", frozenset({Mean, Curvature}))
+
+
+def test_gradients_are_kept_for_what_is_computed_of_a_value(module: GraphModule, data: Dataset) -> None:
+    """Of y = relu(2 x): where 2 x > 0 the derivative by it is 1; that of its square is another."""
+    measurements = Measurements.on(data, 1)
+    first = measurements.of(module, [GRADIENTS])["h"]
+    assert first.known(Curvature).values.tolist() == [0.5, 0.5]  # of 2 samples, each channel once
+    other = parse(TEXT.replace("y = Relu(h)", "r = Relu(h) y = Mul(r, r)"))
+    squared = measurements.of(other, [GRADIENTS])["h"]
+    assert squared.known(Curvature).values.tolist() == [72.0, 32.0]  # (2 * 6)^2 / 2 and (2 * 4)^2 / 2
+    assert _ends(squared) == _ends(first) == (-8, 6)
+    assert (measurements.tally.streams, measurements.tally.measured) == (2, 2)
+    again = Measurements.on(data, 1)
+    for one, before in ((module, first), (other, squared)):
+        assert facts_out(again.of(one, [GRADIENTS])["h"]) == facts_out(before)
+    assert again.tally.streams == 0
+
+
+def test_twins_have_gradients_of_their_own(data: Dataset) -> None:
+    twins = parse(TEXT.replace("y = Relu(h)", "g = Mul(x, two) r = Relu(g) y = Sub(r, h)"))
+    needs = [Need(name, frozenset({Curvature})) for name in ("h", "g")]
+    found = Measurements.on(data, 1).of(twins, needs)
+    assert {name: facts.known(Curvature).values.tolist() for name, facts in found.items()} == {
+        "h": [1.0, 1.0],
+        "g": [0.5, 0.5],
+    }
 
 
 def test_other_data_and_other_threads_are_another_matter(module: GraphModule, data: Dataset) -> None:

@@ -7,7 +7,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from onnxq.ir.fingerprint import fingerprints
+from onnxq.ir.fingerprint import fingerprints, futures
 from onnxq.ir.module import name_of
 from onnxq.ir.text import parse
 
@@ -73,3 +73,28 @@ def _branching(bias: str) -> dict[str, str]:
 def test_what_subgraphs_read_from_outside_counts() -> None:
     assert _branching("a")["y"] == _branching("a")["y"]
     assert _branching("a")["y"] != _branching("b")["y"]
+
+
+def _futures(text: str, how: str = "squared") -> dict[str, str]:
+    module = parse(text)
+    ends = dict.fromkeys(module.graph.outputs, how)
+    return {name_of(value): print_ for value, print_ in futures(module.model, ends).items()}
+
+
+def test_a_future_is_all_that_gradients_depend_on() -> None:
+    before = _futures(_text())
+    assert before == _futures(_text())
+    assert not set(before.values()) & set(_futures(_text(), "absolute").values())
+    # another operator behind h, and another reader of x whose result nobody differentiates
+    assert not set(before.values()) & set(_futures(_text().replace("Relu(h)", "Sigmoid(h)")).values())
+    renamed = _futures(_text().replace("h", "g"))
+    assert (renamed["x"], renamed["g"]) == (before["x"], before["h"])
+
+
+def test_twins_have_one_future_only_if_they_are_read_alike() -> None:
+    alike = _futures(_text().replace("y = Relu(h)", "g = MatMul(x, w) a = Relu(h) b = Relu(g) y = Add(a, b)"))
+    assert alike["a"] != alike["b"], "one is the first input of the sum"
+    same = _futures(_text().replace("y = Relu(h)", "a = Relu(h) b = Abs(h) y = Add(a, b)"))
+    assert len(set(same.values())) == len(same)
+    both = _futures(_text().replace("y = Relu(h)", "g = MatMul(x, w) y = Relu(h) z = Relu(g)"))
+    assert both["h"] != both["g"], "nobody differentiates z"

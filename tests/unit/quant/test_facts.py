@@ -8,11 +8,22 @@ from numpy.typing import NDArray
 
 from onnxq.calibration.observers import observe_array
 from onnxq.quant.facts import Facts, Need, facts_of, joined, meets
-from onnxq.quant.statistics import STATISTICS, Average, ChannelRange, Gram, Histogram, Mean, Range, Rows
+from onnxq.quant.statistics import (
+    STATISTICS,
+    Average,
+    ChannelRange,
+    Curvature,
+    CurvedRows,
+    Gram,
+    Histogram,
+    Mean,
+    Range,
+    Rows,
+)
 from onnxq.quant.statistics.base import Rescaling
 
 X = np.random.default_rng(0).normal(size=(7, 3, 5)).astype(np.float32)
-ALL = frozenset(STATISTICS.values())
+ALL = frozenset(kind for kind in STATISTICS.values() if kind.gradients == "none")
 PLAIN = frozenset(kind for kind in ALL if not kind.by_channel)
 
 
@@ -58,7 +69,7 @@ def moved(facts: Facts, x: NDArray[np.float32], scale: NDArray[Any], shift: NDAr
     got = facts.rescaled(scale, shift, -2)
     assert got is not None
     assert got.axes == [-2]
-    assert [kind.name for kind in STATISTICS.values() if not got.has([kind], -2)] == ["average"]
+    assert [kind.name for kind in ALL if not got.has([kind], -2)] == ["average"]
     numbers = (x.astype(np.float64) - shift[:, np.newaxis]) / scale[:, np.newaxis]
     wanted = observe_array(numbers, ALL, -2)
     largest = float(np.abs(x).max() + np.abs(shift).max()) / float(scale.min())
@@ -79,6 +90,19 @@ def test_rescaling_along_one_axis_moves_what_follows_exactly_and_forgets_the_res
     moved(facts, X, scale, np.zeros(3))
     moved(facts, X, scale, np.array([0.5, 0.0, -0.5]))
     assert facts.rescaled(scale, np.zeros(3), None) is None
+
+
+def test_gradients_grow_as_their_values_shrink() -> None:
+    """With y = x / s, the derivative by y is that by x times s; squares of ones become those of s."""
+    kinds = [ChannelRange, Curvature, CurvedRows]
+    scale = np.array([0.5, 2.0, 4.0])
+    got = observe_array(X, kinds, -2).rescaled(scale, np.zeros(3), -2)
+    assert got is not None
+    rows = got.known(CurvedRows, -2)
+    np.testing.assert_array_equal(rows.squares, np.broadcast_to(scale**2, rows.squares.shape))
+    np.testing.assert_array_equal(rows.values, X.transpose(0, 2, 1).reshape(-1, 3) / scale.astype(np.float32))
+    places = X.shape[0] * X.shape[2]  # the array counts as one sample
+    np.testing.assert_array_equal(got.known(Curvature, -2).values, places * scale**2)
 
 
 def test_holding_channels_moves_what_follows_and_forgets_the_rest() -> None:

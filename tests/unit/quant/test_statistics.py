@@ -14,10 +14,22 @@ from numpy.typing import NDArray
 from onnxq.calibration.observers import ValueObserver, observe_array
 from onnxq.calibration.table import CalibrationTable
 from onnxq.ir.module import GraphModule
+from onnxq.ir.notes import facts_fields, note_line, notes_in
 from onnxq.ir.text import parse, render
 from onnxq.quant.facts import Need, facts_of
-from onnxq.quant.statistics import STATISTICS, Average, Gram, Mean, Range, Rows, Statistic
+from onnxq.quant.statistics import (
+    STATISTICS,
+    Average,
+    CurvedGram,
+    CurvedRows,
+    Gram,
+    Mean,
+    Range,
+    Rows,
+    Statistic,
+)
 from onnxq.quant.statistics.base import Block
+from onnxq.quant.statistics.curved_rows import CurvedRowsObserver
 from onnxq.quant.statistics.rows import RowsObserver
 
 X = np.random.default_rng(0).normal(size=(600, 3, 5)).astype(np.float32)
@@ -32,8 +44,8 @@ def block(values: NDArray[np.float32]) -> Block:
 @given(cut=st.integers(0, 600))
 def test_two_parts_merged_are_the_whole(kind: type[Statistic], cut: int) -> None:
     first, second, whole = kind.observer(), kind.observer(), kind.observer()
-    if kind is Rows:
-        second = RowsObserver(start=3 * cut)
+    if kind in (Rows, CurvedRows):
+        second = (RowsObserver if kind is Rows else CurvedRowsObserver)(start=3 * cut)
     for observer, part in ((first, X[:cut]), (second, X[cut:]), (whole, X)):
         if len(part):
             observer.update(block(part))
@@ -43,7 +55,8 @@ def test_two_parts_merged_are_the_whole(kind: type[Statistic], cut: int) -> None
     # A Gram entry adds 1800 products of magnitudes below 20, rounded to float32 in another order; a mean as
     # many numbers in float64, rounded once; the average is continued in float64. All others only compare and
     # count.
-    bound = {Gram: 1800 * 20 * 2.0**-24, Mean: 2.0**-24, Average: 1e-13}.get(kind, 0.0)
+    products = 1800 * 20 * 2.0**-24
+    bound = {Gram: products, CurvedGram: products, Mean: 2.0**-24, Average: 1e-13}.get(kind, 0.0)
     for name, number in vars(merged).items():
         np.testing.assert_allclose(number, getattr(expected, name), rtol=0, atol=bound)
 
@@ -76,6 +89,33 @@ def test_rows_that_do_not_follow_are_refused() -> None:
     other.update(block(X[2:4]))
     with pytest.raises(ValueError, match="rows from 3 on cannot follow those up to 6"):
         one.merge(other)
+
+
+def test_rows_weigh_as_much_as_the_loss_cares() -> None:
+    """A row whose weight is 4 counts as often as four rows; the weight is the mean of what is known of it."""
+    rows, often = X[:7].reshape(1, -1, 5), np.arange(21) % 5
+    heavy, plain = CurvedGram.observer(), Gram.observer()
+    squares = np.stack([often * 0.5, often * 1.5], axis=-1)[np.newaxis].astype(np.float32)
+    heavy.update(Block(rows, -1, gradients=squares))
+    plain.update(block(np.repeat(rows, often, axis=1)))
+    weighed, repeated = heavy.result(), plain.result()
+    assert isinstance(weighed, CurvedGram)
+    assert repeated is not None
+    # 42 products of magnitudes below 20, rounded in another order
+    np.testing.assert_allclose(weighed.values, repeated.values, rtol=0, atol=42 * 20 * 2.0**-24)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_written_is_read_back(kind: type[Statistic]) -> None:
+    facts = observe_array(X[:4], [kind])
+    part = facts.get(kind)
+    assert part is not None
+    lines = [note_line("fact", "x", fields) for fields in facts_fields(facts, None)]
+    again = [kind.from_table(part.to_table())]
+    again += [found.get(kind) for _, _, found in notes_in(lines)]
+    for one in again:
+        for name, number in vars(part).items():
+            np.testing.assert_array_equal(getattr(one, name), number)
 
 
 @dataclass(frozen=True, eq=False)
