@@ -120,6 +120,8 @@ class Compilation:
     choice: Choice | None = None
     tuning: Tuning | None = None
     held: Held | None = None
+    judge: Judge | None = None
+    """What says whether a result misses anything, where layers may go to float for that."""
 
     @cached_property
     def build(self) -> Build:
@@ -204,6 +206,7 @@ class Compilation:
                 [batch.feeds for batch in samples.timed(self.options.bench_batch_size)],
                 self.options.threads,
                 self.progress,
+                self.judge,
             )
         except InputError:
             if not samples.made_up:
@@ -251,12 +254,12 @@ class Compilation:
         few = list(with_few(one_by_one(samples)).batches())
         timed = samples.timed(options.bench_batch_size) if options.bench and options.tune else ()
         rest = samples.batches if has_more(samples, sum(batch.rows for batch in few)) else None
-        judge = Judge(self.source.path, few, rest, self._missed, options.metric, run)
+        self.judge = Judge(self.source.path, few, rest, self._missed, options.metric, run)
         self.held = hold(
             self.recipe,
             Ground(
                 self.build,
-                judge,
+                self.judge,
                 first_few(self.data),
                 [batch.feeds for batch in timed],
                 self._wanted_db(sum(batch.rows for batch in few)),

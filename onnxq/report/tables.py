@@ -189,7 +189,7 @@ def tuning_table(verdicts: Sequence[Verdict]) -> Table:
             one.name,
             NOTHING if one.gain is None else f"{one.gain:.3f}x",
             NOTHING if one.spread is None else "-".join(f"{end:.2f}" for end in one.spread),
-            "left out" if one.dropped else "kept",
+            "left out" if one.dropped else "kept, for accuracy" if one.needed else "kept",
         )
         for one in verdicts
     )

@@ -2,8 +2,8 @@
 
 Each distinct layer shape is tried in float where the profile does not show integers to be faster, and
 each optional rewrite is left out, one at a time and in the whole model; all forms race against the model with
-everything, as do the exact passes alone and the source. What is clearly faster without is left out, and then
-the result races once more, against all three.
+everything, as do the exact passes alone and the source. What is clearly faster without is left out, as far as
+the result then still has the accuracy that is asked for, and races once more, against all three.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 from onnxq.analysis.layers import Layer, linear_layers
 from onnxq.engine.build import Build
 from onnxq.engine.cache import cache_folder
+from onnxq.engine.judge import Judge
 from onnxq.errors import InputError, OnnxqError
 from onnxq.files import write_whole
 from onnxq.heap import make_room
@@ -47,6 +48,9 @@ SOURCE, EXACT = "the source as it is", "the exact passes alone"
 
 BETWEEN = "integers between layers"
 """The form that leaves out what lies between the layers."""
+
+TOGETHER = "int8 for what is slower in it"
+"""The form without all layers whose integer kernels take longer in a profile than those for floats."""
 
 FASTER = 0.9
 """A layer whose integer kernels take no more of its float kernels' time, what quantizes for them included, is
@@ -80,6 +84,7 @@ class Verdict:
         gain: How many times faster the model is without it; None if remembered from an earlier run.
         spread: The tenth and ninetieth percentile of the same over the rounds; None where a profile told.
         dropped: Whether it is left out.
+        needed: Whether it stays though the model is faster without: the result would miss what is asked for.
 
     """
 
@@ -87,6 +92,7 @@ class Verdict:
     gain: float | None
     spread: tuple[float, float] | None
     dropped: bool
+    needed: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,7 @@ def tune(
     feeds: Sequence[Feeds],
     threads: int | None,
     on_progress: Progress = quiet,
+    judge: Judge | None = None,
 ) -> Tuning:
     """Return the fastest form of ``recipe`` for ``source`` on this machine.
 
@@ -122,6 +129,7 @@ def tune(
         feeds: What to time with.
         threads: Threads within an operator.
         on_progress: Told of the forms that are built, and of the rounds of each race.
+        judge: Says what a form misses of what is asked for; None where nothing is.
 
     """
     with TemporaryDirectory(prefix="onnxq-tune-") as folder:
@@ -137,6 +145,8 @@ def tune(
         found, standings = (remembered, {}) if remembered else _tried(recipe, forms, groups, timing)
         verdicts = _confirmed(recipe, groups, found, timing)
         memory.keep(verdicts)
+        if judge is not None:
+            verdicts = _holding(verdicts, lambda names: timing.misses(_without(recipe, groups, names), judge))
         dropped = _dropped(verdicts)
         tuned = _without(recipe, groups, dropped)
         return _never_slower(tuned, verdicts, timing, {} if dropped else standings)
@@ -176,6 +186,13 @@ class _Timing:
         if "" not in self.made:
             self.made[""] = self._written(self.build.source.module)
         return self.made[""]
+
+    def misses(self, recipe: Recipe, judge: Judge) -> bool:
+        """Tell whether the recipe's result is less than what is asked for."""
+        judged = f"judged {recipe.pipeline} {recipe.precision}"
+        if judged not in self.made:
+            self.made[judged] = self._written(self.build.trial(recipe))
+        return bool(judge.of(self.made[judged])[1])
 
     def _written(self, module: GraphModule) -> Path:
         """Write a model whose weights are mapped where it is opened, and not copied.
@@ -257,11 +274,15 @@ def in_float(recipe: Recipe) -> Recipe:
 
 def _in_float(recipe: Recipe, patterns: Sequence[str]) -> Recipe:
     settings = [
-        f"{pass_.name}.exclude={value_text((*getattr(pass_, 'exclude', ()), *patterns))}"
+        f"{pass_.name}.exclude={_with_more(getattr(pass_, 'exclude', ()), patterns)}"
         for pass_ in parse_pipeline(recipe.pipeline)
         if _leaves_out(pass_)
     ]
     return recipe.with_options(settings)
+
+
+def _with_more(excluded: Sequence[str], patterns: Sequence[str]) -> str:
+    return value_text(tuple(dict.fromkeys((*excluded, *patterns))))
 
 
 def _tried(
@@ -271,10 +292,11 @@ def _tried(
 
     Return how the recipe's rivals stand to that model, too.
     """
-    found = _profiled(recipe, groups, timing)
+    found, slow = _profiled(recipe, groups, timing)
     models, whole = {"all": timing.whole}, model_digest(timing.whole)
     built = _timed_alone(recipe)
     tried = [form for form in forms if form.name not in found and not _is_same(form, built, timing.build)]
+    tried += [Form(TOGETHER, _without(recipe, groups, slow))] if len(slow) > 1 else []
     for number, form in enumerate(tried):
         timing.on_progress("building forms", number, len(tried))
         path = timing.make(form.recipe)
@@ -284,9 +306,21 @@ def _tried(
     rivals = _rivals(recipe, timing)
     standings = timing.race("racing forms", {**models, **rivals})
     stood = {name: standings.pop(name) for name in rivals}
-    found |= {name: _verdict(name, one) for name, one in standings.items()}
+    found |= _verdicts(standings, slow)
     equal = {form.name: Verdict(form.name, 1.0, (1.0, 1.0), dropped=False) for form in forms}
     return list((equal | found).values()), stood
+
+
+def _verdicts(standings: Mapping[str, Standing], slow: Sequence[str]) -> dict[str, Verdict]:
+    """Return a verdict on each form; slow ones have the one on all of them where that is to leave them out.
+
+    A layer of a small model takes too little of its time for a race to tell, and thirty of them take much.
+    """
+    found = {name: _verdict(name, one) for name, one in standings.items() if name != TOGETHER}
+    together = standings.get(TOGETHER)
+    if together is not None and together.faster:
+        found |= {name: _verdict(name, together) for name in slow}
+    return found
 
 
 def _is_same(form: Form, built: Recipe, build: Build) -> bool:
@@ -302,25 +336,30 @@ def _rivals(recipe: Recipe, timing: _Timing) -> dict[str, Path]:
     return {SOURCE: timing.source_alike(), **alone, **_everything(recipe, timing)}
 
 
-def _profiled(recipe: Recipe, groups: Mapping[str, Sequence[str]], timing: _Timing) -> dict[str, Verdict]:
-    """Return verdicts on layers of which no race has to tell.
+def _profiled(
+    recipe: Recipe, groups: Mapping[str, Sequence[str]], timing: _Timing
+) -> tuple[dict[str, Verdict], list[str]]:
+    """Return verdicts on layers of which no race has to tell, and the forms without layers that look slow.
 
-    Their integer kernels are faster, or take so little that with others the model cannot be clearly faster.
+    The former's integer kernels are faster, or take so little that with others the model cannot be clearly
+    faster.
     """
     exact = in_float(recipe)
     if not groups or exact == recipe:
-        return {}
+        return {}, []
     timing.on_progress("profiling layers", 0, None)
     integers = timing.layers(timing.whole)
     floats = timing.layers(timing.make(exact))
-    total, found = sum(integers.values()), {}
+    total, found, slow = sum(integers.values()), {}, []
     for shape, nodes in groups.items():
+        name = f"int8 for {shape}"
         before, after = (sum(times.get(node, 0.0) for node in nodes) for times in (floats, integers))
         at_best = total / (total - after + UNSURE * before)
         if after > 0 and (after <= FASTER * before or at_best < CLEAR_GAIN):
-            name = f"int8 for {shape}"
             found[name] = Verdict(name, total / (total - after + before), None, dropped=False)
-    return found
+        if after >= before > 0:
+            slow.append(name)
+    return found, slow
 
 
 def _verdict(name: str, standing: Standing) -> Verdict:
@@ -343,6 +382,19 @@ def _confirmed(
     if found["tuned"].faster:
         return verdicts
     return [replace(verdict, dropped=False) for verdict in verdicts]
+
+
+def _holding(verdicts: Sequence[Verdict], misses: Callable[[list[str]], bool]) -> Sequence[Verdict]:
+    """Leave out as much as can be without missing what is asked for, what brings most time first."""
+    names = [one.name for one in sorted(verdicts, key=lambda one: one.gain or 0, reverse=True) if one.dropped]
+    if not names or not misses(names):
+        return verdicts
+    left_out: list[str] = []
+    for name in names:
+        if not misses([*left_out, name]):
+            left_out.append(name)
+    needed = set(names).difference(left_out)
+    return [replace(one, dropped=False, needed=True) if one.name in needed else one for one in verdicts]
 
 
 def _never_slower(

@@ -1,6 +1,7 @@
 """Tuning: the decisions are recorded, remembered, and repeat without measuring."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from onnxq.calibration.data import input_specs
 from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.recipe import Recipe
 from onnxq.runtime.bench import Spread
+from onnxq.runtime.gates import FLOOR_DB
 from onnxq.runtime.race import Standing
 from onnxq.search.tune import EVERYTHING, EXACT, SOURCE, Form, Verdict, cache_file
 
@@ -76,7 +78,7 @@ def test_a_dropped_form_is_left_out_by_name(
     """Plant a verdict and an honest clock's choice, so that the outcome does not depend on timing."""
     monkeypatch.setattr("onnxq.search.tune._confirmed", lambda recipe, groups, verdicts, timing: verdicts)
     monkeypatch.setattr("onnxq.search.tune._never_slower", _keep_tuned)
-    monkeypatch.setattr("onnxq.search.tune._tried", _drop_the_narrow_layer)
+    monkeypatch.setattr("onnxq.search.tune._tried", _drop("int8 for MatMul 64x8"))
     result = compile_model(model, tmp_path / "out.onnx", recipe=load_recipe("cpu"), data=data)
     weights = {tensor.name: tensor.data_type for tensor in onnx.load(result.output).graph.initializer}
     chosen = ("", "_rounded", "_folded", "_folded_rounded")  # by what the recipe's choices took
@@ -96,12 +98,43 @@ def test_what_a_few_rounds_said_has_to_be_confirmed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Plant a verdict, and times in which leaving the layer out does or does not pay."""
-    monkeypatch.setattr("onnxq.search.tune._tried", _drop_the_narrow_layer)
+    monkeypatch.setattr("onnxq.search.tune._tried", _drop("int8 for MatMul 64x8"))
     _plant_gains(monkeypatch, {"tuned": faster, SOURCE: 0.5, EXACT: 0.6, EVERYTHING: 0.7})
     recipe = load_recipe("cpu")
     result = compile_model(model, tmp_path / "out.onnx", recipe=recipe, data=data, options=UNCHOSEN)
     verdicts = result.manifest.tuning or ()
     assert tuple(verdict.name for verdict in verdicts if verdict.dropped) == kept
+
+
+def test_what_is_faster_and_misses_the_floor_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A logarithm behind frames of a signal that is loud at its end: without their bits, quiet ones are 0.
+
+    Plant a verdict by which the model is faster without the pass that gives them those.
+    """
+    graph = onnx.parser.parse_graph(
+        "main (float[N,1,3200] x) => (float[N,8,99] y) "
+        "<float e = {1e-4}> { [frames] h = Conv<strides = [32]>(x, w) a = Abs(h) p = Add(a, e) y = Log(p) }"
+    )
+    rng = np.random.default_rng(0)
+    graph.initializer.append(
+        onnx.numpy_helper.from_array(rng.normal(size=(8, 1, 64)).astype(np.float32), "w")
+    )
+    opset = [onnx.helper.make_opsetid("", 21)]
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=opset, ir_version=10), path := tmp_path / "sound.onnx"
+    )
+    x = (rng.normal(size=(64, 1, 3200)) * np.geomspace(1e-4, 1, 3200)).astype(np.float32)
+    data = open_feeds("sound", lambda: [{"x": x}], input_specs(load_model(path).model))
+    monkeypatch.setattr("onnxq.search.tune._tried", _drop("pass normalize-frames"))
+    _plant_gains(monkeypatch, {"tuned": 1.1, SOURCE: 0.5, EXACT: 0.6, EVERYTHING: 0.7})
+    result = compile_model(
+        path, tmp_path / "out.onnx", recipe=load_recipe("cpu"), data=data, options=UNCHOSEN
+    )
+    (verdict,) = [one for one in result.manifest.tuning or () if one.name == "pass normalize-frames"]
+    assert (verdict.dropped, verdict.needed) == (False, True)
+    assert result.accuracy is not None
+    assert (result.accuracy.outputs[0].sqnr_db or 0) > FLOOR_DB
+    assert any(node.op_type == "MatMulIntegerToFloat" for node in onnx.load(result.output).graph.node)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +183,7 @@ def test_rivals_race_once_more_only_where_something_is_left_out(
 ) -> None:
     """Plant times in which all is kept, the exact passes win, or one layer is in float and all race anew."""
     raced = _plant_gains(monkeypatch, gains)
-    monkeypatch.setattr("onnxq.search.tune._profiled", lambda *args: {})
+    monkeypatch.setattr("onnxq.search.tune._profiled", lambda *args: ({}, []))
     recipe = load_recipe("cpu")
     result = compile_model(model, tmp_path / "out.onnx", recipe=recipe, data=data, options=UNCHOSEN)
     assert len(raced) == races
@@ -205,10 +238,12 @@ def _keep_tuned(tuned: Recipe, verdicts: list[Verdict], *_: object) -> object:
     return Tuning(tuned, tuple(verdicts))
 
 
-def _drop_the_narrow_layer(
-    recipe: Recipe, forms: list[Form], groups: object, timing: object
-) -> tuple[list[Verdict], dict[str, Standing]]:
-    verdicts = [
-        Verdict(form.name, 1.5, (1.2, 1.7), dropped=form.name == "int8 for MatMul 64x8") for form in forms
-    ]
-    return verdicts, {}
+def _drop(name: str) -> Callable[..., tuple[list[Verdict], dict[str, Standing]]]:
+    """Return what finds the model faster without this form alone."""
+
+    def tried(
+        recipe: Recipe, forms: list[Form], groups: object, timing: object
+    ) -> tuple[list[Verdict], dict[str, Standing]]:
+        return [Verdict(form.name, 1.5, (1.2, 1.7), dropped=form.name == name) for form in forms], {}
+
+    return tried

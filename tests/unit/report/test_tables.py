@@ -247,10 +247,12 @@ def test_what_was_tuned_is_told_form_by_form() -> None:
     verdicts = [
         Verdict("int8 for MatMul 8x8", 1.25, (1.2, 1.3), dropped=True),
         Verdict("pass sum-residuals", None, None, dropped=False),
+        Verdict("pass normalize-frames", 1.1, (1.0, 1.2), dropped=False, needed=True),
     ]
     assert tuning_table(verdicts).rows == (
         ("int8 for MatMul 8x8", "1.250x", "1.20-1.30", "left out"),
         ("pass sum-residuals", "-", "-", "kept"),
+        ("pass normalize-frames", "1.100x", "1.00-1.20", "kept, for accuracy"),
     )
 
 

@@ -7,7 +7,21 @@ from types import SimpleNamespace
 import pytest
 
 from onnxq.recipe import Recipe, load_recipe
-from onnxq.search.tune import BETWEEN, Form, Verdict, _forms, _Memory, _profiled, cache_file
+from onnxq.runtime.bench import Spread
+from onnxq.runtime.race import Standing
+from onnxq.search.tune import (
+    BETWEEN,
+    TOGETHER,
+    Form,
+    Verdict,
+    _forms,
+    _holding,
+    _Memory,
+    _profiled,
+    _verdicts,
+    cache_file,
+    in_float,
+)
 
 PLACE = "onnxruntime 1 | a processor | threads 1 | x 1 | "
 KNOWN = {"pass a": True, "pass b": False}
@@ -85,11 +99,41 @@ def test_a_profile_tells_of_fast_layers_and_of_small_ones() -> None:
         layers=times.__getitem__,
     )
     groups = {"A": ["fast"], "B": ["small"], "C": ["slow"], "D": ["unseen"]}
-    found = _profiled(load_recipe("cpu"), groups, timing)
+    found, slow = _profiled(load_recipe("cpu"), groups, timing)
     assert [(name, verdict.dropped) for name, verdict in found.items()] == [
         ("int8 for A", False),
         ("int8 for B", False),
     ]
+    assert slow == ["int8 for B", "int8 for C"]
+
+
+@pytest.mark.parametrize(("gain", "left_out"), [(1.2, True), (1.0, False)])
+def test_layers_that_no_race_tells_apart_are_left_out_together(gain: float, left_out: bool) -> None:
+    standings = {"int8 for C": Standing(Spread(1.0, 0.9, 1.1)), TOGETHER: Standing(Spread(gain, gain, gain))}
+    found = _verdicts(standings, ["int8 for B", "int8 for C"])
+    assert TOGETHER not in found
+    assert {name for name, one in found.items() if one.dropped} == (
+        {"int8 for B", "int8 for C"} if left_out else set()
+    )
+
+
+def test_what_is_asked_for_decides_what_is_left_out() -> None:
+    """Without b the result misses something, and so it does without both c and d, of which c brings more."""
+    gains = {"a": 1.1, "b": 1.5, "c": 1.4, "d": 1.2}
+    verdicts = [Verdict(name, gain, (gain, gain), dropped=True) for name, gain in gains.items()]
+    held = _holding(verdicts, lambda names: "b" in names or {"c", "d"} <= {*names})
+    assert [(one.name, one.dropped, one.needed) for one in held] == [
+        ("a", True, False),
+        ("b", False, True),
+        ("c", True, False),
+        ("d", False, True),
+    ]
+    assert _holding(verdicts, lambda names: False) == verdicts
+
+
+def test_what_is_in_float_stays_as_it_is() -> None:
+    floats = in_float(load_recipe("cpu"))
+    assert in_float(floats) == floats
 
 
 def test_what_lies_between_layers_is_tried_in_float_where_it_is_in_integers() -> None:
