@@ -1,4 +1,4 @@
-"""Fold constant factors and offsets into the convolutions around them.
+"""Fold constant factors and offsets into the convolutions around them, and factors of channels into products.
 
 Before: ``h = Conv(x, w, b); s = Mul(h, c); y = Add(s, d)``. After: ``y = Conv(x, w c, b c + d)``; ``c`` and
 ``d`` are one number, or one for each output channel.
@@ -6,6 +6,10 @@ Before: ``h = Conv(x, w, b); s = Mul(h, c); y = Add(s, d)``. After: ``y = Conv(x
 Before: ``s = Mul(h, c); t = Add(s, d); y = Conv(t, w, b)`` with one number each. After: ``t = Add(h, d / c);
 y = Conv(t, w c, b)``, and where the convolution pads nothing ``y = Conv(h, w c, b + d sum(w))``: a border of
 zeros stands for the same zeros in front of a factor, and for other numbers in front of an offset.
+
+Before: ``h = MatMul(x, w); t = Add(h, b); y = Mul(t, c)``, with one number in ``c`` for each channel, as in a
+LayerScale. After: ``h = MatMul(x, w c); y = Add(h, b c)``. A factor that is one number stays: its product
+costs next to nothing, and a large weight that is not held in memory would have to be.
 
 A division by a constant counts as a product, and a subtraction as a sum. Learnable scales around activations
 leave such chains, as in PP-LCNetV3, and so does a HardSwish that is written out.
@@ -36,6 +40,7 @@ from onnxq.passmanager.base import Effect, Pass, PassContext
 
 Floats = NDArray[np.float64]
 WHY = "the convolution beside it takes it in"
+INTO_PRODUCT = "the weight and the bias before it take it in"
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,7 @@ class FoldScalars(Pass):
         """Fold into what lies before; and what is left into what lies behind, as long as something is."""
         for node in list(module.graph):
             _into_layer_before(node, ctx)
+            _into_product_before(node, ctx)
         while sum(_into_layers_behind(node, ctx) for node in reversed(list(module.graph))):
             pass
 
@@ -109,6 +115,68 @@ def _into_layer_before(node: ir.Node, ctx: PassContext) -> None:
     ctx.edit.forget(layer.output, why=WHY)
     ctx.edit.replace(term.output, layer.output, why=WHY)
     ctx.edit.remove(node, why=WHY)
+
+
+def _into_product_before(node: ir.Node, ctx: PassContext) -> None:
+    """Fold a factor for each channel into a MatMul, past the Add of its bias."""
+    term = _term_of(node)
+    if term is None or not term.scales or not _is_along_channels(term):
+        return
+    bias = _bias_behind_product(term.value)
+    product = term.value if bias is None else bias.value
+    layer = _product(product.producer())
+    readers = {term.value: node} | ({} if bias is None else {product: bias.node})
+    if layer is None or any(sole_reader(value) is not reader for value, reader in readers.items()):
+        return
+    constants = [(layer.node, layer.weight)] + (
+        [] if bias is None else [(bias.node, _constant_of(bias.node))]
+    )
+    scaled = [_scaled(constant, term.constant.reshape(-1)) for _, constant in constants]
+    if not all(np.isfinite(array).all() for array in scaled):
+        ctx.skip(node, "float32 does not hold what is before it with its factor")
+        return
+    for (reader, constant), array in zip(constants, scaled, strict=True):
+        new = ctx.edit.constant(f"{constant.name}_scaled", array, why=INTO_PRODUCT)
+        ctx.edit.rewire(reader, list(reader.inputs).index(constant), new, why=INTO_PRODUCT)
+    _drop(node, term, product, ctx)
+
+
+def _drop(node: ir.Node, term: _Term, product: ir.Value, ctx: PassContext) -> None:
+    """Let the readers of the factor's output read its input."""
+    for value in dict.fromkeys((product, term.value)):
+        ctx.edit.forget(value, why=INTO_PRODUCT)
+    ctx.edit.replace(term.output, term.value, why=INTO_PRODUCT)
+    ctx.edit.remove(node, why=INTO_PRODUCT)
+
+
+def _scaled(constant: ir.Value, factor: Floats) -> NDArray[np.float32]:
+    with np.errstate(over="ignore"):
+        scaled: NDArray[np.float32] = (array_of(constant).astype(np.float64) * factor).astype(np.float32)
+    return scaled
+
+
+def _is_along_channels(term: _Term) -> bool:
+    """Tell whether there is one number for each entry of the last axis, and the rank stays."""
+    shape = term.constant.shape
+    return 1 < term.constant.size == shape[-1] and len(shape) <= (rank_of(term.value) or 0)
+
+
+def _bias_behind_product(value: ir.Value) -> _Term | None:
+    """Return the Add of a bias that gives ``value``."""
+    add = value.producer()
+    term = None if add is None or not is_standard(add, "Add") else _term_of(add)
+    return term if term is not None and term.constant.size in (1, *term.constant.shape[-1:]) else None
+
+
+def _constant_of(node: ir.Node) -> ir.Value:
+    return next(value for value in node.inputs if value is not None and constant_of(value) is not None)
+
+
+def _product(node: ir.Node | None) -> Layer | None:
+    """Return the layer of a MatMul whose matrix nobody else reads; None for any other node."""
+    found = layer_of(node) if node is not None and is_standard(node, "MatMul") else None
+    alone = isinstance(found, Layer) and len(found.weight.uses()) == 1 and rank_of(found.weight) == 2
+    return found if isinstance(found, Layer) and alone else None
 
 
 def _convolution(node: ir.Node | None) -> Layer | None:

@@ -75,6 +75,28 @@ def test_the_outputs_differ_by_rounding(name: str, seed: int, build: Build, comp
         assert [node.op_type for node in module.graph] == LEFT[name]
 
 
+@pytest.mark.parametrize("order", ["Add(h, b)", "Add(b, h)"])
+@pytest.mark.parametrize("scale", ["Mul(t, c)", "Mul(c, t)", "Div(t, c)"])
+def test_a_layer_scale_goes_into_the_product_before(
+    order: str, scale: str, build: Build, compiled: Compile
+) -> None:
+    rng = np.random.default_rng(0)
+    weights = {
+        "w": rng.normal(size=(16, 8)).astype(np.float32),
+        "b": rng.normal(size=8).astype(np.float32),
+        "c": rng.uniform(0.5, 2, 8).astype(np.float32),
+    }
+    text = f"main (float[N,4,16] x) => (float[N,4,8] z) {{ h = MatMul(x, w) t = {order} z = {scale} }}"
+    module = build(text, weights)
+    x = rng.normal(size=(3, 4, 16)).astype(np.float32)
+    seen = run_model(module, {"x": x}, inner=True)
+    compiled(module, "fold-scalars,remove-dead")
+    assert [node.op_type for node in module.graph] == ["MatMul", "Add"]
+    # 16 products are added up, with a bias and a factor of at most 2: each rounds by eps of the largest.
+    error = np.abs(run_model(module, {"x": x})["z"] - seen["z"]).max()
+    assert error <= SAFETY * (16 + 2) * np.finfo(np.float32).eps * 2 * np.abs(seen["t"]).max()
+
+
 def test_what_float32_does_not_hold_is_left_alone(build: Build, compiled: Compile) -> None:
     weights = {
         "w": np.full((1, 1, 1, 1), 1e30, np.float32),
