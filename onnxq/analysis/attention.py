@@ -56,11 +56,11 @@ def core_of(softmax: ir.Node) -> Core | str:
     """Return the attention core around ``softmax``, or why there is none."""
     if attribute(softmax, "axis", -1) not in (-1, 3):
         return "it is not taken over the last axis"
-    scores, mask = _without_mask(softmax.inputs[0])
-    product, scale = _without_factor(scores)
+    scores, mask = without_mask(softmax.inputs[0])
+    product, scale = without_factor(scores)
     if product is None or not is_standard(product, "MatMul"):
         return "its input is no product of queries and keys"
-    (left, left_scale), (right, right_scale) = (_unscaled(value) for value in product.inputs)
+    (left, left_scale), (right, right_scale) = (unscaled(value) for value in product.inputs)
     query, key = _split_heads(left, HEADS_FIRST), _split_heads(right, TOKENS_LAST)
     weighing = sole_reader(softmax.outputs[0])
     if (
@@ -123,25 +123,26 @@ def _are_numbers(*sizes: Size) -> bool:
     return all(isinstance(size, int) for size in sizes)
 
 
-def _without_mask(value: ir.Value | None) -> tuple[ir.Value | None, ir.Value | None]:
+def without_mask(value: ir.Value | None) -> tuple[ir.Value | None, ir.Value | None]:
     """Return the scores and what is added to them."""
     node = None if value is None else value.producer()
     if node is None or not is_standard(node, "Add"):
         return value, None
     for scores, mask in ((0, 1), (1, 0)):
-        inner, _ = _without_factor(node.inputs[scores])
+        inner, _ = without_factor(node.inputs[scores])
         if inner is not None and is_standard(inner, "MatMul"):
             return node.inputs[scores], node.inputs[mask]
     return value, None
 
 
-def _without_factor(value: ir.Value | None) -> tuple[ir.Node | None, float]:
+def without_factor(value: ir.Value | None) -> tuple[ir.Node | None, float]:
     """Return what computes ``value`` before a constant factor, and the factor."""
-    bare, factor = _unscaled(value)
+    bare, factor = unscaled(value)
     return (None if bare is None else bare.producer()), factor
 
 
-def _unscaled(value: ir.Value | None) -> tuple[ir.Value | None, float]:
+def unscaled(value: ir.Value | None) -> tuple[ir.Value | None, float]:
+    """Return what is multiplied by a constant number, and the number; 1 where it is by none."""
     node = None if value is None else value.producer()
     if node is None or not is_standard(node, "Mul", "Div"):
         return value, 1.0
@@ -180,12 +181,12 @@ def _merge_of(weighing: ir.Node) -> tuple[ir.Node, ir.Value] | None:
     merges = [node for node in context.consumers() if is_standard(node, "Reshape")]
     if list(attribute(transpose, "perm", ())) != HEADS_FIRST or len(merges) != 1 or context.is_graph_output():
         return None
-    if rank_of(merges[0].outputs[0]) != 3 or not all(_asks_for_leading_axes(node) for node in others):
+    if rank_of(merges[0].outputs[0]) != 3 or not all(asks_for_leading_axes(node) for node in others):
         return None
     return merges[0], context
 
 
-def _asks_for_leading_axes(node: ir.Node) -> bool:
+def asks_for_leading_axes(node: ir.Node) -> bool:
     """Tell whether ``node`` takes the shape, of which only the first two entries are read."""
     if not is_standard(node, "Shape"):
         return False

@@ -14,13 +14,15 @@ from onnxq.ir.module import is_standard
 
 CONTRIB = "com.microsoft"
 FLOAT8_PRODUCT = "MatMulBlockQuantizedFp8Weight"
-BLOCK_OPERATORS = {
+CONTRIB_OPERATORS = {
+    "Attention": (("T", "T", "T", "M", "T", "T", "M"), ("T", "T")),
     "GatherBlockQuantized": (("T1", "Tind", "T2", "T1"), ("T2",)),
+    "GroupQueryAttention": (("T", "T", "T", "T", "T", "M", "M"), ("T", "T", "T")),
     FLOAT8_PRODUCT: (("T", "T1", "float", "float", "T"), ("T",)),
     "MatMulNBits": (("T1", "T2", "T1", "T3", "T4", "T1"), ("T1",)),
 }
-"""The type parameters of inputs and outputs of ONNX Runtime's operators on weights in blocks; ``float`` is
-float32 and nothing else."""
+"""The type parameters of inputs and outputs of ONNX Runtime's own operators that onnxq writes: ``float`` is
+float32 and nothing else, ``M`` int32. Caches have the type of what they are of."""
 _FLOATS = frozenset({"tensor(float)", "tensor(float16)", "tensor(bfloat16)"})
 
 
@@ -50,10 +52,10 @@ class Signature:
 
 
 def signature_of(node: ir.Node, opset: int) -> Signature | None:
-    """Return the signature of a standard operator, or of one on weights in blocks; None for others."""
-    if node.domain == CONTRIB and node.op_type in BLOCK_OPERATORS:
-        inputs, outputs = BLOCK_OPERATORS[node.op_type]
-        return Signature(_blocks(inputs), _blocks(outputs), 1)
+    """Return the signature of a standard operator, or of one of ONNX Runtime's; None for others."""
+    if node.domain == CONTRIB and node.op_type in CONTRIB_OPERATORS:
+        inputs, outputs = CONTRIB_OPERATORS[node.op_type]
+        return Signature(_of_contrib(inputs), _of_contrib(outputs), 1)
     if not is_standard(node) or not onnx.defs.has(node.op_type, max_inclusive_version=opset):
         return None
     schema = onnx.defs.get_schema(node.op_type, max_inclusive_version=opset)
@@ -64,8 +66,8 @@ def signature_of(node: ir.Node, opset: int) -> Signature | None:
     )
 
 
-def _blocks(parameters: tuple[str, ...]) -> tuple[Formal, ...]:
-    only = {"float": frozenset({"tensor(float)"})}
+def _of_contrib(parameters: tuple[str, ...]) -> tuple[Formal, ...]:
+    only = {"float": frozenset({"tensor(float)"}), "M": frozenset({"tensor(int32)"})}
     return tuple(Formal(parameter, parameter, only.get(parameter, _FLOATS)) for parameter in parameters)
 
 

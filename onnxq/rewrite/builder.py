@@ -70,7 +70,7 @@ class Builder:
 
         """
         name = name or f"{self.base}_{op_type.lower()}"
-        (output,) = self._build(op_type, inputs, [name], domain, attributes, like)
+        (output,) = self._build(op_type, inputs, [name], domain, attributes, [like] if like else ())
         return output
 
     def alike(self, node: ir.Node, *inputs: Input, name: str) -> ir.Value:
@@ -79,10 +79,19 @@ class Builder:
         return self(node.op_type, *inputs, name=name, domain=node.domain, **attributes)
 
     def several(
-        self, op_type: str, *inputs: Input, names: Sequence[str], **attributes: Any
+        self,
+        op_type: str,
+        *inputs: Input,
+        names: Sequence[str],
+        like: Sequence[ir.Value] = (),
+        domain: str = "",
+        **attributes: Any,
     ) -> list[ir.Value]:
-        """Build a standard node with several outputs, called like these, and return them."""
-        return self._build(op_type, inputs, names, "", attributes)
+        """Build a node with several outputs, called like these, and return them.
+
+        ``like`` are values whose types and shapes they have, in order.
+        """
+        return self._build(op_type, inputs, names, domain, attributes, like)
 
     def constant(self, name: str, array: NDArray[Any]) -> ir.Value:
         """Add an initializer called ``name``, or like it if that is taken."""
@@ -95,7 +104,7 @@ class Builder:
         names: Sequence[str],
         domain: str,
         attributes: dict[str, Any],
-        like: ir.Value | None = None,
+        like: Sequence[ir.Value] = (),
     ) -> list[ir.Value]:
         if not self._open:
             raise PassError(
@@ -103,15 +112,15 @@ class Builder:
             )
         read = _without_absent_end(self._values(inputs, names[0]))
         place = {"before": self._before, "after": self._after}
-        node = self.writer.node(
-            op_type, read, names, why=self.why, attributes=attributes, domain=domain, **place
-        )
+        stored = {key: _as_stored(value) for key, value in attributes.items()}
+        node = self.writer.node(op_type, read, names, why=self.why, attributes=stored, domain=domain, **place)
         if self._before is None:
             self._after = node
         else:
             note_origin(node, self._before)
-        if like is not None:
-            node.outputs[0].type, node.outputs[0].shape = like.type, like.shape
+        if like:
+            for output, model in zip(node.outputs, like, strict=True):
+                output.type, output.shape = model.type, model.shape
         else:
             infer_outputs(node, self.writer.module.model)
         return list(node.outputs)
@@ -128,6 +137,11 @@ class Builder:
             array = np.asarray(given, dtype.numpy() if plain and dtype is not None else None)
             read.append(self.constant(f"{name}_{index}", array))
         return read
+
+
+def _as_stored(value: Any) -> Any:
+    """Return an attribute as files hold it: floats of 32 bits."""
+    return float(np.float32(value)) if isinstance(value, float) else value
 
 
 def builder_at(writer: Writer, place: ir.Node | ir.Value, why: str) -> Builder:

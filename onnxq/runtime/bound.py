@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,39 +15,45 @@ from onnxq.runtime.environment import import_onnxruntime
 from onnxq.runtime.session import Session
 
 Once = Callable[[], None]
+InPlace = Mapping[str, str]
+"""Outputs that are written over inputs of the same shape, as a cache that is kept in place."""
+NOWHERE: InPlace = MappingProxyType({})
 
 
-def prepared(session: Session) -> Callable[[Feeds], Once]:
+def prepared(session: Session, in_place: InPlace = NOWHERE) -> Callable[[Feeds], Once]:
     """Return what makes, of feeds, a function that runs the session once on them and waits for its end."""
-    return Replay(session, "cuda") if session.asked.cuda_graph else partial(repeatable, session)
+    if session.asked.cuda_graph:
+        return Replay(session, "cuda", in_place)
+    return partial(repeatable, session, in_place=in_place)
 
 
-def repeatable(session: Session, feeds: Feeds) -> Once:
+def repeatable(session: Session, feeds: Feeds, in_place: InPlace = NOWHERE) -> Once:
     """Return a function that runs the session once on ``feeds`` and comes back when the run is over.
 
-    On a GPU inputs are copied to the device beforehand, and outputs stay there: what is timed is the
-    model and not the copies.
+    On a GPU inputs are copied to the device beforehand, and outputs stay there, those of ``in_place`` where
+    inputs are: what is timed is the model and not the copies.
 
     Raises:
         DataError: The feeds do not fit the inputs.
 
     """
     if session.asked.provider != "cpu":
-        return bound_to(session, feeds, "cuda")
+        return bound_to(session, feeds, "cuda", in_place)
     chosen, inference = session.select(feeds), session.inference
     return lambda: inference.run(None, chosen)
 
 
-def bound_to(session: Session, feeds: Feeds, device: str) -> Once:
+def bound_to(session: Session, feeds: Feeds, device: str, in_place: InPlace = NOWHERE) -> Once:
     """Return such a function with inputs and outputs on ``device``, ``cuda`` or ``cpu``.
 
     Args:
         session: Its provider has to be the device's.
         feeds: The inputs.
         device: ONNX Runtime's name of the device.
+        in_place: Outputs that are written over inputs, which are copies of the feeds.
 
     """
-    binding = _bound(session, _on_device(session.select(feeds), device), device)
+    binding = _bound(session, _on_device(session.select(feeds), device), device, in_place)
     return partial(_run, session, binding)
 
 
@@ -56,12 +63,13 @@ class Replay:
     Args:
         session: Its provider has to be the device's.
         device: ONNX Runtime's name of the device.
+        in_place: Outputs that are written over inputs.
 
     """
 
-    def __init__(self, session: Session, device: str) -> None:
+    def __init__(self, session: Session, device: str, in_place: InPlace = NOWHERE) -> None:
         """Bind nothing yet: the first feeds say how large everything is."""
-        self.session, self.device = session, device
+        self.session, self.device, self.in_place = session, device, in_place
         self._inputs: dict[str, Any] = {}
         self._binding: Any = None
 
@@ -95,7 +103,7 @@ class Replay:
         """Run once, and keep what that run put its outputs into."""
         copies = {name: np.array(array) for name, array in feeds.items()}
         self._inputs = _on_device(copies, self.device)
-        self._binding = _bound(self.session, self._inputs, self.device)
+        self._binding = _bound(self.session, self._inputs, self.device, self.in_place)
         _run(self.session, self._binding)
         values = self._binding.get_outputs()
         self._binding.clear_binding_outputs()
@@ -108,12 +116,15 @@ def _on_device(feeds: Feeds, device: str) -> dict[str, Any]:
     return {name: make(array, device, 0) for name, array in feeds.items()}
 
 
-def _bound(session: Session, inputs: dict[str, Any], device: str) -> Any:
+def _bound(session: Session, inputs: dict[str, Any], device: str, in_place: InPlace) -> Any:
     binding = session.inference.io_binding()
     for name, value in inputs.items():
         binding.bind_ortvalue_input(name, value)
     for name in session.output_names:
-        binding.bind_output(name, device)
+        if name in in_place:
+            binding.bind_ortvalue_output(name, inputs[in_place[name]])
+        else:
+            binding.bind_output(name, device)
     return binding
 
 

@@ -43,6 +43,7 @@ PIPELINES = {
     "split blocks": f"{TIDY},convert-opset{{minimum=21}},"
     "split-linear{mode=branches, scope=block, block=32},insert-qdq,remove-dead",
     "half": f"{TIDY},lower-precision,remove-dead",
+    "half, cached": f"{TIDY},cache-in-place,remove-dead,infer-shapes,lower-precision,remove-dead",
     "half, packed": f"{TIDY},fuse-attention,lower-precision,infer-shapes,pack-attention,remove-dead",
     "half with blocks": f"{TIDY},convert-opset{{minimum=21}},unfuse-gemm,"
     "encode-weight-blocks{symmetric=true},"

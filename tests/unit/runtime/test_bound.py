@@ -44,6 +44,15 @@ def test_bound_runs_compute_the_same(save: Save) -> None:
     np.testing.assert_array_equal(z, np.maximum(-X, 0))
 
 
+def test_outputs_may_be_written_over_inputs(save: Save) -> None:
+    session = open_session(save(BODY), Run(threads=1))
+    replay = Replay(session, "cpu", {"z": "x"})
+    found = replay.run({"x": X})
+    np.testing.assert_array_equal(found["y"], -X)
+    np.testing.assert_array_equal(found["z"], np.maximum(-X, 0))
+    np.testing.assert_array_equal(replay._inputs["x"].numpy(), found["z"])
+
+
 def test_outputs_may_keep_their_places(save: Save) -> None:
     session = open_session(save(BODY), Run(threads=1))
     watched = Watched(session.inference)
