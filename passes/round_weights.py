@@ -6,15 +6,16 @@ of rounding to nearest; some go to the other neighbour, or further, and make up 
 Conv is a product as well, of the patches of its input. The mean of a layer's output is kept with all else,
 so that ``correct-bias`` finds nothing to correct behind this pass.
 
-Source: Frantar et al., 2022, arXiv:2210.17323 (GPTQ); inputs are those of the float model.
+Sources: Frantar et al., 2022, arXiv:2210.17323 (GPTQ); Nagel et al., 2020, arXiv:2004.10568 (AdaRound).
+Inputs are those of the float model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,11 +25,18 @@ from onnxq.ir.module import GraphModule, array_of, attribute, is_standard, name_
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.passmanager.memo import content_of
 from onnxq.passmanager.patches import patch_grams, patch_size
+from onnxq.quant.adaround import learn_rounding
 from onnxq.quant.encodings import Encoding
 from onnxq.quant.facts import Need
 from onnxq.quant.pairs import LARGEST_PAIR, Order, hold_pairs, largest_pairs, orders_of
 from onnxq.quant.rounding import output_error, round_to_outputs
 from onnxq.quant.statistics import Gram
+from onnxq.rewrite.edit import Editor
+
+Rounding = Callable[[NDArray[np.float32], NDArray[np.float32], Encoding], NDArray[np.float32]]
+"""Returns values on the grid, of a weight, the products of its inputs, and the grid."""
+
+METHODS: Mapping[str, Rounding] = {"adaround": learn_rounding, "gptq": round_to_outputs}
 
 MOST_INPUTS = 4096
 """A layer with more keeps its weight: the products of its inputs would take more than 128 MB."""
@@ -40,6 +48,9 @@ class RoundWeights(Pass):
 
     Options:
         layers: Names of nodes, in which * stands for anything.
+        method: ``gptq`` rounds the weights of one input after those of another, and lets those to come make
+            up for the error. ``adaround`` learns for all weights at once which of the two neighbours each
+            becomes: integers alone, and about ten times as long.
 
     """
 
@@ -47,6 +58,7 @@ class RoundWeights(Pass):
     effect: ClassVar[Effect] = Effect.QUANTIZING
     numbers_only: ClassVar[bool] = True
     layers: tuple[str, ...] = ("*",)
+    method: Literal["gptq", "adaround"] = "gptq"
 
     def needs(self, module: GraphModule) -> Iterable[Need]:
         """Ask for the products of what each MatMul reads; what Convs read is measured while it runs."""
@@ -62,10 +74,43 @@ class RoundWeights(Pass):
         """Leave a weight to rounding to nearest where that errs no more, or where it has several readers."""
         for layer in self._products(module):
             known = module.measured(layer.activation).get(Gram, layer.input_axis)
-            _round(layer, None if known is None else known.products, module, ctx)
+            self._round(layer, None if known is None else known.products, module, ctx)
         convs = list(self._convolutions(module, ctx))
         for layer, gram in zip(convs, patch_grams(convs, module, ctx), strict=True):
-            _round(layer, gram, module, ctx)
+            self._round(layer, gram, module, ctx)
+
+    def _round(
+        self, layer: Layer, gram: NDArray[np.float32] | None, module: GraphModule, ctx: PassContext
+    ) -> None:
+        encoding = module.encoding_at(layer.node, 1)
+        reason = _reason(layer, gram, module) or self._reason_of_method(encoding)
+        if reason is not None or gram is None or encoding is None:
+            ctx.skip(layer.node, reason or "its weight is not encoded")
+            return
+        matrix, grid = _as_matrix(layer, encoding)
+        if len(gram) != len(matrix):
+            ctx.skip(layer.node, "its input is a vector, of which no products are known")
+            return
+        orders, method = _orders(layer, matrix, grid, ctx), METHODS[self.method]
+        key = (
+            "rounded",
+            self.method,
+            content_of(matrix, gram),
+            grid,
+            len(orders),
+            array_of(layer.weight).shape,
+        )
+        stored, found, nearest = ctx.memo.of(key, lambda: _rounded(method, matrix, gram, grid, orders))
+        if found >= nearest:
+            ctx.skip(layer.node, "rounding to nearest errs no more")
+            return
+        why = f"squared error of its output: {found / nearest:.2f} of what rounding to nearest causes"
+        _replace(layer, grid.dequantize(stored), encoding, ctx.edit, why)
+
+    def _reason_of_method(self, encoding: Encoding | None) -> str | None:
+        if self.method != "adaround" or encoding is None or encoding.integers:
+            return None
+        return f"the values of {encoding.dtype} do not lie in even steps, as {self.method} needs"
 
     def _products(self, module: GraphModule) -> Iterator[Layer]:
         return _matrices(self._encoded(module, "MatMul"))
@@ -98,32 +143,23 @@ def _matrices(layers: Iterable[Layer]) -> Iterator[Layer]:
             yield layer
 
 
-def _round(layer: Layer, gram: NDArray[np.float32] | None, module: GraphModule, ctx: PassContext) -> None:
-    reason, encoding = _reason(layer, gram, module), module.encoding_at(layer.node, 1)
-    if reason is not None or gram is None or encoding is None:
-        ctx.skip(layer.node, reason or "its weight is not encoded")
-        return
+def _as_matrix(layer: Layer, encoding: Encoding) -> tuple[NDArray[np.float32], Encoding]:
+    """Return the weight as ``x @ weight`` has it, and its grid."""
     weight = array_of(layer.weight)
-    matrix, grid = weight, encoding
-    if is_standard(layer.node, "Conv"):
-        matrix = weight.reshape(len(weight), -1).T
-        grid = encoding if encoding.axis is None else replace(encoding, axis=1)
-    if len(gram) != len(matrix):
-        ctx.skip(layer.node, "its input is a vector, of which no products are known")
-        return
-    orders = _orders(layer, matrix, grid, ctx)
-    key = "rounded", content_of(matrix, gram), grid, len(orders), weight.shape
-    stored, found, nearest = ctx.memo.of(key, lambda: _rounded(matrix, gram, grid, orders))
-    if found >= nearest:
-        ctx.skip(layer.node, "rounding to nearest errs no more")
-        return
-    why = f"squared error of its output: {found / nearest:.2f} of what rounding to nearest causes"
-    rounded = grid.dequantize(stored)
-    shaped = rounded.T.reshape(weight.shape) if is_standard(layer.node, "Conv") else rounded
-    constant = ctx.edit.constant(f"{layer.weight.name}_rounded", shaped, why=why)
-    ctx.edit.forget(layer.weight, readers=[layer.node], why=why)
-    ctx.edit.rewire(layer.node, 1, constant, why=why)
-    ctx.edit.encode(constant, encoding, readers=[layer.node], why=why)
+    if not is_standard(layer.node, "Conv"):
+        return weight, encoding
+    grid = encoding if encoding.axis is None else replace(encoding, axis=1)
+    return weight.reshape(len(weight), -1).T, grid
+
+
+def _replace(layer: Layer, rounded: NDArray[np.float32], encoding: Encoding, edit: Editor, why: str) -> None:
+    """Let the layer alone read the rounded weight, under the same encoding."""
+    shape = array_of(layer.weight).shape
+    shaped = rounded.T.reshape(shape) if is_standard(layer.node, "Conv") else rounded
+    constant = edit.constant(f"{layer.weight.name}_rounded", shaped, why=why)
+    edit.forget(layer.weight, readers=[layer.node], why=why)
+    edit.rewire(layer.node, 1, constant, why=why)
+    edit.encode(constant, encoding, readers=[layer.node], why=why)
 
 
 def _orders(layer: Layer, matrix: NDArray[np.float32], grid: Encoding, ctx: PassContext) -> tuple[Order, ...]:
@@ -136,11 +172,15 @@ def _orders(layer: Layer, matrix: NDArray[np.float32], grid: Encoding, ctx: Pass
 
 
 def _rounded(
-    matrix: NDArray[np.float32], gram: NDArray[np.float32], grid: Encoding, orders: tuple[Order, ...]
+    method: Rounding,
+    matrix: NDArray[np.float32],
+    gram: NDArray[np.float32],
+    grid: Encoding,
+    orders: tuple[Order, ...],
 ) -> tuple[NDArray[Any], float, float]:
     """Return what is stored of rounded weights, the error of their outputs, and rounding to nearest's."""
     nearest = output_error(matrix, grid.restored(matrix), gram)
-    stored = grid.quantize(round_to_outputs(matrix, gram, grid))
+    stored = grid.quantize(method(matrix, gram, grid))
     if orders:
         stored = hold_pairs(stored, orders)
     return stored, output_error(matrix, grid.dequantize(stored), gram), nearest
