@@ -1,11 +1,13 @@
-"""An ONNX graph run by PyTorch in float64, operator by operator: an oracle for gradients.
+"""An ONNX graph run by PyTorch, operator by operator, in float64 or float32: an oracle for gradients.
 
 Nothing here is of onnxq's rules: each operator is said with PyTorch's own, and autograd does the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,15 +19,22 @@ Attributes = Mapping[str, Any]
 Tensor = torch.Tensor
 
 
-def run(model: onnx.ModelProto, feeds: Mapping[str, Tensor], watch: Sequence[str] = ()) -> dict[str, Tensor]:
+def run(
+    model: onnx.ModelProto,
+    feeds: Mapping[str, Tensor],
+    watch: Sequence[str] = (),
+    held: Mapping[str, np.ndarray] | None = None,
+) -> dict[str, Tensor]:
     """Return all values of the main graph by name.
 
     Args:
-        model: Its floats are computed as float64.
-        feeds: Inputs, and initializers that are to be others; float64 tensors may ask for gradients.
+        model: Its floats are computed in PyTorch's default type.
+        feeds: Inputs, and initializers that are to be others; tensors of floats may ask for gradients.
         watch: Inner values whose gradients shall be kept.
+        held: Inner values that shall be these numbers, with the gradients of what was computed.
 
     """
+    held = held or {}
     values = {tensor.name: _tensor(tensor) for tensor in model.graph.initializer} | dict(feeds)
     for node in model.graph.node:
         attributes = {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
@@ -33,22 +42,61 @@ def run(model: onnx.ModelProto, feeds: Mapping[str, Tensor], watch: Sequence[str
         found = OPERATORS[node.op_type](attributes | {"outputs": len(node.output)}, *inputs)
         found = found if isinstance(found, tuple | list) else (found,)
         for name, value in zip(node.output, found, strict=False):
-            values[name] = value
+            values[name] = value = value + (wide(held[name]) - value).detach() if name in held else value
             if name in watch:
                 value.retain_grad()
     return values
 
 
 def gradients(
-    model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], of: str, wrt: Sequence[str], seed: np.ndarray
+    model: onnx.ModelProto,
+    feeds: Mapping[str, np.ndarray],
+    of: str,
+    wrt: Sequence[str],
+    seed: np.ndarray,
+    held: Mapping[str, np.ndarray] | None = None,
+    dtype: torch.dtype = torch.float64,
 ) -> dict[str, np.ndarray]:
-    """Return the gradients of ``sum(seed * of)`` for inputs, initializers and inner values, in float64."""
+    """Return the gradients of ``sum(seed * of)`` for inputs, initializers and inner values.
+
+    Args:
+        model: The graph.
+        feeds: Its inputs.
+        of: The value that is differentiated.
+        wrt: By what.
+        seed: Of the shape of ``of``.
+        held: As for ``run``.
+        dtype: What floats are computed in.
+
+    """
+    with _default(dtype):
+        return _gradients(model, feeds, of, wrt, seed, held)
+
+
+@contextmanager
+def _default(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def _gradients(
+    model: onnx.ModelProto,
+    feeds: Mapping[str, np.ndarray],
+    of: str,
+    wrt: Sequence[str],
+    seed: np.ndarray,
+    held: Mapping[str, np.ndarray] | None,
+) -> dict[str, np.ndarray]:
     given = {tensor.name: _tensor(tensor) for tensor in model.graph.initializer}
     given |= {name: wide(array) for name, array in feeds.items()}
     for name in wrt:
         if name in given:
             given[name].requires_grad_()
-    values = run(model, given, wrt)
+    values = run(model, given, wrt, held)
     (values[of] * wide(seed)).sum().backward()
     return {name: values[name].grad.numpy() for name in wrt}
 
@@ -58,8 +106,9 @@ def _tensor(tensor: onnx.TensorProto) -> Tensor:
 
 
 def wide(array: np.ndarray) -> Tensor:
-    """Return the array as a tensor, floats as float64."""
-    return torch.from_numpy(np.array(array, np.float64 if array.dtype.kind == "f" else None))
+    """Return the array as a tensor, floats in the default type."""
+    tensor = torch.from_numpy(np.array(array))
+    return tensor.to(torch.get_default_dtype()) if tensor.is_floating_point() else tensor
 
 
 def _axes(a: Attributes, axes: Tensor | None, x: Tensor) -> list[int]:
@@ -74,7 +123,7 @@ def _reduce(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 def _cast(a: Attributes, x: Tensor) -> Tensor:
     dtype = onnx.helper.tensor_dtype_to_np_dtype(a["to"])
     if np.dtype(dtype).kind == "f" or a["to"] == onnx.TensorProto.BFLOAT16:
-        return x.double()
+        return x.to(torch.get_default_dtype())
     return x.to(getattr(torch, np.dtype(dtype).name))
 
 
@@ -282,7 +331,7 @@ def _constant(a: Attributes) -> Tensor:
 
 
 def _filled(a: Attributes, shape: Tensor) -> Tensor:
-    value = _tensor(a["value"]).reshape(()) if "value" in a else torch.tensor(0.0, dtype=torch.float64)
+    value = _tensor(a["value"]).reshape(()) if "value" in a else torch.tensor(0.0)
     return value.expand(shape.tolist()).clone()
 
 
@@ -310,6 +359,9 @@ SAME_NAME = (
 OPERATORS: dict[str, Callable[..., Any]] = {
     **{name: _of(getattr(torch, name.lower())) for name in SAME_NAME},
     "Equal": _of(torch.eq),
+    "GreaterOrEqual": _of(torch.ge),
+    "IsNaN": _of(torch.isnan),
+    "LessOrEqual": _of(torch.le),
     "Add": _of(torch.add),
     "And": _of(torch.logical_and),
     "Attention": _attention,
@@ -328,7 +380,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "Einsum": lambda a, *xs: torch.einsum(a["equation"].decode(), *xs),
     "Elu": lambda a, x: nn.elu(x, a.get("alpha", 1.0)),
     "Expand": _expand,
-    "Flatten": lambda a, x: x.flatten(a.get("axis", 1)),
+    "Flatten": lambda a, x: x.reshape(math.prod(x.shape[: a.get("axis", 1)]), -1),
     "Gather": _gather,
     "GatherElements": lambda a, x, i: torch.gather(x, a.get("axis", 0), i % x.shape[a.get("axis", 0)]),
     "Gelu": _gelu,
