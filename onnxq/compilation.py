@@ -79,7 +79,9 @@ from onnxq.search.tune import Tuning, in_float, tune
 from onnxq.shown import Shown
 from onnxq.staging import sync
 
-TUNED_TARGETS = ("cpu",)
+FLOOR_TARGETS = ("cpu",)
+"""Targets whose recipes quantize, and take layers back."""
+TUNED_TARGETS = ("cpu", "cuda")
 """Targets that promise speed on the machine at hand."""
 
 FEWEST_JUDGES = 16
@@ -197,14 +199,15 @@ class Compilation:
 
     def tune(self) -> None:
         """Replace the recipe by its fastest form on this machine."""
-        samples = choose_samples(self.data, 0, self._inputs, self.options)
+        samples, target = choose_samples(self.data, 0, self._inputs, self.options), self.recipe.runs_on
+        provider = usable_provider(target.provider) or "cpu"
         try:
             self.tuning = tune(
                 self.source.path,
                 self.recipe,
                 self.trials or self.build,
                 [batch.feeds for batch in samples.timed(self.options.bench_batch_size)],
-                self.options.threads,
+                Run(provider, self.options.threads, dict(target.session_entries)),
                 self.progress,
                 self.judge,
             )
@@ -230,7 +233,14 @@ class Compilation:
     @property
     def holds_floor(self) -> bool:
         """Whether layers may go to float for what is asked for to hold."""
-        return self.options.keep_floor and self.recipe.target in TUNED_TARGETS
+        return self.options.keep_floor and self.recipe.target in FLOOR_TARGETS
+
+    @property
+    def is_tunable(self) -> bool:
+        """Whether forms can be timed where the result is to run."""
+        return (
+            self.recipe.target in TUNED_TARGETS and usable_provider(self.recipe.runs_on.provider) is not None
+        )
 
     def hold_back(self) -> None:
         """Measure ranges on fewer samples, where else none would be left to judge the result by.

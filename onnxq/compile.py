@@ -8,7 +8,7 @@ from pathlib import Path
 from onnxq.calibration.data import Dataset
 from onnxq.calibration.table import CalibrationTable
 from onnxq.comparison import CompileOptions
-from onnxq.compilation import TUNED_TARGETS, Compilation, CompileResult
+from onnxq.compilation import Compilation, CompileResult
 from onnxq.engine.source import Source
 from onnxq.errors import CalibrationError
 from onnxq.ir.store import model_files
@@ -67,7 +67,7 @@ def compile_model(
             work.choose()
         if work.holds_floor and options.validate:
             work.hold_floor()
-        if options.tune and options.bench and recipe.target in TUNED_TARGETS:
+        if options.tune and options.bench and work.is_tunable:
             work.tune()
         return work.finish(work.built(instruments), outputs, render_report)
 

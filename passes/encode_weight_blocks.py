@@ -56,6 +56,12 @@ class EncodeWeightBlocks(Pass):
     method: Literal["min-max", "mse"] = "min-max"
 
     @property
+    def variants(self) -> tuple[str, ...]:
+        """Other lengths of blocks, of which a kernel may like one best; float8's kernel has one."""
+        blocks = (size for size in (32, 64, 128) if size != self.block)
+        return () if self.float8 else tuple(f"block={size}" for size in blocks)
+
+    @property
     def layer_precisions(self) -> tuple[str, ...]:
         """Both widths, whichever the option says; float8 has one."""
         return ("float8e4m3fn",) if self.float8 else tuple(WIDTHS)

@@ -60,6 +60,11 @@ class LowerPrecision(Pass):
     ranges: bool = False
     exclude: tuple[str, ...] = ()
 
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """The other type of 16 bits."""
+        return ("dtype=bfloat16",) if self.dtype == "float16" else ("dtype=float16",)
+
     def needs(self, module: GraphModule) -> Iterable[Need]:
         """Ask for the range of every value that is computed or fed, if ranges are wanted."""
         if self.ranges:

@@ -23,7 +23,7 @@ from onnxq.cli.options import (
     Threads,
     metric_of,
 )
-from onnxq.errors import RecipeError, ToleranceError, did_you_mean
+from onnxq.errors import RecipeError, TargetError, ToleranceError, did_you_mean
 
 if TYPE_CHECKING:
     from onnxq.calibration.table import CalibrationTable
@@ -75,7 +75,7 @@ class WorkSettings:
         bool | None,
         typer.Option(
             "--tune/--no-tune",
-            help="Time forms of the graph first; keep int8 only where it is faster. "
+            help="Time forms of the graph first, where it shall run; keep int8 only where it is faster. "
             "Default: shipped recipes.",
         ),
     ] = None
@@ -85,6 +85,23 @@ class WorkSettings:
     ] = False
     metric: MetricName = None
     force: Annotated[bool, typer.Option("--force", help="Replace a file that onnxq did not write.")] = False
+
+    def require_tunable(self, recipe: Recipe) -> None:
+        """Refuse to tune for what is not here.
+
+        Raises:
+            TargetError: Forms are to be timed on a provider that is missing.
+
+        """
+        from onnxq.runtime.session import usable_provider
+
+        provider = recipe.runs_on.provider
+        if self.tune and usable_provider(provider) is None:
+            raise TargetError(
+                f"--tune times forms on provider {provider}, which is not here",
+                where=f"target {recipe.target}",
+                hint="onnxq doctor tells what is missing; without --tune the recipe is taken as it is",
+            )
 
     def options(self, *, shipped: bool, also_read: tuple[Path, ...]) -> CompileOptions:
         """Return the library's options; forms are timed, and layers kept in float, of ``shipped`` recipes.
@@ -184,6 +201,7 @@ def run(
     options = work.options(shipped=wanted.is_shipped, also_read=_files(ranges.table, wanted.recipe))
     gates.require_measurable(compared=options.validate, has_metric=options.metric is not None)
     recipe = gates.into(wanted.choose(has_data=bool(ranges.data or measured)))
+    work.require_tunable(recipe)
     instruments = [_reproducer(output, recipe), *watch.instruments(recipe)]
     dataset = ranges.open(model, source=source, tell=False)
     if wanted.none_chosen and "quantize-dynamically" in recipe.pipeline:

@@ -135,6 +135,14 @@ class Pass(ABC):
         return None
 
     @property
+    def variants(self) -> tuple[str, ...]:
+        """Settings of its own, as ``option=value``, that may be faster and give other numbers.
+
+        They have to be clearly worth it; tuning tries them on devices.
+        """
+        return ()
+
+    @property
     def plainer(self) -> Pass | None:
         """The pass with fewer values in integers, which may be faster; None if there is none."""
         return None

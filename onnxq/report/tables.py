@@ -21,7 +21,7 @@ from onnxq.runtime.kernels import KernelReport, LayerKernel, LayerState, OpSumma
 from onnxq.runtime.validate import AccuracyReport
 from onnxq.search.choose import Trial
 from onnxq.search.frontier import Point
-from onnxq.search.tune import Verdict
+from onnxq.search.tune import GRAPH, Verdict, is_variant
 
 NOTHING = "-"
 MEGABYTE = 1e6
@@ -183,17 +183,25 @@ def frontier_table(points: Sequence[Point]) -> Table:
 
 
 def tuning_table(verdicts: Sequence[Verdict]) -> Table:
-    """Return what was tried to be left out, what that brought, and what was decided."""
+    """Return what was tried to be left out or done otherwise, what that brought, and what was decided."""
     rows = tuple(
         (
             one.name,
             NOTHING if one.gain is None else f"{one.gain:.3f}x",
             NOTHING if one.spread is None else "-".join(f"{end:.2f}" for end in one.spread),
-            "left out" if one.dropped else "kept, for accuracy" if one.needed else "kept",
+            _decision(one),
         )
         for one in verdicts
     )
-    return Table("Tuning", ("form", "speed without it", "10-90 %", "decision"), rows, text_columns=1)
+    return Table("Tuning", ("form", "speed then", "10-90 %", "decision"), rows, text_columns=1)
+
+
+def _decision(verdict: Verdict) -> str:
+    if verdict.name == GRAPH:
+        return "not part of a model"
+    if is_variant(verdict.name):
+        return "taken" if verdict.dropped else "not taken"
+    return "left out" if verdict.dropped else "kept, for accuracy" if verdict.needed else "kept"
 
 
 def reasons_table(passes: Sequence[PassSummary]) -> Table:

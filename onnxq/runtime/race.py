@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -76,6 +77,7 @@ def race(
     feeds: Sequence[Feeds],
     run: Run = Run(),
     *,
+    runs: Mapping[str, Run] = MappingProxyType({}),
     seconds: float = 3.0,
     on_progress: Steps = lambda done, total: None,
 ) -> dict[str, Standing]:
@@ -85,6 +87,7 @@ def race(
         models: Files by name.
         feeds: Round n uses feeds n, from the start when they are used up.
         run: Where and how all run.
+        runs: Where and how single ones do, by name.
         seconds: About how long it may take.
         on_progress: Called with (rounds done, rounds that there is time for).
 
@@ -93,7 +96,8 @@ def race(
 
     """
     on_progress(0, MOST_ROUNDS)
-    entrants = _entrants(models, models, feeds[0], run)
+    asked = {name: runs.get(name, run) for name in models}
+    entrants = _entrants(models, models, feeds[0], asked)
     first, *running = models
     gains: dict[str, list[float]] = {name: [] for name in running}
     done, start = 0, time.perf_counter()
@@ -103,7 +107,7 @@ def race(
         order = _order(first, running, number)
         if number == FIRST_ROUNDS:
             entrants.clear()  # else each would be there twice
-            entrants = _entrants(models, order, feeds[0], run)
+            entrants = _entrants(models, order, feeds[0], asked)
         fed = feeds[number % len(feeds)]
         times = {name: entrants[name].block_ms(fed) for name in order}
         for name in running:
@@ -117,13 +121,15 @@ def race(
     return {name: Standing(Spread.of(found)) for name, found in gains.items()}
 
 
-def _entrants(models: Mapping[str, Path], names: Iterable[str], feeds: Feeds, run: Run) -> dict[str, Entrant]:
+def _entrants(
+    models: Mapping[str, Path], names: Iterable[str], feeds: Feeds, runs: Mapping[str, Run]
+) -> dict[str, Entrant]:
     """Open some of the models, and warm them up.
 
     Who is left after the first rounds is opened once more: of two sessions of one model, one may be faster by
     a percent for as long as both live.
     """
-    sessions = {name: _opened(models[name], feeds, run) for name in _largest_first(models, names)}
+    sessions = {name: opened(models[name], feeds, runs[name]) for name in _largest_first(models, names)}
     return {
         name: Entrant(session, block_of(warmed_ms(session, feeds, 3))) for name, session in sessions.items()
     }
@@ -134,11 +140,20 @@ def _largest_first(models: Mapping[str, Path], names: Iterable[str]) -> Sequence
     return sorted(names, key=lambda name: -model_size(models[name]))
 
 
-def _opened(model: Path, feeds: Feeds, run: Run) -> Callable[[Feeds], Once]:
-    """Open a model; one that does not run is told of here, with a reason."""
+def opened(model: Path, feeds: Feeds, run: Run) -> Callable[[Feeds], Once]:
+    """Open a model; one that does not run is told of here, with a reason.
+
+    Raises:
+        OnnxqError: It does not open, or does not run on these feeds.
+
+    """
     session = open_session(model, run.with_defaults(STILL))
-    session.run(feeds)
-    return prepared(session)
+    once = prepared(session)
+    if run.cuda_graph:
+        once(feeds)()  # what is recorded has to find inputs and outputs where they were
+    else:
+        session.run(feeds)
+    return once
 
 
 def _rounds(done: int, taken: float, seconds: float) -> int:

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 
 from onnxq.analysis.layers import Layer, linear_layers
 from onnxq.engine.build import Build
@@ -35,13 +36,17 @@ from onnxq.reading import parse_json
 from onnxq.recipe import Recipe, load_recipe
 from onnxq.runtime.batch import Feeds
 from onnxq.runtime.environment import cpu_name, runtime_versions
+from onnxq.runtime.gpu import gpu
 from onnxq.runtime.kernels import kernel_report
-from onnxq.runtime.race import CLEAR_GAIN, Standing, race
+from onnxq.runtime.race import CLEAR_GAIN, Standing, opened, race
 from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
 
 EVERYTHING = "all-tensors"
 """The recipe that quantizes every value."""
+
+GRAPH = "a CUDA graph"
+"""The tuned form, its kernels recorded once and launched together."""
 
 SOURCE, EXACT = "the source as it is", "the exact passes alone"
 """What a recipe's result must not be slower than."""
@@ -57,17 +62,21 @@ FASTER = 0.9
 not tried in float."""
 
 
+WORTH = 1.05
+"""How much faster a variant of a pass has to be that gives other numbers."""
+
 UNSURE = 0.5
 """So much of a layer's time with float kernels, as the profile tells it, is sure."""
 
 
 @dataclass(frozen=True)
 class Form:
-    """One thing that can be left out of a recipe.
+    """One thing that can be left out of a recipe, or done in another way.
 
     Args:
-        name: What is left out: ``int8 for MatMul 384x1536``, ``pass sum-residuals`` or ``BETWEEN``.
-        recipe: The recipe without it.
+        name: What is left out: ``int8 for MatMul 384x1536``, ``pass sum-residuals`` or ``BETWEEN``. Or a
+            variant of a pass, as ``lower-precision.dtype=bfloat16``.
+        recipe: The recipe without it, or with it.
 
     """
 
@@ -116,7 +125,7 @@ def tune(
     recipe: Recipe,
     build: Build,
     feeds: Sequence[Feeds],
-    threads: int | None,
+    run: Run,
     on_progress: Progress = quiet,
     judge: Judge | None = None,
 ) -> Tuning:
@@ -127,20 +136,20 @@ def tune(
         recipe: What to tune.
         build: Builds recipes.
         feeds: What to time with.
-        threads: Threads within an operator.
+        run: Where and how all run.
         on_progress: Told of the forms that are built, and of the rounds of each race.
         judge: Says what a form misses of what is asked for; None where nothing is.
 
     """
     with TemporaryDirectory(prefix="onnxq-tune-") as folder:
-        timing = _Timing(source, build, Path(folder), feeds, Run(threads=threads), on_progress)
+        timing = _Timing(source, build, Path(folder), feeds, run, on_progress)
         on_progress("building forms", 0, None)
         alone, passes = _timed_alone(recipe), _timed(recipe)
         build.vary(alone, (pass_.name for pass_ in passes if pass_.optional or pass_.encodes_weights))
         timing.make(recipe, build.trial)
         groups = _groups(build.sketch(alone, _deciding(passes)), recipe.precision)
         forms = list(_forms(recipe, groups))
-        memory = _Memory.of(recipe, feeds, threads)
+        memory = _Memory.of(recipe, feeds, run)
         remembered = memory.recall(forms)
         found, standings = (remembered, {}) if remembered else _tried(recipe, forms, groups, timing)
         verdicts = _confirmed(recipe, groups, found, timing)
@@ -149,7 +158,8 @@ def tune(
             verdicts = _holding(verdicts, lambda names: timing.misses(_without(recipe, groups, names), judge))
         dropped = _dropped(verdicts)
         tuned = _without(recipe, groups, dropped)
-        return _never_slower(tuned, verdicts, timing, {} if dropped else standings)
+        tuning = _never_slower(tuned, verdicts, timing, {} if dropped else standings)
+        return _with_graph(tuning, timing) if run.provider == "cuda" else tuning
 
 
 def _dropped(verdicts: Sequence[Verdict]) -> list[str]:
@@ -210,9 +220,19 @@ class _Timing:
         total = sum(node.microseconds for node in report.nodes)
         return {one.name: (one.share + one.overhead) * total for one in report.provenance.layers}
 
-    def race(self, phase: str, models: Mapping[str, Path]) -> dict[str, Standing]:
+    def race(
+        self, phase: str, models: Mapping[str, Path], runs: Mapping[str, Run] = MappingProxyType({})
+    ) -> dict[str, Standing]:
         self.build.let_go()
-        return race(models, self.feeds, self.run, on_progress=steps_of(self.on_progress, phase))
+        steps = steps_of(self.on_progress, phase)
+        return race(models, self.feeds, self.run, runs=runs, on_progress=steps)
+
+    def runs(self, model: Path, run: Run | None = None) -> bool:
+        """Tell whether a model opens and runs."""
+        with suppress(OnnxqError):
+            opened(model, self.feeds[0], run or self.run)
+            return True
+        return False
 
 
 def _with_passes(recipe: Recipe, passes: Sequence[Pass]) -> Recipe:
@@ -248,8 +268,21 @@ def _forms(recipe: Recipe, groups: Mapping[str, Sequence[str]]) -> Iterator[Form
     names = [f"int8 for {shape}" for shape in shapes]
     names += [BETWEEN] if any(pass_.plainer for pass_ in passes) else []
     names += [f"pass {name}" for name in sorted({pass_.name for pass_ in passes if pass_.optional})]
+    names += _variants(recipe, passes)
     for name in names:
         yield Form(name, _without(recipe, groups, [name]))
+
+
+def _variants(recipe: Recipe, passes: Sequence[Pass]) -> list[str]:
+    """Return what passes may do otherwise, as settings; on processors there is nothing to gain."""
+    if recipe.runs_on.provider == "cpu":
+        return []
+    return [f"{pass_.name}.{setting}" for pass_ in passes for setting in pass_.variants]
+
+
+def is_variant(name: str) -> bool:
+    """Tell whether a form does something in another way, and leaves nothing out."""
+    return "=" in name
 
 
 def _leaves_out(pass_: Pass) -> bool:
@@ -258,12 +291,12 @@ def _leaves_out(pass_: Pass) -> bool:
 
 
 def _without(recipe: Recipe, groups: Mapping[str, Sequence[str]], names: Sequence[str]) -> Recipe:
-    """Return the recipe with the named forms left out."""
+    """Return the recipe with the named forms left out, and variants taken."""
     passes = [pass_ for pass_ in parse_pipeline(recipe.pipeline) if f"pass {pass_.name}" not in names]
     nodes = [node for shape, members in groups.items() if f"int8 for {shape}" in names for node in members]
     if BETWEEN in names:
         passes = [pass_.plainer or pass_ for pass_ in passes]
-    recipe = _with_passes(recipe, passes)
+    recipe = _with_passes(recipe, passes).with_options([*filter(is_variant, names)])
     return _in_float(recipe, [*map(glob.escape, nodes)]) if nodes else recipe
 
 
@@ -300,7 +333,7 @@ def _tried(
     for number, form in enumerate(tried):
         timing.on_progress("building forms", number, len(tried))
         path = timing.make(form.recipe)
-        if model_digest(path) != whole:
+        if model_digest(path) != whole and (not is_variant(form.name) or timing.runs(path)):
             models[form.name] = path
     timing.on_progress("building forms", len(tried), len(tried))
     rivals = _rivals(recipe, timing)
@@ -320,7 +353,20 @@ def _verdicts(standings: Mapping[str, Standing], slow: Sequence[str]) -> dict[st
     together = standings.get(TOGETHER)
     if together is not None and together.faster:
         found |= {name: _verdict(name, together) for name in slow}
-    return found
+    return _one_of_each(found)
+
+
+def _one_of_each(verdicts: Mapping[str, Verdict]) -> dict[str, Verdict]:
+    """Take no more than the fastest of several values of one option."""
+    best: dict[str, float] = {}
+    for name, one in verdicts.items():
+        if is_variant(name) and one.dropped:
+            option = name.partition("=")[0]
+            best[option] = max(best.get(option, 0.0), one.gain or 0.0)
+    return {
+        name: replace(one, dropped=one.dropped and one.gain == best.get(name.partition("=")[0], one.gain))
+        for name, one in verdicts.items()
+    }
 
 
 def _is_same(form: Form, built: Recipe, build: Build) -> bool:
@@ -364,7 +410,8 @@ def _profiled(
 
 def _verdict(name: str, standing: Standing) -> Verdict:
     gain = standing.gain
-    return Verdict(name, gain.median, (gain.p10, gain.p90), standing.faster)
+    worth = gain.median >= WORTH or not is_variant(name)
+    return Verdict(name, gain.median, (gain.p10, gain.p90), standing.faster and worth)
 
 
 def _confirmed(
@@ -421,10 +468,11 @@ def _everything(tuned: Recipe, timing: _Timing) -> Mapping[str, Path]:
     """Return the form in which every value is quantized, as plain quantizers make it.
 
     It is none of the forms that may be kept, as nobody knows its error; and it is left out where the recipe
-    measures nothing, where a pass does not take the model, or where it does not run.
+    measures nothing or runs elsewhere, where a pass does not take the model, or where it does not run.
     """
     recipe = load_recipe(EVERYTHING)
-    if not tuned.needs_data or tuned.name == recipe.name:
+    elsewhere = tuned.runs_on.provider != recipe.runs_on.provider
+    if not tuned.needs_data or tuned.name == recipe.name or elsewhere:
         return {}
     with suppress(OnnxqError):
         feeds = timing.feeds[0]
@@ -443,6 +491,26 @@ def _faster(everything: Standing) -> str:
     return (
         f"with every value quantized it would run at {everything.gain.median:.2f}x the speed of the recipe's "
         f"result here: --recipe {EVERYTHING} makes that, and tells what it costs in accuracy"
+    )
+
+
+def _with_graph(tuning: Tuning, timing: _Timing) -> Tuning:
+    """Let the result race against itself as a CUDA graph: how it is run is no part of a model."""
+    model, graph = timing.make(tuning.recipe), replace(timing.run, cuda_graph=True)
+    shapes = {tuple((name, array.shape) for name, array in sorted(fed.items())) for fed in timing.feeds}
+    if len(shapes) > 1 or not timing.runs(model, graph):
+        return tuning
+    standing = timing.race("racing a CUDA graph", {"tuned": model, GRAPH: model}, {GRAPH: graph})[GRAPH]
+    gain = standing.gain
+    verdict = Verdict(GRAPH, gain.median, (gain.p10, gain.p90), dropped=False)
+    hint = (_replayed(gain.median),) if standing.faster else ()
+    return replace(tuning, verdicts=(*tuning.verdicts, verdict), warnings=(*tuning.warnings, *hint))
+
+
+def _replayed(gain: float) -> str:
+    return (
+        f"as a CUDA graph the result runs at {gain:.2f}x its speed on inputs of this shape: --cuda-graph of "
+        "bench and validate, enable_cuda_graph of the provider"
     )
 
 
@@ -483,18 +551,21 @@ def _shape_of(layer: Layer) -> str:
 
 @dataclass(frozen=True)
 class _Memory:
-    """Verdicts of earlier runs, by ONNX Runtime, processor, threads, input shapes, passes and form."""
+    """Verdicts of earlier runs, by ONNX Runtime, what runs it, threads, input shapes, passes and form."""
 
     path: Path | None
     place: str
 
     @classmethod
-    def of(cls, recipe: Recipe, feeds: Sequence[Feeds], threads: int | None) -> _Memory:
+    def of(cls, recipe: Recipe, feeds: Sequence[Feeds], run: Run) -> _Memory:
         """Look where the verdicts on forms of ``recipe`` are."""
         shapes = ", ".join(
             f"{name} {'x'.join(map(str, array.shape))}" for name, array in sorted(feeds[0].items())
         )
-        machine = f"onnxruntime {runtime_versions()['onnxruntime']} | {cpu_name()} | threads {threads}"
+        device = (
+            cpu_name() if run.provider == "cpu" else ", ".join(f"{g.name} {g.driver}" for g in gpu().devices)
+        )
+        machine = f"onnxruntime {runtime_versions()['onnxruntime']} | {device} | threads {run.threads}"
         place = f"{machine} | {shapes} | {format_pipeline(_timed(recipe))}"
         return cls(cache_file(), f"{place} | {recipe.precision}" if recipe.assigns else place)
 

@@ -481,3 +481,12 @@ def test_sensitivity_ranks_tensors_and_layers(onnxq, model: Path, data: Path) ->
     assert {entry["dtype"] for entry in content["tensors"]} == {"int8"}
     ranked = [entry["alone_db"] for entry in content["tensors"] if entry["alone_db"] is not None]
     assert ranked == sorted(ranked)
+
+
+@pytest.mark.skipif(usable_provider("cuda") is not None, reason="there is a GPU")
+def test_tuning_for_a_device_that_is_not_here_is_refused(onnxq, model: Path, tmp_path: Path) -> None:
+    result = onnxq("compile", model, "-o", tmp_path / "out.onnx", "--target", "cuda", "--tune")
+    assert result.exit_code == 2
+    assert "--tune times forms on provider cuda, which is not here" in result.stderr
+    assert "onnxq doctor" in result.stderr
+    assert not (tmp_path / "out.onnx").exists()

@@ -58,7 +58,7 @@ def test_a_session_that_is_faster_than_its_like_wins_no_race(monkeypatch: pytest
         return 1.03 if len(opened) == 1 else 1.0
 
     monkeypatch.setattr(timed, "model_size", lambda model: 1)
-    monkeypatch.setattr(timed, "_opened", entrant)
+    monkeypatch.setattr(timed, "opened", entrant)
     monkeypatch.setattr(timed, "warmed_ms", lambda session, feeds, warmup: 10.0)
     monkeypatch.setattr(timed, "block_ms", lambda session, feeds, runs: session)
     found = race({"one": Path("one"), "same": Path("same")}, [{}])

@@ -4,21 +4,26 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from onnxq.recipe import Recipe, load_recipe
 from onnxq.runtime.bench import Spread
 from onnxq.runtime.race import Standing
+from onnxq.runtime.run import Run
 from onnxq.search.tune import (
     BETWEEN,
+    GRAPH,
     TOGETHER,
     Form,
+    Tuning,
     Verdict,
     _forms,
     _holding,
     _Memory,
     _profiled,
     _verdicts,
+    _with_graph,
     cache_file,
     in_float,
 )
@@ -140,3 +145,64 @@ def test_what_lies_between_layers_is_tried_in_float_where_it_is_in_integers() ->
     forms = {form.name: form.recipe for form in _forms(load_recipe("cpu"), {})}
     assert "scope=chains" not in forms[BETWEEN].pipeline
     assert BETWEEN not in {form.name for form in _forms(forms[BETWEEN], {})}
+
+
+def forms_of(name: str) -> dict[str, str]:
+    return {form.name: form.recipe.pipeline for form in _forms(load_recipe(name), {})}
+
+
+def test_on_cuda_attention_and_types_are_tried_in_their_forms() -> None:
+    forms = forms_of("cuda")
+    passes = {"pass cache-in-place", "pass fuse-attention", "pass pack-attention"}
+    assert passes < forms.keys()
+    assert {name for name in forms if "=" in name} == {"lower-precision.dtype=bfloat16"}
+    assert "lower-precision{dtype=bfloat16}" in forms["lower-precision.dtype=bfloat16"]
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [("cuda-weights-4", {64, 128}), ("cuda-weights-8", {64, 128}), ("cuda-weights-fp8", set())],
+)
+def test_on_cuda_blocks_are_tried_in_other_lengths(name: str, sizes: set[int]) -> None:
+    forms = forms_of(name)
+    blocks = {f"encode-weight-blocks.block={size}" for size in sizes}
+    assert {name for name in forms if "=" in name} == {"lower-precision.dtype=bfloat16", *blocks}
+
+
+def test_on_processors_no_variant_is_tried() -> None:
+    assert not [name for name in (*forms_of("cpu"), *forms_of("cpu-size")) if "=" in name]
+
+
+def test_of_several_lengths_the_fastest_is_taken_where_it_is_worth_it() -> None:
+    gains = {"w.block=64": 1.10, "w.block=128": 1.20, "l.dtype=bfloat16": 1.03, "pass a": 1.03}
+    found = _verdicts({name: Standing(Spread(gain, gain, gain)) for name, gain in gains.items()}, [])
+    assert [name for name, one in found.items() if one.dropped] == ["w.block=128", "pass a"]
+
+
+@pytest.mark.parametrize(
+    ("gain", "rows", "told"), [(1.6, (1, 1), True), (1.0, (1, 1), False), (1.6, (1, 2), False)]
+)
+def test_a_cuda_graph_is_told_of_where_it_is_faster_and_all_batches_are_alike(
+    gain: float, rows: tuple[int, int], told: bool
+) -> None:
+    asked: list[Run] = []
+
+    def raced(phase: str, models: dict[str, str], runs: dict[str, Run]) -> dict[str, Standing]:
+        assert models == {"tuned": "form.onnx", GRAPH: "form.onnx"}
+        asked.append(runs[GRAPH])
+        return {GRAPH: Standing(Spread(gain, gain, gain))}
+
+    timing = SimpleNamespace(
+        run=Run("cuda", entries={"a": "b"}),
+        feeds=[{"x": np.zeros((count, 4))} for count in rows],
+        make=lambda recipe: "form.onnx",
+        runs=lambda model, run: True,
+        race=raced,
+    )
+    before = Tuning(load_recipe("cuda"), (), ("a warning",))
+    found = _with_graph(before, timing)
+    assert found.recipe == before.recipe
+    assert [one.name for one in found.verdicts] == ([GRAPH] if asked else [])
+    assert [run.cuda_graph for run in asked] == ([True] if rows == (1, 1) else [])
+    assert found.warnings[0] == "a warning"
+    assert any(f"CUDA graph the result runs at {gain:.2f}x" in one for one in found.warnings) == told
