@@ -58,7 +58,7 @@ def curvature(module: GraphModule, needs: Iterable[Need], data: Data, run: Run) 
     """
     wishes = [(need.value, need.axis, kind) for need in needs for kind in sorted(need.stats, key=_name)]
     observers = {wish: wish[2].observer() for wish in wishes}
-    forward = prepared(module)
+    forward = prepared(module.undecided())
     drawing = drawing_of(forward.clone(), map(_watched, wishes))
     with (
         opened(forward.model, drawing.signs, run) as running,

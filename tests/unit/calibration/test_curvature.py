@@ -27,7 +27,7 @@ DIAGONAL = """<ir_version: 10, opset_import: ["" : 21]>
 main (float[n,t,2] x, float[n,t] attention_mask) => (float[n,t,2] y)
 <float[2,2] w = {0.5, 0, 0, -2}> {
     h = Tanh(x)
-    m = MatMul(h, w)
+    [m] m = MatMul(h, w)
     s = Tanh(m)
     more = Mul(h, h)
     y = Add(s, more)
@@ -161,3 +161,11 @@ def test_a_gradient_that_is_nan_is_an_error() -> None:
     x = np.array([[1, 2], [0, 3]], np.float32)  # the root's derivative at 0 is infinite, times 0
     with pytest.raises(CalibrationError, match="its gradient is NaN in sample 1"):
         measured(parse(text), {"x": x}, 1, Need("h", frozenset({Curvature})))
+
+
+def test_decisions_are_none_of_its_business() -> None:
+    module = parse(DIAGONAL.replace("<ir_version", "# encode w: scale=0.5 zero_point=0 readers=m\n<ir_version", 1))
+    x = RNG.normal(size=(2, 3, 2)).astype(np.float32)
+    facts = [measured(one, feeds_of(x), 2, NEEDS[1])["m"] for one in (module, parse(DIAGONAL))]
+    assert module.decisions()
+    np.testing.assert_array_equal(*(one.known(Curvature).values for one in facts))
