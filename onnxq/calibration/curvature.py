@@ -91,7 +91,7 @@ def _results(observers: Mapping[tuple[str, int, Kind], Observer]) -> Parts:
     found: Parts = {}
     for (value, axis, kind), observer in observers.items():
         if (part := observer.result()) is not None:
-            found.setdefault(value, {})[kind, axis] = part
+            found.setdefault(value, {})[kind, axis if kind.by_channel else None] = part
     return found
 
 

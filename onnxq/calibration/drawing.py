@@ -20,8 +20,9 @@ from onnxq.errors import PreconditionError
 from onnxq.ir.module import GraphModule, is_standard, name_of, rank_of
 from onnxq.rewrite.edit import Editor
 
-MOST_ROWS = 256
-"""Of one value, so many rows are looked at, evenly spaced; each counts for as many as it stands for."""
+MOST = 1 << 20
+"""Elements of one value: of a larger one, so many are looked at, in rows evenly spaced, each of which
+counts for as many as it stands for."""
 
 WHY = "how much the loss cares for it"
 
@@ -142,8 +143,8 @@ def _rows(
     if one.products:
         first, *others = squares
         weights = (first.Concat(*others, axis=1) if others else first).mean([1])
-    count = rows.Shape(start=0, end=1)
-    kept = count.Min(count.number(MOST_ROWS)).Max(count.number(1))
+    count, channels = rows.Shape(start=0, end=1), rows.Shape(start=1, end=2)
+    kept = count.Min(count.number(MOST) / channels.Max(count.number(1))).Max(count.number(1))
     first = kept.number(0)
     places = first.Range(kept.Squeeze(), kept.number(1)) * count / kept
     apart = count.to(ir.DataType.FLOAT) / kept.to(ir.DataType.FLOAT)

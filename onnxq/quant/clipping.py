@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from onnxq.quant.encodings import Encoding, covering, family_of
-from onnxq.quant.statistics import Histogram
+from onnxq.quant.statistics import CurvedHistogram, Histogram
 
 Array = NDArray[np.float64]
 Cost = Callable[[Array, Array], Array]
@@ -131,7 +131,7 @@ class _Search:
 
 
 class ExpectedSquaredError:
-    """The cost: the expected squared quantization error of counted values.
+    """The cost: the expected squared quantization error of values that were counted, or weighed.
 
     Each bin is represented by the middles of its two halves, cut to ``low``..``high``, the range of the
     values.
@@ -139,7 +139,7 @@ class ExpectedSquaredError:
 
     def __init__(
         self,
-        histogram: Histogram,
+        histogram: Histogram | CurvedHistogram,
         low: float,
         high: float,
         dtype: str,
@@ -185,32 +185,6 @@ def squared_error(values: NDArray[np.float32], dtype: str, symmetric: bool, limi
         encoding = covering(low, high, dtype, symmetric=symmetric, axis=0, limit=limit)
         error = encoding.restored(values) - values
         return np.asarray(np.einsum("cn,cn->c", error, error), np.float64)
-
-    return cost
-
-
-def curved_error(
-    values: NDArray[np.float32],
-    squares: NDArray[np.float32],
-    dtype: str,
-    symmetric: bool,
-    limit: int | None = None,
-) -> Cost:
-    """Return the cost: the squared quantization errors of each row of ``values``, each times its ``squares``.
-
-    Args:
-        values: Shape (C, N).
-        squares: What they cost, likewise.
-        dtype: The integer type to be used.
-        symmetric: Whether the encodings will be symmetric around zero.
-        limit: The largest magnitude of their integers, if not the type's.
-
-    """
-
-    def cost(low: Array, high: Array) -> Array:
-        encoding = covering(low, high, dtype, symmetric=symmetric, axis=0, limit=limit)
-        error = encoding.restored(values) - values
-        return np.asarray(np.einsum("cn,cn,cn->c", error, error, squares, dtype=np.float64), np.float64)
 
     return cost
 

@@ -19,7 +19,6 @@ from onnxq.quant.clipping import (
     FINE,
     QUICK,
     ExpectedSquaredError,
-    curved_error,
     divergence,
     search_range,
     softmax_cross_entropy,
@@ -27,7 +26,7 @@ from onnxq.quant.clipping import (
 )
 from onnxq.quant.encodings import Encoding, covering, family_of
 from onnxq.quant.facts import Facts, Kind, facts_of
-from onnxq.quant.statistics import Average, ChannelRange, CurvedRows, Histogram, Range, Rows
+from onnxq.quant.statistics import Average, ChannelRange, CurvedHistogram, Histogram, Range, Rows
 
 Values = NDArray[np.float32]
 Ends = tuple[float, float]
@@ -291,27 +290,16 @@ class Hessian(Method):
     """
 
     name = "hessian"
-    stats = frozenset({CurvedRows})
-    channel_stats = frozenset({CurvedRows})
+    stats = frozenset({CurvedHistogram})
 
     def choose(
         self, facts: Facts, dtype: str = "uint8", symmetric: bool = False, limit: int | None = None
     ) -> Ends:
-        """Search with the sampled rows."""
-        known = facts.known(CurvedRows)
-        values, squares = known.values.reshape(1, -1), known.squares.reshape(1, -1)
-        error = curved_error(values, squares, dtype, symmetric, limit)
-        low, high = search_range(error, [facts.low], [facts.high], symmetric, QUICK)
-        return float(low[0]), float(high[0])
-
-    def choose_channels(
-        self, facts: Facts, axis: int = -1, dtype: str = "int8", symmetric: bool = True
-    ) -> ChannelEnds:
-        """Search with the sampled rows, all channels at once."""
-        known = facts.known(CurvedRows, axis)
-        values, squares = (np.ascontiguousarray(part.T) for part in (known.values, known.squares))
-        error = curved_error(values, squares, dtype, symmetric)
-        return search_range(error, values.min(axis=1), values.max(axis=1), symmetric, QUICK)
+        """Search with the error that the histogram lets expect."""
+        histogram = facts.known(CurvedHistogram)
+        cost = ExpectedSquaredError(histogram, facts.low, facts.high, dtype, symmetric, limit)
+        low, high = search_range(cost, facts.low, facts.high, symmetric, FINE)
+        return float(low), float(high)
 
 
 METHODS: Mapping[str, Method] = {

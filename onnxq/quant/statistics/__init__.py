@@ -7,6 +7,7 @@ from onnxq.quant.statistics.base import Statistic
 from onnxq.quant.statistics.channel_range import ChannelRange
 from onnxq.quant.statistics.curvature import Curvature
 from onnxq.quant.statistics.curved_gram import CurvedGram
+from onnxq.quant.statistics.curved_histogram import CurvedHistogram
 from onnxq.quant.statistics.curved_rows import CurvedRows
 from onnxq.quant.statistics.gram import Gram
 from onnxq.quant.statistics.histogram import Histogram
@@ -17,7 +18,8 @@ from onnxq.quant.statistics.rows import Rows
 STATISTICS: dict[str, type[Statistic]] = {
     kind.name: kind
     for kind in (
-        *(Range, Average, ChannelRange, Mean, Curvature, Rows, CurvedRows, Gram, CurvedGram, Histogram),
+        *(Range, Average, ChannelRange, Mean, Curvature, Rows, CurvedRows, Gram, CurvedGram),
+        *(Histogram, CurvedHistogram),
     )
 }
 """Every kind of statistic by name, in the order in which texts show them."""
@@ -28,6 +30,7 @@ __all__ = [
     "ChannelRange",
     "Curvature",
     "CurvedGram",
+    "CurvedHistogram",
     "CurvedRows",
     "Gram",
     "Histogram",

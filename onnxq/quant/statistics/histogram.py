@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from onnxq.quant.statistics.base import Block, Known, Rescaling, Statistic
 from onnxq.quant.statistics.plain import array_in, array_out
 from onnxq.quant.statistics.rows import Rows
+
+C = TypeVar("C", np.int64, np.float64)
 
 BIN_COUNT = 1 << 16
 """One bin for each value of a float32's upper 16 bits: sign, exponent and 7 bits of mantissa."""
@@ -105,10 +107,7 @@ class Histogram(Statistic):
 
     def ordered(self) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
         """Return the lower edges, upper edges and counts of the filled bins, by rising value; each (B,)."""
-        order, low, high = _bins()
-        counts = self.counts[order]
-        filled = np.flatnonzero(counts)
-        return low[filled], high[filled], counts[filled]
+        return filled_bins(self.counts)
 
     def quantile(self, share: float) -> float:
         """Return the value below which ``share`` (0 to 1) of the counted values lie.
@@ -152,8 +151,26 @@ class HistogramObserver:
 _UPPER_HALF = 1 if np.little_endian else 0
 
 
+def bins_of(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+    """Return the number of the bin of each value, shape (N,)."""
+    return np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint16)[_UPPER_HALF::2]
+
+
+def filled_bins(counts: NDArray[C]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[C]]:
+    """Return the lower edges, upper edges and counts of the bins that are not 0, by rising value.
+
+    Args:
+        counts: Shape (65536,).
+
+    """
+    order, low, high = _bins()
+    counts = counts[order]
+    filled = np.flatnonzero(counts)
+    return low[filled], high[filled], counts[filled]
+
+
 def _counts(values: NDArray[np.float32]) -> NDArray[np.int64]:
-    upper = np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint16)[_UPPER_HALF::2]
+    upper = bins_of(values)
     counts = np.bincount(upper[:_CHUNK], minlength=BIN_COUNT)
     for start in range(_CHUNK, upper.size, _CHUNK):
         counts += np.bincount(upper[start : start + _CHUNK], minlength=BIN_COUNT)

@@ -11,13 +11,13 @@ import pytest
 from numpy.typing import NDArray
 
 from onnxq.autodiff import losses
+from onnxq.calibration import drawing
 from onnxq.calibration.collect import collect
-from onnxq.calibration.drawing import MOST_ROWS
 from onnxq.errors import CalibrationError, PreconditionError
 from onnxq.ir.module import GraphModule, name_of
 from onnxq.ir.text import parse
 from onnxq.quant.facts import Facts, Need
-from onnxq.quant.statistics import Curvature, CurvedGram, CurvedRows, Range
+from onnxq.quant.statistics import Curvature, CurvedGram, CurvedHistogram, CurvedRows, Range
 from onnxq.runtime.run import Run
 
 Array = NDArray[Any]
@@ -73,7 +73,7 @@ def by_hand(x: Array) -> tuple[Array, Array, Array]:
 
 
 NEEDS = (
-    Need("h", frozenset({Curvature, CurvedRows, CurvedGram})),
+    Need("h", frozenset({Curvature, CurvedRows, CurvedGram, CurvedHistogram})),
     Need("m", frozenset({Curvature})),
     Need("h", frozenset({Curvature}), axis=-2),
 )
@@ -91,6 +91,8 @@ def test_squared_gradients_of_what_layers_read_and_give(size: int) -> None:
     rows = facts["h"].known(CurvedRows)
     np.testing.assert_allclose(rows.values, h.reshape(-1, 2), **near)
     np.testing.assert_allclose(rows.squares, squares.reshape(-1, 2), **near)
+    total = facts["h"].known(CurvedHistogram).counts.sum()
+    np.testing.assert_allclose(total, squares.sum(), **near)
     weights = of_product.reshape(-1, 2).mean(axis=1)
     expected = np.einsum("ra,r,rb->ab", h.reshape(-1, 2), weights, h.reshape(-1, 2))
     np.testing.assert_allclose(facts["h"].known(CurvedGram).products, expected, rtol=1e-5, atol=1e-5)
@@ -104,10 +106,11 @@ def test_padding_is_no_part_of_the_loss(size: int) -> None:
     np.testing.assert_allclose(facts["h"].known(Curvature).values, squares.sum(axis=(0, 1)) / 4, rtol=1e-5)
 
 
-def test_few_rows_stand_for_all() -> None:
-    x = np.repeat(RNG.normal(size=(2, 4, 2)).astype(np.float32), 2 * MOST_ROWS // 4 + 1, axis=1)
+def test_rows_of_a_large_value_stand_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drawing, "MOST", 2 * 256)
+    x = np.repeat(RNG.normal(size=(2, 4, 2)).astype(np.float32), 129, axis=1)
     facts = measured(parse(DIAGONAL), feeds_of(x), 2, NEEDS[0])
-    assert len(facts["h"].known(CurvedRows).values) == 2 * MOST_ROWS
+    assert len(facts["h"].known(CurvedRows).values) == 2 * 256
     # each row is there 129 times, and 63 to 65 of them are looked at
     squares = by_hand(x)[2].sum(axis=(0, 1)) / 2
     np.testing.assert_allclose(facts["h"].known(Curvature).values, squares, rtol=2 / 64)
@@ -164,7 +167,9 @@ def test_a_gradient_that_is_nan_is_an_error() -> None:
 
 
 def test_decisions_are_none_of_its_business() -> None:
-    module = parse(DIAGONAL.replace("<ir_version", "# encode w: scale=0.5 zero_point=0 readers=m\n<ir_version", 1))
+    module = parse(
+        DIAGONAL.replace("<ir_version", "# encode w: scale=0.5 zero_point=0 readers=m\n<ir_version", 1)
+    )
     x = RNG.normal(size=(2, 3, 2)).astype(np.float32)
     facts = [measured(one, feeds_of(x), 2, NEEDS[1])["m"] for one in (module, parse(DIAGONAL))]
     assert module.decisions()
