@@ -30,16 +30,14 @@ from onnxq.quant.encodings import Encoding
 from onnxq.quant.facts import Need
 from onnxq.quant.pairs import LARGEST_PAIR, Order, hold_pairs, largest_pairs, orders_of
 from onnxq.quant.rounding import output_error, round_to_outputs
-from onnxq.quant.statistics import Gram
+from onnxq.quant.statistics import CurvedGram, Gram
+from onnxq.quant.statistics.gram import MOST_CHANNELS
 from onnxq.rewrite.edit import Editor
 
 Rounding = Callable[[NDArray[np.float32], NDArray[np.float32], Encoding], NDArray[np.float32]]
 """Returns values on the grid, of a weight, the products of its inputs, and the grid."""
 
 METHODS: Mapping[str, Rounding] = {"adaround": learn_rounding, "gptq": round_to_outputs}
-
-MOST_INPUTS = 4096
-"""A layer with more keeps its weight: the products of its inputs would take more than 128 MB."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +49,8 @@ class RoundWeights(Pass):
         method: ``gptq`` rounds the weights of one input after those of another, and lets those to come make
             up for the error. ``adaround`` learns for all weights at once which of the two neighbours each
             becomes: integers alone, and about ten times as long.
+        hessian: Weigh each row of what a MatMul reads by how much the loss cares for what becomes of it. An
+            error then counts where it matters; what Convs read is not weighed.
 
     """
 
@@ -59,21 +59,22 @@ class RoundWeights(Pass):
     numbers_only: ClassVar[bool] = True
     layers: tuple[str, ...] = ("*",)
     method: Literal["gptq", "adaround"] = "gptq"
+    hessian: bool = False
 
     def needs(self, module: GraphModule) -> Iterable[Need]:
         """Ask for the products of what each MatMul reads; what Convs read is measured while it runs."""
         for layer in self._products(module):
-            yield Need(name_of(layer.activation), frozenset({Gram}), layer.input_axis)
+            yield Need(name_of(layer.activation), frozenset({self._kind}), layer.input_axis)
 
     def foresees(self, module: GraphModule) -> Iterable[Need]:
         """Ask for those of every MatMul, as all may be encoded."""
         for layer in _matrices(self._named(module, "MatMul")):
-            yield Need(name_of(layer.activation), frozenset({Gram}), layer.input_axis)
+            yield Need(name_of(layer.activation), frozenset({self._kind}), layer.input_axis)
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave a weight to rounding to nearest where that errs no more, or where it has several readers."""
         for layer in self._products(module):
-            known = module.measured(layer.activation).get(Gram, layer.input_axis)
+            known = module.measured(layer.activation).get(self._kind, layer.input_axis)
             self._round(layer, None if known is None else known.products, module, ctx)
         convs = list(self._convolutions(module, ctx))
         for layer, gram in zip(convs, patch_grams(convs, module, ctx), strict=True):
@@ -112,6 +113,10 @@ class RoundWeights(Pass):
             return None
         return f"the values of {encoding.dtype} do not lie in even steps, as {self.method} needs"
 
+    @property
+    def _kind(self) -> type[Gram]:
+        return CurvedGram if self.hessian else Gram
+
     def _products(self, module: GraphModule) -> Iterator[Layer]:
         return _matrices(self._encoded(module, "MatMul"))
 
@@ -119,8 +124,8 @@ class RoundWeights(Pass):
         for layer in self._encoded(module, "Conv"):
             if attribute(layer.node, "group", 1) > 1:
                 ctx.skip(layer.node, "its channels are in groups")
-            elif patch_size(layer) > MOST_INPUTS:
-                ctx.skip(layer.node, f"each of its outputs reads more than {MOST_INPUTS} numbers")
+            elif patch_size(layer) > MOST_CHANNELS:
+                ctx.skip(layer.node, f"each of its outputs reads more than {MOST_CHANNELS} numbers")
             else:
                 yield layer
 
@@ -139,7 +144,7 @@ class RoundWeights(Pass):
 def _matrices(layers: Iterable[Layer]) -> Iterator[Layer]:
     for layer in layers:
         weight = array_of(layer.weight)
-        if weight.ndim == 2 and len(weight) <= MOST_INPUTS:
+        if weight.ndim == 2 and len(weight) <= MOST_CHANNELS:
             yield layer
 
 

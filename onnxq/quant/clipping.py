@@ -189,6 +189,30 @@ def squared_error(values: NDArray[np.float32], dtype: str, symmetric: bool, limi
     return cost
 
 
+def products_error(
+    weight: NDArray[np.float32], gram: NDArray[np.float32], dtype: str, limit: int | None = None
+) -> Cost:
+    """Return the cost: the squared error of the products of inputs with each row of a weight, (N, C).
+
+    A range of shape () is one for the whole weight, and costs the sum.
+
+    Args:
+        weight: One row for each output channel.
+        gram: The products of the inputs, shape (C, C), which may be weighed.
+        dtype: The integer type to be used; the encodings will be symmetric around zero.
+        limit: The largest magnitude of their integers, if not the type's.
+
+    """
+
+    def cost(low: Array, high: Array) -> Array:
+        axis = 0 if low.ndim else None
+        error = covering(low, high, dtype, symmetric=True, axis=axis, limit=limit).restored(weight) - weight
+        each = np.einsum("nc,nc->n", error @ gram, error, dtype=np.float64)
+        return np.asarray(each if low.ndim else each.sum())
+
+    return cost
+
+
 def divergence(histogram: Histogram, dtype: str, limit: int | None = None) -> Cost:
     """Return the cost: how much information the clipped and rounded distribution loses.
 

@@ -20,6 +20,7 @@ from onnxq.quant.clipping import (
     QUICK,
     ExpectedSquaredError,
     divergence,
+    products_error,
     search_range,
     softmax_cross_entropy,
     squared_error,
@@ -300,6 +301,29 @@ class Hessian(Method):
         cost = ExpectedSquaredError(histogram, facts.low, facts.high, dtype, symmetric, limit)
         low, high = search_range(cost, facts.low, facts.high, symmetric, FINE)
         return float(low), float(high)
+
+
+def hessian_range(
+    rows: Values, gram: Values, dtype: str, *, whole: bool, limit: int | None = None
+) -> ChannelEnds:
+    """Return the ranges of a weight with which the loss rises least, two arrays of shape (N,), or (1,).
+
+    Args:
+        rows: One row for each output channel, shape (N, C).
+        gram: The products of what the layer reads, weighed by the loss, shape (C, C).
+        dtype: The integer type to be used; the encodings will be symmetric around zero.
+        whole: Whether there is one range for all channels.
+        limit: The largest magnitude of their integers, if not the type's.
+
+    Source:
+        Yuan et al., 2022, arXiv:2111.12293 (PTQ4ViT), section 3.3, with one weight for each row of inputs.
+
+    """
+    axis = None if whole else 1
+    low, high = search_range(
+        products_error(rows, gram, dtype, limit), rows.min(axis), rows.max(axis), True, QUICK
+    )
+    return np.atleast_1d(low), np.atleast_1d(high)
 
 
 METHODS: Mapping[str, Method] = {

@@ -18,6 +18,9 @@ MOST_ROWS = 256
 """Of one sample, so many rows are looked at, evenly spaced: neighbours tell little new. Too few are fitted
 themselves: with 64 of each of 32 images, SqueezeNet's outputs erred clearly more than with 256."""
 
+MOST_CHANNELS = 4096
+"""The products of more channels would take more than 128 MB: nobody should ask for them."""
+
 LEFT = 2.0**-8
 """A shift that leaves less of a channel's sum of squares takes too many of float32's 24 bits with it."""
 

@@ -11,7 +11,14 @@ from onnxq.errors import RecipeError
 from onnxq.quant import ranges
 from onnxq.quant.encodings import affine_encoding, block_encoding, covering, symmetric_encoding
 from onnxq.quant.facts import Facts, facts_of
-from onnxq.quant.ranges import METHODS, Percentile, block_ranges, encode_blocks, range_method
+from onnxq.quant.ranges import (
+    METHODS,
+    Percentile,
+    block_ranges,
+    encode_blocks,
+    hessian_range,
+    range_method,
+)
 from onnxq.quant.statistics import STATISTICS, Average, CurvedHistogram, Range
 from onnxq.quant.statistics.base import Block
 
@@ -141,6 +148,41 @@ def test_hessian_keeps_what_the_loss_cares_for() -> None:
 def test_hessian_cuts_nothing_off_where_the_loss_cares_for_nothing() -> None:
     x = samples("normal", 0)
     assert range_method("hessian").choose(curved(x, np.zeros_like(x))) == (x.min(), x.max())
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("seed", range(3))
+def test_hessian_ranges_of_weights_cost_least(seed: int, whole: bool) -> None:
+    rng = np.random.default_rng(seed)
+    rows = rng.standard_t(3, size=(8, 40)).astype(np.float32)
+    inputs = (rng.normal(size=(90, 40)) * np.exp(rng.normal(size=40))).astype(np.float32)
+    gram = inputs.T @ inputs
+
+    def cost(low: NDArray[np.float64], high: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return the squared errors of the outputs themselves."""
+        axis = None if whole else 0
+        encoding = covering(low, high, "int8", symmetric=True, axis=axis, limit=7)
+        each = np.square(inputs @ (encoding.restored(rows) - rows).T.astype(np.float64)).sum(axis=0)
+        return np.asarray(each.sum() if whole else each)
+
+    shape = (1, -1) if whole else rows.shape
+    low, high = hessian_range(rows, gram, "int8", whole=whole, limit=7)
+    assert low.shape == high.shape == ((1,) if whole else (8,))
+    found = cost(low[0], high[0]) if whole else cost(low, high)
+    for name in ("min-max", "mse"):
+        other = range_method(name).choose_rows(rows.reshape(shape), "int8", True, 7)
+        of_other = cost(other[0][0], other[1][0]) if whole else cost(*other)
+        # The matrix is rounded to float32, of 90 products; for the mse both look at the same candidates.
+        assert (found <= of_other * (1 + 1e-4)).all(), name
+    assert found.sum() < 0.9 * of_other.sum()
+
+
+def test_hessian_ranges_of_weights_are_mse_for_independent_inputs() -> None:
+    rows = samples("heavy", 3, (6, 50))
+    expected = range_method("mse").choose_rows(rows, "int8", True, 7)
+    np.testing.assert_array_equal(
+        hessian_range(rows, np.eye(50, dtype=np.float32), "int8", whole=False, limit=7), expected
+    )
 
 
 @pytest.mark.parametrize("kind", ["heavy", "outlier", "skewed"])
