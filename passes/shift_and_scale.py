@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from onnxq.ir.module import GraphModule
 from onnxq.passmanager.base import Effect, Pass, PassContext
@@ -37,6 +37,8 @@ class ShiftAndScale(Pass):
         kinds: The kinds of sites: see ``onnxq inspect --sites``.
         paid: Whether to use sites that cost a Mul, and an Add for the shift, at run time.
         gain: How many decibels a site that costs something has to bring.
+        bits: What weights and activations will be quantized to, as ``encode-weights`` and
+            ``encode-activations`` have it.
 
     """
 
@@ -47,6 +49,7 @@ class ShiftAndScale(Pass):
     kinds: tuple[FoldKind, ...] = FOLD_KINDS
     paid: bool = True
     gain: float = 1.0
+    bits: Literal[2, 3, 4, 5, 6, 7, 8] = 8
 
     def needs(self, module: GraphModule) -> Iterable[Need]:
         """Ask for ranges by channel and for sampled rows of what the layers read."""
@@ -54,7 +57,7 @@ class ShiftAndScale(Pass):
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave a site alone where no threshold makes the error smaller."""
-        fold_best(module, ctx, self.kinds, self._candidates, paid=self.paid, gain=self.gain)
+        fold_best(module, ctx, self.kinds, self._candidates, paid=self.paid, gain=self.gain, bits=self.bits)
 
     def _candidates(self, samples: list[Sample], shift: bool) -> Iterable[Candidate]:
         return thresholds(samples, self.steps, shift=shift and self.shift)

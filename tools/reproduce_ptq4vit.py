@@ -62,7 +62,7 @@ def _activations(method: str = "mse", signed: str = "") -> str:
 
 BASE, HESSIAN = f"{BASE_WEIGHTS}, {_activations(signed=SIGNED)}", _activations("hessian", SIGNED)
 PLAIN = f"{WEIGHTS}, {_activations()}"
-OS_PLUS = "shift-and-scale"
+OS_PLUS = "shift-and-scale{bits=BITS}"
 OURS = "OS+, rounded, twin where it gains"
 RECONSTRUCTED = "OS+, reconstruction"
 FP32 = "fp32"

@@ -58,6 +58,7 @@ def fold_best(
     *,
     paid: bool,
     gain: float,
+    bits: int = 8,
 ) -> None:
     """Fold into each site the candidate whose layers' outputs have the smallest error.
 
@@ -73,11 +74,12 @@ def fold_best(
             possible there.
         paid: Whether a site may cost a node.
         gain: How many decibels of error a site that costs a node has to bring.
+        bits: What the layers' inputs and weights will be quantized to.
 
     """
     for site in sites_of(module, kinds, paid=paid):
         node = site.consumers[0].layer.node
-        samples = samples_of(site, module)
+        samples = samples_of(site, module, bits)
         if samples is None:
             ctx.skip(node, "its input never had an element, or holds infinities")
             continue
@@ -95,11 +97,11 @@ def fold_best(
 def _best(samples: Sequence[Sample], candidates: Sequence[Candidate], memo: Memo) -> Choice | None:
     read = [array for one in samples for array in (one.rows, one.low, one.high, *one.weights)]
     tried = [part for _, *parts in candidates for part in parts if part is not None]
-    key = "best fold", content_of(*read), content_of(*tried)
+    key = "best fold", samples[0].bits, content_of(*read), content_of(*tried)
     return memo.of(key, lambda: best_of(samples, candidates))
 
 
-def samples_of(site: Site, module: GraphModule) -> list[Sample] | None:
+def samples_of(site: Site, module: GraphModule, bits: int) -> list[Sample] | None:
     """Return one sample for each value that layers of the site read; None if one was never seen."""
     samples = []
     for place in site.inputs:
@@ -110,7 +112,7 @@ def samples_of(site: Site, module: GraphModule) -> list[Sample] | None:
         readers = [one for one in site.consumers if one.layer.activation is place.value]
         weights = [_matrix(one) for one in readers]
         rows = sampled.values[:: -(-len(sampled.values) // ROWS)]
-        samples.append(Sample(rows, reach.low, reach.high, weights))
+        samples.append(Sample(rows, reach.low, reach.high, weights, bits))
     return samples
 
 

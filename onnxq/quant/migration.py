@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.quant.encodings import affine_encoding, symmetric_encoding
+from onnxq.quant.encodings import affine_encoding, limit_of_bits, symmetric_encoding
 
 Floats = NDArray[np.floating[Any]]
 Doubles = NDArray[np.float64]
@@ -30,6 +30,7 @@ class Sample:
         low: Shape (C,); the smallest value of each channel over all data.
         high: Shape (C,); the largest one.
         weights: Shape (C, N) each, with an N for each layer.
+        bits: What both sides will be quantized to, 2 to 8.
 
     """
 
@@ -37,6 +38,7 @@ class Sample:
     low: Floats
     high: Floats
     weights: Sequence[Floats]
+    bits: int = 8
 
     @property
     def largest(self) -> Doubles:
@@ -56,8 +58,8 @@ class Sample:
     def error(self, scale: Doubles, shift: Doubles | None = None) -> float:
         """Return the squared error of the layers' outputs relative to their size, with both sides quantized.
 
-        The activation gets one uint8 scale that covers all channels, each output channel of a weight an
-        int8 scale of its own. The sum runs over all layers and rows.
+        The activation gets one unsigned scale that covers all channels, each output channel of a weight a
+        signed scale of its own. The sum runs over all layers and rows.
 
         Args:
             scale: Shape (C,), > 0.
@@ -66,12 +68,14 @@ class Sample:
         """
         moved = np.zeros_like(scale) if shift is None else shift
         low, high = (self.low - moved) / scale, (self.high - moved) / scale
-        step = affine_encoding(low.min(initial=0), high.max(initial=0)).scale
+        least, most = low.min(initial=0), high.max(initial=0)
+        step = affine_encoding(least, most, limit=limit_of_bits("uint8", self.bits)).scale
         rows = _rounded(((self.rows - moved) / scale).astype(np.float32), step)
         error = size = 0.0
         for weight, exact in zip(self.weights, self._exact, strict=True):
             wider = weight * scale.astype(np.float32)[:, None]
-            steps = symmetric_encoding(np.abs(wider).max(axis=0, initial=0), axis=1).scale
+            largest = np.abs(wider).max(axis=0, initial=0)
+            steps = symmetric_encoding(largest, axis=1, limit=limit_of_bits("int8", self.bits)).scale
             outputs = rows @ _rounded(wider, steps) + (moved @ weight).astype(np.float32)
             error += float(np.square(outputs - exact).sum())
             size += float(np.square(exact).sum())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -110,16 +112,19 @@ def test_errors_add_up_over_samples() -> None:
     np.testing.assert_array_equal(high, np.maximum(one.high, other.high))
 
 
+@pytest.mark.parametrize("bits", [4, 6, 8])
 @pytest.mark.parametrize("seed", SEEDS)
-def test_the_error_is_that_of_the_grids(seed: int) -> None:
+def test_the_error_is_that_of_the_grids(seed: int, bits: int) -> None:
     """Rounding to half a step on either side bounds it: |dx| |w| + (|x| + |dx|) |dw| for each product."""
-    one = sample(seed)
-    step = (one.high.max() - one.low.min()) / 255
+    one = replace(sample(seed), bits=bits)
+    step = (one.high.max() - one.low.min()) / (2**bits - 1)
     bound = size = 0.0
     for weight in one.weights:
-        moved = np.abs(weight).max(axis=0) / 127 / 2
+        moved = np.abs(weight).max(axis=0) / (2 ** (bits - 1) - 1) / 2
         of_rows = (step / 2) * np.abs(weight).sum(axis=0)
         of_weights = (np.abs(one.rows) + step / 2).sum(axis=1)[:, None] * moved
         bound += np.square(of_rows + of_weights).sum()
         size += np.square(one.rows @ weight).sum()
-    assert 0 < one.error(np.ones(one.low.size)) < bound / size
+    error = one.error(np.ones(one.low.size))
+    assert 0 < error < bound / size
+    assert bits == 8 or error > replace(one, bits=8).error(np.ones(one.low.size))
