@@ -47,6 +47,9 @@ JUDGED_ON = 32
 LEAST_BYTES, FEWEST, MOST_FEW = 1 << 18, 2, 16
 """How large the samples are together on which layers are compared, and how many they are."""
 
+LARGE = 1 << 22
+"""A sample of so many bytes tells enough by itself."""
+
 TIMED_BATCHES = 8
 """How many batches the timing goes round."""
 
@@ -250,7 +253,8 @@ def first_few(data: Dataset) -> list[Batch]:
     """Return so many of the first samples as tell what the error of a layer costs: of small ones, more."""
     first = next(with_options(data, limit=_whole(data, 1)).batches())
     size = sum(array.nbytes for array in first.feeds.values()) // first.rows
-    count = _whole(data, min(max(LEAST_BYTES // size, FEWEST), MOST_FEW))
+    fewest = 1 if size >= LARGE else FEWEST
+    count = _whole(data, min(max(LEAST_BYTES // size, fewest), MOST_FEW))
     return list(with_options(data, limit=count).batches())
 
 

@@ -53,6 +53,10 @@ class Judge:
         make_room()
         return report, missed
 
+    def glance(self, model: Path) -> AccuracyReport:
+        """Return how a model compares on the first batch, where more would tell nothing new."""
+        return validate(self._reference, self._opened(model), self.few[:1], self.metric, self.run)
+
     def _opened(self, model: Path) -> Session | Path:
         """Return a session that keeps no memory between runs; random operators want one for each trial."""
         return model if random_operators(model) else open_session(model, self.run, arena=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -34,6 +35,10 @@ __all__ = [
     "kernel_report",
     "kind_of",
 ]
+
+
+ENOUGH_SECONDS = 1.0
+"""After so long, the times of a profile are means of enough runs."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +143,7 @@ def kernel_report(
         run: Where and how to run it; a CUDA graph is not recorded, as it hides the nodes.
         source: What ``model`` was compiled from; its layers are reported, or else the model's.
         optimization: How far ONNX Runtime rewrites the graph.
-        runs: How many runs the times are means of.
+        runs: How many runs the times are means of; fewer where they take more than a second together.
 
     Raises:
         TargetError: The provider is missing.
@@ -158,7 +163,7 @@ def kernel_report(
             optimization=optimization,
             external_data_folder=model.parent if isinstance(model, Path) else None,
         )
-        events = _events(session, feeds, runs)
+        events, runs = _events(session, feeds, runs)
         del session, named  # weights, each a copy of its own
         optimised = without_weights(read_proto(file, where).graph) if is_written else graph
     trim()
@@ -184,11 +189,15 @@ def _stages(
     )
 
 
-def _events(session: Session, feeds: Feeds, runs: int) -> list[dict[str, Any]]:
-    """Run once to warm up and ``runs`` times more; return what the profiler saw of the latter."""
-    for _ in range(runs + 1):
+def _events(session: Session, feeds: Feeds, most: int) -> tuple[list[dict[str, Any]], int]:
+    """Run once to warm up, then ``most`` times or for a second; return what was seen, and in how many."""
+    session.run(feeds)
+    start, runs = time.perf_counter(), 0
+    while runs == 0 or (runs < most and time.perf_counter() < start + ENOUGH_SECONDS):
         session.run(feeds)
-    return timed_events(json.loads(Path(session.inference.end_profiling()).read_text(encoding="utf-8")))
+        runs += 1
+    text = Path(session.inference.end_profiling()).read_text(encoding="utf-8")
+    return timed_events(json.loads(text)), runs
 
 
 def _named(

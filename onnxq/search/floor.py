@@ -135,15 +135,17 @@ class _Trials:
 
     @cached_property
     def floats(self) -> Tried:
-        """What there is with all in float."""
-        return self._tried(EXACT, all_in_float(self.recipe), None)
+        """What there is with all in float: exact, so that a glance tells what it misses, which is nothing."""
+        recipe = all_in_float(self.recipe)
+        path = self.written(self.ground.build.trial(recipe), EXACT)
+        return Tried(EXACT, recipe, path, worst_db(self.ground.judge.glance(path)), (), None)
 
     @property
     def parts(self) -> int:
         """How many parts there are."""
         return sum(len(cost.parts) for cost in self.order)
 
-    def _tried(self, name: str, recipe: Recipe, parts: int | None) -> Tried:
+    def _tried(self, name: str, recipe: Recipe, parts: int) -> Tried:
         path = self.written(self.ground.build.trial(recipe), name)
         report, missed = self.ground.judge.of(path)
         return Tried(name, recipe, path, worst_db(report), tuple(missed), parts)

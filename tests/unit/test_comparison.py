@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from onnxq.calibration.data import input_specs
+from onnxq.calibration.data import input_specs, open_feeds
 from onnxq.comparison import (
     CompileOptions,
     choose_samples,
     compare,
+    first_few,
     warn_of_accuracy,
     warn_of_decisions,
     warn_of_floats,
@@ -27,6 +29,17 @@ from onnxq.runtime.bench import Spread
 from onnxq.runtime.compare import OutputAccuracy
 from onnxq.runtime.run import Run
 from onnxq.runtime.slices import LostSlices
+
+
+@pytest.mark.parametrize(("size", "count"), [(1 << 8, 16), (1 << 18, 2), (1 << 20, 1)])
+def test_layers_are_compared_on_fewer_samples_the_larger_they_are(size: int, count: int) -> None:
+    """Of 1 KB, 1 MB and 4 MB."""
+    specs = input_specs(
+        parse(f"""<ir_version: 10, opset_import: ["" : 21]>
+main (float[N,{size}] x) => (float[N,{size}] y) {{ [act] y = Relu(x) }}""").model
+    )
+    x = np.zeros((32, size), np.float32)
+    assert sum(batch.rows for batch in first_few(open_feeds("zeros", lambda: [{"x": x}], specs))) == count
 
 
 def test_each_output_far_from_the_sources_is_named() -> None:

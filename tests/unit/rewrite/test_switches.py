@@ -70,6 +70,15 @@ main (float[N,2] x) => (float[N,2] y, float[N,2] z)
     ]
 
 
+def test_weights_are_not_chosen_element_by_element() -> None:
+    """A Where would read both of them in each run, and take longer than the layer."""
+    module = parse("""# encode w: scale=0.5 zero_point=0 dtype=int8
+<ir_version: 10, opset_import: ["" : 21]>
+main (float[N,2] x) => (float[N,2] y) <float[2,2] w = {1, 2, 3, 4}> { [product] y = MatMul(x, w) }""")
+    insert_switches(module)
+    assert {node.op_type for node in module.graph} == {"Gather", "If", "MatMul"}
+
+
 def test_an_output_that_is_an_input_keeps_its_name() -> None:
     """Nothing can stand between what is fed and an output of the same name: insert-qdq leaves it, too."""
     module = parse("""# encode x: scale=0.1 zero_point=0

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import onnxq.runtime.bench as timed
 from onnxq.errors import DataError, ModelError, TargetError
 from onnxq.runtime.bench import Spread, Timing, bench, schedule
 from onnxq.runtime.fallback import refuse_fallback
@@ -17,6 +18,14 @@ from onnxq.runtime.run import Run
 
 Save = Callable[..., Path]
 MATMUL = "main (float[N,T,4] x) => (float[N,T,8] y) { y = MatMul(x, w) }"
+
+
+@pytest.mark.parametrize(("one_ms", "runs"), [(99.0, 5), (200.0, 1)])
+def test_a_long_run_warms_up_by_itself(one_ms: float, runs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    took: list[float] = []
+    monkeypatch.setattr(timed, "block_ms", lambda *args: took.append(one_ms) or one_ms)
+    assert timed.warmed_ms(lambda feeds: lambda: None, {}, 5) == one_ms
+    assert len(took) == runs
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxq.runtime import kernels
 from onnxq.runtime.kernels import KernelNode, KernelReport, Kind, kernel_report, kind_of
 from onnxq.runtime.profile import executed_nodes
 from onnxq.runtime.run import Run
@@ -50,6 +51,13 @@ def test_shares_sum_to_one_and_the_summary_is_sorted(qdq_matmul: Path) -> None:
     plain = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert plain["kinds"]["integer"] == 1
     assert plain["nodes"][1]["op_type"] == "MatMulIntegerToFloat"
+
+
+def test_a_slow_model_is_profiled_in_fewer_runs(qdq_matmul: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernels, "ENOUGH_SECONDS", 0.0)
+    report = kernel_report(qdq_matmul, {"x": X})
+    assert report.runs == 1
+    assert {node.calls for node in report.nodes} == {1}
 
 
 def test_a_float_model_has_float_kernels(save: Save) -> None:
