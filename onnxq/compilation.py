@@ -25,6 +25,7 @@ from onnxq.comparison import (
     warn_of_decisions,
     warn_of_floats,
     warn_of_precision,
+    warn_of_rows,
     warn_of_saturation,
     warn_of_simulation,
     warn_of_size,
@@ -329,6 +330,8 @@ class Compilation:
                 comparison = compare(
                     self.source.path, tried, samples, self.options, self.progress, self._run(module)
                 ).about(output)
+            of_rows = warn_of_rows(module, self.recipe.runs_on, samples)
+            comparison = replace(comparison, warnings=(*comparison.warnings, *of_rows))
             judged = comparison.accuracy if self._judges_itself and samples.meaningful else None
             manifest = self._manifest(built, table, tried, digest.result(), comparison)
             content.write_text(manifest.to_json(), encoding="utf-8")

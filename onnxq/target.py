@@ -28,6 +28,8 @@ class Target:
         kernel_list: The name of the list of its kernels in ``onnxq.kernels``; None where a session tells.
         block_columns: By width in bits, what the columns of a weight in blocks must be a multiple of for
             the fast kernel; empty where all are run alike.
+        block_rows: By what weights are stored in, as ``onnxq.analysis.rows`` calls it, with how many rows of
+            a product they were timed to be faster than float16; with more they were slower.
         float8_rows: What the rows of a weight in float8 must be a multiple of for its fast kernel.
         session_options: By operator, the session configuration entries that its fast kernel asks for.
         processor: What runs the CPU provider's kernels.
@@ -41,6 +43,7 @@ class Target:
     source: str
     kernel_list: str | None = None
     block_columns: Mapping[int, int] = field(default_factory=dict)
+    block_rows: Mapping[str, int] = field(default_factory=dict)
     float8_rows: int = 1
     session_options: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     processor: Processor = PROCESSORS["unknown"]
@@ -112,6 +115,7 @@ TARGETS = {
             "timed by tools/check_cuda.py on an NVIDIA H200",
             kernel_list="cuda",
             block_columns={4: 64, 8: 32},
+            block_rows={"4 bits": 8, "8 bits": 1, "float8": 8},
             float8_rows=16,
             session_options={"MatMulNBits": {"ep.cuda.fpa_intb_gemm": "1"}},
         ),

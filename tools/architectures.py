@@ -4,7 +4,7 @@ BERT-base and ViT-base follow Devlin et al., 2018, arXiv:1810.04805, and Dosovit
 arXiv:2010.11929: 12 layers of 768 values, 12 heads and 3072 hidden values; 30522 tokens, or 16x16 patches of
 224x224 pixels. resnet50 follows He et al., 2015, arXiv:1512.03385, its norms folded into the convolutions.
 The decoder step is a slice of a language model of about a billion weights: layers of 2048 values, 16 heads
-and 8192 hidden values, one new token, and the keys and values of those before.
+and 8192 hidden values, one new token, the keys and values of those before, and a mask of padding.
 """
 
 from __future__ import annotations
@@ -136,12 +136,12 @@ def bert_base(path: Path, layers: int = LAYERS, seed: int = 0) -> None:
 
 
 def _additive_mask(net: Builder) -> str:
-    """Return 0 where the mask is 1 and a large negative number where it is 0, of shape (N, 1, 1, T)."""
+    """Return 0 where the mask is 1 and the lowest number where it is 0, of shape (N, 1, 1, T)."""
     mask = net.add("Unsqueeze", "attention_mask", net.integers(1, 2))
     absent = net.add(
         "Sub", net.constant(np.array(1, np.float32)), net.add("Cast", mask, to=TensorProto.FLOAT)
     )
-    return net.add("Mul", absent, net.constant(np.array(-1e4, np.float32)))
+    return net.add("Mul", absent, net.constant(np.array(np.finfo(np.float32).min)))
 
 
 def vit_base(path: Path, layers: int = LAYERS, seed: int = 0) -> None:
@@ -199,20 +199,22 @@ def _bottleneck(net: Builder, x: str, channels: int, inner: int, stride: int) ->
 
 
 def decoder_step(path: Path, layers: int = STEP_LAYERS, seed: int = 0) -> None:
-    """Write one step of a decoder, of token ids int64 (N, 1) and each layer's keys and values of P tokens.
+    """Write one step of a decoder: of token ids, a mask, and each layer's keys and values of P tokens.
 
-    Those are float32 (N, heads, P, size), and come out with the new token's, under names with ``present`` for
-    ``past``; logits are (N, 1, tokens).
+    Ids are int64 (N, 1), the mask is int64 (N, P + 1), 1 for what counts. Keys and values are float32
+    (N, heads, P, size), and come out with the new token's, under names with ``present`` for ``past``;
+    logits are (N, 1, tokens).
     """
     net = Builder(np.random.default_rng(seed))
     size = STEP_WIDTH // STEP_HEADS
     past: list[str | int] = ["batch", STEP_HEADS, "past", size]
     names = [f"past_{part}_{layer}" for layer in range(layers) for part in ("key", "value")]
-    inputs = [helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["batch", 1])]
+    tokens: dict[str, list[str | int]] = {"input_ids": ["batch", 1], "attention_mask": ["batch", "total"]}
+    inputs = [helper.make_tensor_value_info(name, TensorProto.INT64, one) for name, one in tokens.items()]
     inputs += [helper.make_tensor_value_info(name, TensorProto.FLOAT, past) for name in names]
-    x = net.add("Gather", net.weight(STEP_TOKENS, STEP_WIDTH), "input_ids")
+    x, mask = net.add("Gather", net.weight(STEP_TOKENS, STEP_WIDTH), "input_ids"), _additive_mask(net)
     for layer in range(layers):
-        x = net.add("Add", _cached_attention(net, net.norm(x, STEP_WIDTH), layer), x)
+        x = net.add("Add", _cached_attention(net, net.norm(x, STEP_WIDTH), mask, layer), x)
         x = net.add("Add", net.feed_forward(net.norm(x, STEP_WIDTH), STEP_WIDTH, STEP_HIDDEN), x)
     logits = net.add("MatMul", net.norm(x, STEP_WIDTH), net.weight(STEP_WIDTH, STEP_TOKENS))
     present: list[str | int] = ["batch", STEP_HEADS, "total", size]
@@ -220,7 +222,7 @@ def decoder_step(path: Path, layers: int = STEP_LAYERS, seed: int = 0) -> None:
     net.save_all(path, inputs, {logits: ["batch", 1, STEP_TOKENS], **outputs})
 
 
-def _cached_attention(net: Builder, x: str, layer: int) -> str:
+def _cached_attention(net: Builder, x: str, mask: str, layer: int) -> str:
     """Attend from the new token to all, whose keys and values it adds its own to."""
     size = STEP_WIDTH // STEP_HEADS
     split = net.integers(0, 0, STEP_HEADS, size)
@@ -235,6 +237,7 @@ def _cached_attention(net: Builder, x: str, layer: int) -> str:
         net.nodes.append(helper.make_node("Concat", *names, name=names[1][0], axis=2))
     keys = net.add("Transpose", f"present_key_{layer}", perm=[0, 1, 3, 2])
     scores = net.add("Mul", net.add("MatMul", q, keys), net.constant(np.array(size**-0.5, np.float32)))
-    mixed = net.add("MatMul", net.add("Softmax", scores, axis=-1), f"present_value_{layer}")
+    weights = net.add("Softmax", net.add("Add", scores, mask), axis=-1)
+    mixed = net.add("MatMul", weights, f"present_value_{layer}")
     mixed = net.add("Reshape", net.add("Transpose", mixed, perm=[0, 2, 1, 3]), net.integers(0, 0, STEP_WIDTH))
     return net.linear(mixed, STEP_WIDTH, STEP_WIDTH)

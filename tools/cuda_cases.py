@@ -19,7 +19,9 @@ Runs = Mapping[str, Callable[[], Feeds]]
 """What is timed, by its title, each made when it is wanted."""
 LOWER = "lower-precision.io=lower"
 """A decoder's cache goes in and out with every step, and would be cast each time."""
-FP32, FP16, UNPACKED = "fp32", "fp16", "fp16 not packed"
+BEHIND = "padding=behind"
+FP32, FP16, BF16, UNPACKED, LENGTHS = "fp32", "fp16", "bf16", "fp16 not packed", "fp16 key lengths"
+IN_PLACE, IN_PLACE_4 = "fp16 in place", "weights 4 bit in place"
 WEIGHTS_4, WEIGHTS_8 = "weights 4 bit", "weights 8 bit"
 WEIGHTS_FP8, INT8 = "weights float8", "int8 QDQ"
 MINILM, BERT, VIT, RESNET, DECODER = "MiniLM", "BERT-base", "ViT-base", "resnet50", "decoder step"
@@ -38,6 +40,7 @@ class Artifact:
         options: Options of its passes, as ``pass.option=value``.
         without: Passes of the recipe that are left out.
         for_cuda: Whether it is meant for CUDA, and no node may lack a kernel there.
+        in_place: Whether its cache is bound as what comes in and what goes out.
 
     """
 
@@ -45,10 +48,22 @@ class Artifact:
     options: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     for_cuda: bool = True
+    in_place: bool = False
 
 
-UNPACKED_TOO = {UNPACKED: Artifact("cuda", without=("pack-attention",))}
-"""For models that attend, to show what packing is worth."""
+ATTENDING = {
+    UNPACKED: Artifact("cuda", without=("pack-attention",)),
+    BF16: Artifact("cuda", ("lower-precision.dtype=bfloat16",)),
+}
+"""For models that attend: what packing is worth, and the other type, which NumPy cannot feed a cache in."""
+LENGTHS_TOO = {LENGTHS: Artifact("cuda", (f"pack-attention.{BEHIND}",))}
+"""For models whose mask is of padding."""
+KEPT = (LOWER, f"cache-in-place.{BEHIND}")
+IN_PLACE_TOO = {
+    IN_PLACE: Artifact("cuda", KEPT, in_place=True),
+    IN_PLACE_4: Artifact("cuda-weights-4", KEPT, in_place=True),
+}
+"""For decoders."""
 
 
 @dataclass(frozen=True)
@@ -74,13 +89,14 @@ def cases(minilm: Path | None, tasks: ModuleType | None, *, quick: bool) -> list
     found = []
     if minilm is not None and tasks is not None:
         copy = partial(shutil.copyfile, minilm)
-        found.append(Case(MINILM, copy, UNPACKED_TOO | artifacts(), partial(_sentences, tasks)))
+        every = ATTENDING | LENGTHS_TOO | artifacts()
+        found.append(Case(MINILM, copy, every, partial(_sentences, tasks)))
     layers, blocks = (1, 1) if quick else (nets.LAYERS, None)
     found += [
-        Case(BERT, partial(nets.bert_base, layers=layers), UNPACKED_TOO | artifacts()),
-        Case(VIT, partial(nets.vit_base, layers=layers), UNPACKED_TOO | artifacts()),
+        Case(BERT, partial(nets.bert_base, layers=layers), ATTENDING | LENGTHS_TOO | artifacts()),
+        Case(VIT, partial(nets.vit_base, layers=layers), ATTENDING | artifacts()),
         Case(RESNET, partial(nets.resnet50, blocks=blocks), artifacts()),
-        Case(DECODER, partial(nets.decoder_step, layers=_steps(quick)), artifacts(LOWER)),
+        Case(DECODER, partial(nets.decoder_step, layers=_steps(quick)), IN_PLACE_TOO | artifacts(LOWER)),
     ]
     return found
 
@@ -136,5 +152,12 @@ def _step(size: int, layers: int) -> Feeds:
     rng = np.random.default_rng(1)
     cache = (size, nets.STEP_HEADS, PAST, nets.STEP_WIDTH // nets.STEP_HEADS)
     feeds: Feeds = {"input_ids": rng.integers(0, nets.STEP_TOKENS, (size, 1))}
+    feeds["attention_mask"] = np.ones((size, PAST + 1), np.int64)
     names = [f"past_{part}_{layer}" for layer in range(layers) for part in ("key", "value")]
     return feeds | {name: rng.standard_normal(cache, np.float32) for name in names}
+
+
+def with_room(feeds: Feeds, caches: Mapping[str, str]) -> Feeds:
+    """Return the feeds of a step, with room for its token behind the others where caches stay in place."""
+    behind = ((0, 0), (0, 0), (0, 1), (0, 0))
+    return {**feeds, **{name: np.pad(feeds[name], behind) for name in caches.values()}}

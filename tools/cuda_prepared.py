@@ -21,6 +21,7 @@ from cuda_cases import FP32, Artifact, Case, Feeds, runs
 from onnxq.calibration.data import input_specs, open_feeds
 from onnxq.comparison import CompileOptions
 from onnxq.compile import compile_model
+from onnxq.ir.module import GraphModule, name_of
 from onnxq.ir.rounding import spell_out_rounding
 from onnxq.ir.store import load_model
 from onnxq.ir.text import parse, render
@@ -118,8 +119,16 @@ def _compiled(source: Path, output: Path, artifact: Artifact, feeds: Sequence[Fe
         "nodes": len(module.graph),
         "lacking": dict(lacking),
         "for_cuda": artifact.for_cuda,
+        "in_place": _caches(module) if artifact.in_place else {},
         "session_options": dict(result.manifest.session_options),
     }
+
+
+def _caches(module: GraphModule) -> dict[str, str]:
+    """Return what is written over what, by the names of outputs and inputs."""
+    kept = (node for node in module.graph if node.op_type == "GroupQueryAttention")
+    pairs = (pair for node in kept for pair in zip(node.outputs[1:], node.inputs[3:5], strict=True))
+    return {name_of(present): name_of(past) for present, past in pairs}
 
 
 def _recipe(artifact: Artifact) -> Recipe:

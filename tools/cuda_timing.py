@@ -11,7 +11,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from cuda_cases import FP32, GRAPH_BATCHES, Feeds, Runs, runs, title
+from cuda_cases import FP32, GRAPH_BATCHES, Feeds, Runs, runs, title, with_room
 from cuda_prepared import Prepared, Record
 
 from onnxq.errors import OnnxqError
@@ -63,11 +63,13 @@ class Timer:
         plain = cache(partial(self._open, record))
         replayed = {title(self.name, size) for size in GRAPH_BATCHES}
         for run, feeds in self._runs.items():
-            yield from self._wanted(record, run, PLAIN, lambda feeds=feeds: self._times(plain(), feeds()))
+            yield from self._wanted(
+                record, run, PLAIN, lambda feeds=feeds: self._times(record, plain(), feeds())
+            )
             if run in replayed:
                 graph = partial(self._open, record, graph=True)
                 yield from self._wanted(
-                    record, run, GRAPH, lambda feeds=feeds, graph=graph: self._times(graph(), feeds())
+                    record, run, GRAPH, lambda feeds=feeds, graph=graph: self._times(record, graph(), feeds())
                 )
 
     def _wanted(self, record: Record, run: str, form: str, measure: Callable[[], Record]) -> Iterator[Record]:
@@ -75,8 +77,8 @@ class Timer:
         if self.todo(row):
             yield row | _attempt(measure)
 
-    def _times(self, own: Bound, feeds: Feeds) -> Record:
-        return interleaved(self._fp32(feeds), own(feeds))
+    def _times(self, record: Record, own: Bound, feeds: Feeds) -> Record:
+        return interleaved(self._fp32(feeds), own(with_room(feeds, record.get("in_place", {}))))
 
     def _placed(self, record: Record) -> Record:
         feeds, entries = next(iter(self._runs.values()))(), record["session_options"]
@@ -94,7 +96,8 @@ class Timer:
 
     def _open(self, record: Record, *, graph: bool = False) -> Bound:
         entries = record["session_options"]
-        return prepared(open_session(self._file(record), Run("cuda", entries=entries, cuda_graph=graph)))
+        session = open_session(self._file(record), Run("cuda", entries=entries, cuda_graph=graph))
+        return prepared(session, record.get("in_place", {}))
 
     def _file(self, record: Record) -> Path:
         """Return the artifact's model; all of them are written when the first is wanted, side by side."""

@@ -11,6 +11,7 @@ from cuda_cases import (
     DECODER,
     FP16,
     GRAPH_BATCHES,
+    IN_PLACE,
     MINILM,
     UNPACKED,
     VIT,
@@ -24,6 +25,8 @@ from cuda_timing import PLAIN
 
 LEAST_COSINE = {FP16: 0.9999, WEIGHTS_8: 0.999}
 """What sentence embeddings must keep."""
+LEAST_IN_PLACE = 2.0
+"""What a cache that stays in place has to gain."""
 LEAST_PACKED = {BERT: 1.25, VIT: 1.15}
 """What packed attention has to gain in small batches."""
 Row = dict[str, Any]
@@ -75,6 +78,8 @@ class Verdicts:
             for name in (WEIGHTS_8, WEIGHTS_4, WEIGHTS_FP8) if self.model == DECODER else ():
                 least = 1.5 if name == WEIGHTS_4 and run.startswith("batch 1,") else 1.0
                 yield from self._at_least(run, name, FP16, times, least)
+            if self.model == DECODER and run in self._small_batches:
+                yield from self._at_least(run, IN_PLACE, FP16, times, LEAST_IN_PLACE)
             if self.model in LEAST_PACKED and run in self._small_batches:
                 yield from self._at_least(run, FP16, UNPACKED, times, LEAST_PACKED[self.model])
 

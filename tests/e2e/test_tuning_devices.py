@@ -7,7 +7,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxq import CompileOptions, compile_model, load_recipe
+from onnxq import CompileOptions, compile_model, load_model, load_recipe, open_feeds
+from onnxq.calibration.data import input_specs
 from onnxq.engine.build import Build
 from onnxq.engine.source import Source
 from onnxq.recipe import Recipe
@@ -61,3 +62,21 @@ def test_without_a_gpu_nothing_is_tuned(model: Path, tmp_path: Path) -> None:
     result = compile_model(model, tmp_path / "out.onnx", recipe=load_recipe("cuda"), options=CompileOptions())
     assert result.manifest.tuning is None
     assert result.manifest.recipe.pipeline == load_recipe("cuda").pipeline
+
+
+@needs_no_gpu
+@pytest.mark.parametrize(("rows", "warned"), [(1, False), (8, True)])
+def test_weights_in_blocks_are_warned_of_where_float16_was_faster(
+    model: Path, tmp_path: Path, rows: int, warned: bool
+) -> None:
+    samples = [{"x": np.ones((rows, WIDTH), np.float32)} for _ in range(2)]
+    data = open_feeds("rows", lambda: samples, input_specs(load_model(model).model))
+    options = CompileOptions(validation_data=data)
+    result = compile_model(
+        model, tmp_path / "out.onnx", recipe=load_recipe("cuda-weights-8"), options=options
+    )
+    told = [line for line in result.manifest.warnings if "float16 was faster" in line]
+    assert bool(told) == warned
+    if warned:
+        assert "products of 8 rows read weights in 8 bits: with more than 1 float16 was faster" in told[0]
+        assert "NVIDIA H200" in told[0]

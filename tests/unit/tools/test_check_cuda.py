@@ -11,6 +11,9 @@ import pytest
 
 from onnxq.digits import DIGITS_MODEL
 from onnxq.ir.store import load_model
+from onnxq.runtime.bound import Replay
+from onnxq.runtime.run import Run
+from onnxq.runtime.session import open_session
 
 pytest.importorskip("onnxruntime", reason="the tool opens models")
 TOOLS = Path(__file__).resolve().parents[3] / "tools"
@@ -18,7 +21,7 @@ TOOLS = Path(__file__).resolve().parents[3] / "tools"
 
 @pytest.fixture(scope="module")
 def tools() -> SimpleNamespace:
-    names = ("check_cuda", "cuda_prepared", "cuda_verdicts")
+    names = ("check_cuda", "cuda_prepared", "cuda_verdicts", "cuda_cases", "architectures")
     sys.path.insert(0, str(TOOLS))
     try:
         return SimpleNamespace(**{name: importlib.import_module(name) for name in names})
@@ -91,3 +94,70 @@ def test_a_time_is_that_of_the_second_model(tools: SimpleNamespace) -> None:
     row = timing.interleaved(lambda: np.sort(long), lambda: np.sort(short))
     assert row["p10"] <= row["ms"] <= row["p90"]
     assert row["over fp32"] > 2  # a thousand numbers against one
+
+
+@pytest.fixture(scope="module")
+def small(tools: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Prepare BERT and the decoder, each of one layer and narrow."""
+    nets, cases = tools.architectures, tools.cuda_cases
+    prepared = tools.cuda_prepared.Prepared(tmp_path_factory.mktemp("prepared"))
+    narrow = {"WIDTH": 96, "HIDDEN": 128, "TOKENS": 500, "STEP_WIDTH": 128, "STEP_HEADS": 4}
+    narrow |= {"STEP_HIDDEN": 256, "STEP_TOKENS": 500}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in narrow.items():
+            patch.setattr(nets, name, size)
+        patch.setattr(nets.Builder.norm, "__defaults__", (narrow["WIDTH"],))
+        patch.setattr(nets.Builder.feed_forward, "__defaults__", (narrow["WIDTH"], narrow["HIDDEN"]))
+        for case in cases.cases(None, None, quick=True):
+            if case.name in (cases.BERT, cases.DECODER):
+                list(tools.cuda_prepared.prepare(case, prepared, quick=True))
+        step = next(iter(cases.runs(cases.DECODER, quick=True).values()))()
+    return SimpleNamespace(prepared=prepared, records=prepared.records(), step=step)
+
+
+def test_every_form_for_cuda_has_its_kernels_and_is_near_float32(
+    tools: SimpleNamespace, small: SimpleNamespace
+) -> None:
+    cases = tools.cuda_cases
+    found = {(one["model"], one["artifact"]): one for one in small.records}
+    forms = {(cases.BERT, name) for name in (cases.FP16, cases.BF16, cases.UNPACKED, cases.LENGTHS)}
+    forms |= {(cases.DECODER, name) for name in (cases.FP16, cases.IN_PLACE, cases.IN_PLACE_4)}
+    assert forms < found.keys()
+    for key in forms:
+        assert found[key]["lacking"] == {}, key
+        # 4 bits keep about 1/16 of each weight's size as error, 16 bits next to none
+        assert found[key]["cosine"] > (0.95 if "4 bit" in key[1] else 0.999), key
+    folder = small.prepared.folder
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 1e6
+
+
+def test_the_forms_are_in_the_prepared_graphs(tools: SimpleNamespace, small: SimpleNamespace) -> None:
+    cases, folder = tools.cuda_cases, small.prepared.folder
+    text = {(one["model"], one["artifact"]): (folder / one["file"]).read_text() for one in small.records}
+    assert "com.microsoft.Attention" not in text[cases.BERT, cases.UNPACKED]
+    assert "mask_filter_value" not in text[cases.BERT, cases.FP16]
+    assert "mask_filter_value" in text[cases.BERT, cases.LENGTHS]
+    assert "bfloat16" in text[cases.BERT, cases.BF16]
+    for name in (cases.IN_PLACE, cases.IN_PLACE_4):
+        assert "GroupQueryAttention" in text[cases.DECODER, name]
+        assert "Concat" not in text[cases.DECODER, name]
+    assert "MatMulNBits" in text[cases.DECODER, cases.IN_PLACE_4]
+
+
+def test_a_step_with_its_cache_in_place_gives_what_the_other_gives(
+    tools: SimpleNamespace, small: SimpleNamespace, tmp_path: Path
+) -> None:
+    cases = tools.cuda_cases
+    found = {}
+    for record in small.records:
+        if record["artifact"] not in (cases.FP16, cases.IN_PLACE) or record["model"] != cases.DECODER:
+            continue
+        small.prepared.save(record, tmp_path / "model.onnx")
+        session = open_session(tmp_path / "model.onnx", Run(threads=1))
+        feeds = cases.with_room(small.step, record["in_place"])
+        replay = Replay(session, "cpu", record["in_place"])
+        found[record["artifact"]] = next(iter(replay.run(feeds).values()))
+    wanted = found[cases.FP16].astype(np.float32)
+    difference = found[cases.IN_PLACE].astype(np.float32) - wanted
+    # one layer in 11 bits, with other roundings inside attention
+    assert np.abs(difference).max() < 16 * 2**-11 * np.abs(wanted).max()
