@@ -64,6 +64,10 @@ QUICK = Steps(per_octave=4, octaves=4, fine=9)
 """For costs that go through the values themselves."""
 
 
+BRIEF = Steps(per_octave=4, octaves=2, fine=5)
+"""For costs that multiply matrices."""
+
+
 def search_range(
     cost: Cost, low: ArrayLike, high: ArrayLike, symmetric: bool, steps: Steps
 ) -> tuple[Array, Array]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from onnxq.errors import RecipeError, did_you_mean
 from onnxq.quant.clipping import (
+    BRIEF,
     FINE,
     QUICK,
     ExpectedSquaredError,
@@ -321,7 +322,7 @@ def hessian_range(
     """
     axis = None if whole else 1
     low, high = search_range(
-        products_error(rows, gram, dtype, limit), rows.min(axis), rows.max(axis), True, QUICK
+        products_error(rows, gram, dtype, limit), rows.min(axis), rows.max(axis), True, BRIEF
     )
     return np.atleast_1d(low), np.atleast_1d(high)
 

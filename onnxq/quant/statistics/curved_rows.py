@@ -13,6 +13,9 @@ from onnxq.quant.statistics.by_channel import check_channels, field_of
 from onnxq.quant.statistics.plain import array_out, numbers_in
 from onnxq.quant.statistics.rows import RowsObserver
 
+ROWS = 512
+"""As many of every value, so that of two values with as many rows the same are sampled."""
+
 
 @dataclass(frozen=True, eq=False)
 class CurvedRows(Statistic):
@@ -103,7 +106,7 @@ class CurvedRowsObserver:
 
     def __init__(self, start: int = 0) -> None:
         """Start without rows."""
-        self._both = RowsObserver(start)
+        self._both = RowsObserver(start, ROWS)
 
     def update(self, block: Block) -> None:
         """Let the block's rows compete with the kept ones."""

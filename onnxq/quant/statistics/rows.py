@@ -65,15 +65,16 @@ class RowsObserver:
     Args:
         start: The place of the first row. One whose rows come after another's starts behind that one's end:
             where it cannot be known, at any number that is larger for certain.
+        limit: How many rows are kept; None for as many as ``row_limit`` says of their channels.
 
     Source:
         Bottom-k sampling: Cohen and Kaplan, 2007, "Summarizing data using bottom-k sketches".
 
     """
 
-    def __init__(self, start: int = 0) -> None:
+    def __init__(self, start: int = 0, limit: int | None = None) -> None:
         """Start without rows."""
-        self.end = start
+        self.end, self.limit = start, limit
         self.rows: Float32 = np.empty((0, 0), np.float32)
         self.places: Places = np.empty(0, np.uint64)
         self.hashes: Places = np.empty(0, np.uint64)
@@ -122,7 +123,7 @@ class RowsObserver:
 
     def _make_room(self, channels: int) -> None:
         """Take the memory once, so that the heap stays as it is; an empty slot loses to every row."""
-        limit = row_limit(channels)
+        limit = self.limit or row_limit(channels)
         self.rows = np.zeros((limit, channels), np.float32)
         self.places = np.zeros(limit, np.uint64)
         self.hashes = np.full(limit, EMPTY, np.uint64)
