@@ -48,37 +48,31 @@ TIDY = (
     "fold-shapes, fold-constants, infer-shapes, widen-float16, fold-scalars, normalize-gemm,"
     "fuse-layer-norm, fuse-gelu, remove-dead"
 )
-SIGNED = "dtype=int8, symmetric=true"
-BASE_WEIGHTS = "encode-weights{exclude=Conv, granularity=tensor, method=mse, bits=BITS}"
+ACTIVATIONS = "encode-activations{attention=true, method=mse, bits=BITS}"
+SIGNED = "encode-activations{attention=true, method=mse, bits=BITS, dtype=int8, symmetric=true}"
 WEIGHTS = "encode-weights{exclude=Conv, method=mse, bits=BITS}"
+BY_TENSOR = "encode-weights{exclude=Conv, granularity=tensor, method=mse, bits=BITS}"
 SOFTMAX, GELU = "encode-twins{gain=0}", "encode-twins{operators=Gelu, gain=0}"
 REALISE = "encode-biases, insert-qdq, split-twins, fold-clips, remove-dead"
-
-
-def _activations(method: str = "mse", signed: str = "") -> str:
-    options = f"attention=true, method={method}, bits=BITS" + (f", {signed}" if signed else "")
-    return f"encode-activations{{{options}}}"
-
-
-BASE, HESSIAN = f"{BASE_WEIGHTS}, {_activations(signed=SIGNED)}", _activations("hessian", SIGNED)
-PLAIN = f"{WEIGHTS}, {_activations()}"
+BASE, PLAIN = f"{BY_TENSOR}, {SIGNED}", f"{WEIGHTS}, {ACTIVATIONS}"
+HESSIAN = BASE.replace("mse", "hessian")
 OS_PLUS = "shift-and-scale{bits=BITS}"
 OURS = "OS+, rounded, twin where it gains"
 RECONSTRUCTED = "OS+, reconstruction"
 FP32 = "fp32"
 ROWS = {
     "base PTQ: signed": BASE,
-    "+ Hessian": f"{BASE_WEIGHTS}, {HESSIAN}",
+    "+ Hessian": HESSIAN,
     "+ softmax twin": f"{BASE}, {SOFTMAX}",
     "+ GELU twin": f"{BASE}, {GELU}",
     "+ both twins": f"{BASE}, {SOFTMAX}, {GELU}",
-    "+ all: PTQ4ViT": f"{BASE_WEIGHTS}, {HESSIAN}, {SOFTMAX}, {GELU}",
+    "+ all: PTQ4ViT": f"{HESSIAN}, {SOFTMAX}, {GELU}",
     "unsigned, weights by channel": PLAIN,
-    "the same, Hessian": f"{WEIGHTS}, {_activations('hessian')}",
+    "the same, Hessian": PLAIN.replace("mse", "hessian"),
     "the same, softmax twin": f"{PLAIN}, {SOFTMAX}",
     "OS+": f"{OS_PLUS}, {PLAIN}",
-    OURS: f"{OS_PLUS}, {WEIGHTS}, round-weights, {_activations()}, encode-twins",
-    RECONSTRUCTED: f"{OS_PLUS}, {WEIGHTS}, {_activations()}, encode-twins, reconstruct",
+    OURS: f"{OS_PLUS}, {WEIGHTS}, round-weights, {ACTIVATIONS}, encode-twins",
+    RECONSTRUCTED: f"{OS_PLUS}, {WEIGHTS}, {ACTIVATIONS}, reconstruct, encode-twins",
 }
 """Table A: each between TIDY and REALISE, BITS in place."""
 
