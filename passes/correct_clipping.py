@@ -102,7 +102,7 @@ class CorrectClipping(Pass):
         if len(along.low) <= self.channels:
             return f"it has no more than {self.channels} channels"
         found = narrowest_range(along.low, along.high, self.channels)
-        encoding = affine_encoding(found.low, found.high)
+        encoding = affine_encoding(found.low, found.high, limit=old.limit)
         above = bool((along.high[found.channels] > encoding.high).any())
         below = bool((along.low[found.channels] < encoding.low).any())
         site = Site(value, layers, encoding, found.channels, below, above)

@@ -108,7 +108,7 @@ class GroupEmbeddings(Pass):
                 continue
             groups = self._groups(along.low, along.high)
             for one in module.decisions(value):
-                if one.encoding.axis is None:
+                if one.encoding.axis is None and one.encoding.limit is None:  # a limit is that of one scale
                     encoding = group_encoding(along.low, along.high, groups, one.encoding.dtype, axis)
                     readers = None if one.for_all else one.readers
                     ctx.edit.encode(value, encoding, readers=readers, why=f"{self.groups} groups of channels")

@@ -17,6 +17,7 @@ The last table holds what is wanted; exits with 1 if something is missed.
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -48,14 +49,14 @@ TIDY = (
     "fold-shapes, fold-constants, infer-shapes, widen-float16, fold-scalars, normalize-gemm,"
     "fuse-layer-norm, fuse-gelu, remove-dead"
 )
-ACTIVATIONS = "encode-activations{attention=true, method=mse, bits=BITS}"
-SIGNED = "encode-activations{attention=true, method=mse, bits=BITS, dtype=int8, symmetric=true}"
+ACTIVATIONS = "encode-activations{attention=true, method=min-max, bits=BITS}"
+SIGNED = "encode-activations{attention=true, method=min-max, bits=BITS, dtype=int8, symmetric=true}"
 WEIGHTS = "encode-weights{exclude=Conv, method=mse, bits=BITS}"
 BY_TENSOR = "encode-weights{exclude=Conv, granularity=tensor, method=mse, bits=BITS}"
 SOFTMAX, GELU = "encode-twins{gain=0}", "encode-twins{operators=Gelu, gain=0}"
 REALISE = "encode-biases, insert-qdq, split-twins, fold-clips, remove-dead"
 BASE, PLAIN = f"{BY_TENSOR}, {SIGNED}", f"{WEIGHTS}, {ACTIVATIONS}"
-HESSIAN = BASE.replace("mse", "hessian")
+HESSIAN, PLAIN_HESSIAN = (re.sub("method=[a-z-]+", "method=hessian", pipeline) for pipeline in (BASE, PLAIN))
 OS_PLUS = "shift-and-scale{bits=BITS}"
 OURS = "OS+, rounded, twin where it gains"
 RECONSTRUCTED = "OS+, reconstruction"
@@ -68,7 +69,7 @@ ROWS = {
     "+ both twins": f"{BASE}, {SOFTMAX}, {GELU}",
     "+ all: PTQ4ViT": f"{HESSIAN}, {SOFTMAX}, {GELU}",
     "unsigned, weights by channel": PLAIN,
-    "the same, Hessian": PLAIN.replace("mse", "hessian"),
+    "the same, Hessian": PLAIN_HESSIAN,
     "the same, softmax twin": f"{PLAIN}, {SOFTMAX}",
     "OS+": f"{OS_PLUS}, {PLAIN}",
     OURS: f"{OS_PLUS}, {WEIGHTS}, round-weights, {ACTIVATIONS}, encode-twins",
