@@ -134,6 +134,16 @@ def test_it_holds_for_each_recipe_of_the_cpu(ruined: Path, recipe: str) -> None:
     assert any("layers in float" in warning for warning in result.manifest.warnings)
 
 
+@pytest.mark.parametrize("mode", ["fused", "branches"])
+def test_split_layers_go_to_float_one_by_one(ruined: Path, mode: str) -> None:
+    """What stands in the place of a layer is called as the layer."""
+    recipe = load_recipe("cpu-split").with_options([f"split-linear.mode={mode}"])
+    output = ruined.with_name("out.onnx")
+    result = compile_model(ruined, output, recipe=recipe, data=data_for(ruined), options=QUIET)
+    assert floats(result) == {"first"}
+    assert sqnr_db(result) >= FLOOR_DB
+
+
 def test_a_drop_of_the_metric_is_held(ruined: Path) -> None:
     """The metric is one minus the error of each sample, as a part of its signal."""
     source = load_reference(ruined)
