@@ -26,8 +26,10 @@ from onnxq.processor import at_hand, here
 from onnxq.progress import Progress
 from onnxq.runtime.bench import LatencyReport, Spread, Timing, bench
 from onnxq.runtime.compare import OutputAccuracy
+from onnxq.runtime.denormals import PAYS
 from onnxq.runtime.gates import Gates
 from onnxq.runtime.metrics import Metric
+from onnxq.runtime.padded import DENORMALS, padding_cost
 from onnxq.runtime.run import Run
 from onnxq.runtime.seeded import open_comparable
 from onnxq.runtime.session import Session, open_session
@@ -291,7 +293,7 @@ def compare(
     if isinstance(opened, str):
         return Comparison(None, None, (f"neither opened nor compared here: {opened}",))
     try:
-        accuracy, latency = None, None
+        accuracy, latency, padding = None, None, None
         if options.validate:
             accuracy = _validate(source, opened, run or on_cpu, samples, options.metric, progress)
         del opened  # two models in memory are enough to time
@@ -300,13 +302,15 @@ def compare(
             feeds = [batch.feeds for batch in samples.timed(options.bench_batch_size)]
             models = {"source": source, "compiled": output}
             latency = bench(models, feeds, run, TIMED, source=source, on_progress=progress)
+            padding = padding_cost(output, feeds, run)
     except InputError as error:
         if not samples.made_up:
             raise
         return Comparison(
             None, None, (f"not compared, as random inputs do not run: {error.message}; give --data",)
         )
-    return Comparison(accuracy, latency, tuple(_warnings(samples, accuracy, latency)))
+    warnings = *_warnings(samples, accuracy, latency), *warn_of_padding(padding)
+    return Comparison(accuracy, latency, warnings)
 
 
 def with_options(data: Dataset, **changes: Any) -> Dataset:
@@ -369,6 +373,16 @@ def warn_of_accuracy(outputs: Sequence[OutputAccuracy]) -> tuple[str, ...]:
         f"output {output.name!r} is far from the source's{where}"
         for output in outputs
         if (where := _far(output) or _lost(output)) is not None
+    )
+
+
+def warn_of_padding(cost: float | None) -> tuple[str, ...]:
+    """Return a warning if padded samples take ``cost`` times as long as full ones, and that is much."""
+    if cost is None or cost < PAYS:
+        return ()
+    return (
+        f"padded samples take {cost:.1f} times as long as full ones, as exponentials of masked scores end as "
+        f"denormal numbers: {DENORMALS}=1 in the first session of a process spares that, for all of it",
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -64,9 +64,11 @@ def run(
     """Time models side by side, and tell which kernels ran.
 
     Interleaved rounds after a warm-up; medians with their spread. The batch size is 1
-    if not given. A model that would run elsewhere than asked for is refused.
+    if not given. Padded samples are timed beside full ones where an attention_mask has
+    zeros. A model that would run elsewhere than asked for is refused.
     """
     from onnxq.runtime.bench import bench
+    from onnxq.runtime.padded import padding_cost
 
     run, named = running.run(), _named(models)
     entries = {name: running.asked_by(model) for name, model in named.items()}
@@ -83,7 +85,10 @@ def run(
             allow_fallback=running.allow_fallback or (),
             on_progress=on_progress,
         )
-    _present(report, as_json=as_json)
+    costs = {
+        name: padding_cost(model, feeds, run.with_defaults(entries[name])) for name, model in named.items()
+    }
+    _present(report, {name: cost for name, cost in costs.items() if cost is not None}, as_json=as_json)
 
 
 def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
@@ -119,14 +124,16 @@ def _named(models: Sequence[Path]) -> dict[str, Path]:
     return {model.name if distinct else str(model): model for model in models}
 
 
-def _present(latency: LatencyReport, *, as_json: bool) -> None:
-    from onnxq.report.tables import conditions, footprint_table, kernels_table, latency_table
+def _present(latency: LatencyReport, padding: Mapping[str, float], *, as_json: bool) -> None:
+    from onnxq.report.tables import conditions, footprint_table, kernels_table, latency_table, padding_table
     from onnxq.report.text import draw
 
     if as_json:
-        show_json("bench", latency.to_dict())
+        show_json("bench", {**latency.to_dict(), "padding": dict(padding)})
         return
     show(draw(latency_table(latency)), draw(footprint_table(latency)))
+    if padding:
+        show(draw(padding_table(padding)))
     for model in latency.models:
         show(draw(replace(kernels_table(model.kernels, limit=6), title=f"Kernels of {model.name}")))
     show(conditions(latency))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxq.manifest import Manifest
@@ -86,6 +86,12 @@ def latency_table(latency: LatencyReport) -> Table:
     """Return one row of times for each model."""
     rows = tuple(map(_latency_row, latency.models))
     return Table("Latency", ("model", "median ms", "10-90 %", "speedup", "10-90 %"), rows)
+
+
+def padding_table(padding: Mapping[str, float]) -> Table:
+    """Return how many times as long each model takes for a padded sample as for a full one."""
+    rows = tuple((name, f"{cost:.2f}x") for name, cost in padding.items())
+    return Table("Padding", ("model", "padded over full"), rows)
 
 
 def footprint_table(latency: LatencyReport) -> Table:

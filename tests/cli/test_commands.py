@@ -246,6 +246,7 @@ def test_bench_times_side_by_side(onnxq, model: Path, compiled: Path) -> None:
     assert "5 rounds; provider cpu, threads: 1, batch 2." in result.stdout
     report = loaded(onnxq(*arguments, "--json").stdout, "bench")
     assert [one["name"] for one in report["models"]] == ["small.onnx", "out.onnx"]
+    assert report["padding"] == {}  # no attention_mask
 
 
 @pytest.mark.parametrize(
