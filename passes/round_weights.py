@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from itertools import chain
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -32,7 +33,7 @@ from onnxq.quant.pairs import LARGEST_PAIR, Order, hold_pairs, largest_pairs, or
 from onnxq.quant.rounding import output_error, round_to_outputs
 from onnxq.quant.statistics import CurvedGram, Gram
 from onnxq.quant.statistics.gram import MOST_CHANNELS
-from onnxq.rewrite.edit import Editor
+from onnxq.rewrite.rounded import read_rounded
 
 Rounding = Callable[[NDArray[np.float32], NDArray[np.float32], Encoding], NDArray[np.float32]]
 """Returns values on the grid, of a weight, the products of its inputs, and the grid."""
@@ -73,12 +74,18 @@ class RoundWeights(Pass):
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave a weight to rounding to nearest where that errs no more, or where it has several readers."""
-        for layer in self._products(module):
-            known = module.measured(layer.activation).get(self._kind, layer.input_axis)
-            self._round(layer, None if known is None else known.products, module, ctx)
-        convs = list(self._convolutions(module, ctx))
-        for layer, gram in zip(convs, patch_grams(convs, module, ctx), strict=True):
+        products, convs = list(self._products(module)), list(self._convolutions(module, ctx))
+        grams = chain(self._measured(products, module), patch_grams(convs, module, ctx))
+        total = len(products) + len(convs)
+        for done, (layer, gram) in enumerate(zip((*products, *convs), grams, strict=True), 1):
             self._round(layer, gram, module, ctx)
+            ctx.progress("rounding weights", done, total)
+
+    def _measured(self, layers: Iterable[Layer], module: GraphModule) -> Iterator[NDArray[np.float32] | None]:
+        """Yield the Gram matrix of what each MatMul reads; None where that never had an element."""
+        for layer in layers:
+            known = module.measured(layer.activation).get(self._kind, layer.input_axis)
+            yield None if known is None else known.products
 
     def _round(
         self, layer: Layer, gram: NDArray[np.float32] | None, module: GraphModule, ctx: PassContext
@@ -93,20 +100,16 @@ class RoundWeights(Pass):
             ctx.skip(layer.node, "its input is a vector, of which no products are known")
             return
         orders, method = _orders(layer, matrix, grid, ctx), METHODS[self.method]
-        key = (
-            "rounded",
-            self.method,
-            content_of(matrix, gram),
-            grid,
-            len(orders),
-            array_of(layer.weight).shape,
-        )
+        shape = array_of(layer.weight).shape
+        key = "rounded", self.method, content_of(matrix, gram), grid, len(orders), shape
         stored, found, nearest = ctx.memo.of(key, lambda: _rounded(method, matrix, gram, grid, orders))
         if found >= nearest:
             ctx.skip(layer.node, "rounding to nearest errs no more")
             return
         why = f"squared error of its output: {found / nearest:.2f} of what rounding to nearest causes"
-        _replace(layer, grid.dequantize(stored), encoding, ctx.edit, why)
+        rounded = grid.dequantize(stored)
+        shaped = rounded.T.reshape(shape) if is_standard(layer.node, "Conv") else rounded
+        read_rounded(layer.node, 1, shaped, encoding, ctx.edit, why=why)
 
     def _reason_of_method(self, encoding: Encoding | None) -> str | None:
         if self.method != "adaround" or encoding is None or encoding.integers:
@@ -155,16 +158,6 @@ def _as_matrix(layer: Layer, encoding: Encoding) -> tuple[NDArray[np.float32], E
         return weight, encoding
     grid = encoding if encoding.axis is None else replace(encoding, axis=1)
     return weight.reshape(len(weight), -1).T, grid
-
-
-def _replace(layer: Layer, rounded: NDArray[np.float32], encoding: Encoding, edit: Editor, why: str) -> None:
-    """Let the layer alone read the rounded weight, under the same encoding."""
-    shape = array_of(layer.weight).shape
-    shaped = rounded.T.reshape(shape) if is_standard(layer.node, "Conv") else rounded
-    constant = edit.constant(f"{layer.weight.name}_rounded", shaped, why=why)
-    edit.forget(layer.weight, readers=[layer.node], why=why)
-    edit.rewire(layer.node, 1, constant, why=why)
-    edit.encode(constant, encoding, readers=[layer.node], why=why)
 
 
 def _orders(layer: Layer, matrix: NDArray[np.float32], grid: Encoding, ctx: PassContext) -> tuple[Order, ...]:

@@ -10,6 +10,7 @@ from onnxq.calibration.collect import collect
 from onnxq.calibration.data.base import Batch
 from onnxq.calibration.table import LEFT_OUT, CalibrationTable
 from onnxq.engine.known import Known
+from onnxq.engine.learning import Learning, Unlearned
 from onnxq.engine.measurements import Measurements
 from onnxq.engine.source import Source
 from onnxq.errors import CalibrationError
@@ -21,6 +22,7 @@ from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.memo import Memo
 from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.passmanager.precision import Assigned, Precision, assigned
+from onnxq.progress import quiet
 from onnxq.quant.facts import Facts, Need, joined, meets
 from onnxq.recipe import Recipe
 from onnxq.runtime.available import cpu_kernels
@@ -300,7 +302,15 @@ class Build:
             kernels=cpu_kernels,
             memo=self.memo,
             precision=recipe.precision,
+            runtime=self._runtime,
+            progress=self.measurements.progress if isinstance(self.measurements, Measurements) else quiet,
         )
+
+    @property
+    def _runtime(self) -> Learning | Unlearned | None:
+        if isinstance(self.measurements, Measurements):
+            return Learning(self.measurements)
+        return None if self.measurements is None else Unlearned()
 
 
 @dataclass

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from enum import Enum
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import onnx_ir as ir
@@ -20,6 +20,7 @@ from onnxq.kernels import KernelList
 from onnxq.passmanager.memo import Memo
 from onnxq.passmanager.precision import Precision, is_named
 from onnxq.passmanager.values import value_text
+from onnxq.progress import Progress, quiet
 from onnxq.quant.encodings import Encoding
 from onnxq.quant.facts import Facts, Need
 from onnxq.rewrite.edit import Editor
@@ -30,6 +31,16 @@ Measure = Callable[[GraphModule, Sequence[Need]], Mapping[str, Facts]]
 
 Kernels = Callable[[], KernelList]
 """Lists the kernels of the runtime at hand, on the provider that runs any model."""
+
+
+class Runtime(Protocol):
+    """What a pass learns with: the calibration data, and something that runs graphs."""
+
+    def batches(self) -> Iterator[Mapping[str, NDArray[Any]]]:
+        """Yield the feeds of each batch, from the beginning."""
+
+    def open(self, module: GraphModule) -> Callable[[Mapping[str, NDArray[Any]]], Mapping[str, Any]]:
+        """Return what runs a graph: outputs by name, of feeds by name."""
 
 
 class Effect(Enum):
@@ -57,6 +68,8 @@ class PassContext:
         kernels: What the runtime at hand has; None where the model shall not be opened here.
         memo: What the pass computed in an earlier build of the same model.
         precision: What the recipe assigns to layers and values by name.
+        runtime: Runs graphs on the calibration data; None where there is none.
+        progress: Told how far a pass is that takes long.
 
     """
 
@@ -68,6 +81,8 @@ class PassContext:
     kernels: Kernels | None = None
     memo: Memo = field(default_factory=Memo)
     precision: Precision = field(default_factory=Precision)
+    runtime: Runtime | None = None
+    progress: Progress = quiet
 
     def weight_limit(self, layer: Layer) -> int | None:
         """Return the largest integer for an int8 weight of ``layer``, None for all of int8's.

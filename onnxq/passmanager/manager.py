@@ -12,10 +12,11 @@ from threadpoolctl import threadpool_limits
 
 from onnxq.errors import CalibrationError, OnnxqError, PassError
 from onnxq.ir.module import GraphModule, name_of
-from onnxq.passmanager.base import Kernels, Measure, Pass, PassContext, PassRecord
+from onnxq.passmanager.base import Kernels, Measure, Pass, PassContext, PassRecord, Runtime
 from onnxq.passmanager.instruments import Instrument
 from onnxq.passmanager.memo import Memo
 from onnxq.passmanager.precision import Precision
+from onnxq.progress import Progress, quiet
 from onnxq.quant.facts import Need, meets
 from onnxq.rewrite.edit import Editor
 from onnxq.rewrite.keeping import Keeper
@@ -39,6 +40,8 @@ class PassManager:
         memo: What passes computed in earlier builds.
         precision: What the recipe assigns to layers and values by name.
         foreseen: Passes of builds to come; what they will want of the same graph is measured with the rest.
+        runtime: Runs graphs on the calibration data, for passes that learn.
+        progress: Told how far a pass is that takes long.
 
     """
 
@@ -51,6 +54,8 @@ class PassManager:
     memo: Memo = field(default_factory=Memo)
     precision: Precision = field(default_factory=Precision)
     foreseen: Sequence[Pass] = ()
+    runtime: Runtime | None = None
+    progress: Progress = quiet
 
     def run(self, module: GraphModule, start: int = 0) -> list[PassRecord]:
         """Run the passes on ``module``, in place, and return what each did.
@@ -109,6 +114,8 @@ class PassManager:
             kernels=self.kernels,
             memo=self.memo,
             precision=self.precision,
+            runtime=self.runtime,
+            progress=self.progress,
         )
         start = time.perf_counter()
         pass_.run(module, context)

@@ -315,6 +315,11 @@ class Editor(Writer):
         self._record("add input", name_of(value), why)
         return value
 
+    def set_inputs(self, values: Sequence[ir.Value], *, why: str) -> None:
+        """Let these be the inputs of the model, and no others; nothing may depend on those that go."""
+        self.module.graph.inputs[:] = values
+        self._record("inputs", ", ".join(map(name_of, values)), why)
+
     def set_outputs(self, values: Sequence[ir.Value], *, why: str) -> None:
         """Let these be the outputs of the model, and no others."""
         self.module.graph.outputs[:] = values
