@@ -26,6 +26,10 @@ BY_INPUT = "onnxq_encodings"
 """On a node: its own Encodings, by the number of the input. Clones share it: it is replaced, not changed."""
 
 
+CLASSIFIED = "onnxq_classified"
+"""On a graph: the names of its outputs whose last axis counts classes, as somebody said."""
+
+
 class Use(NamedTuple):
     """One input of a node."""
 
@@ -116,6 +120,17 @@ def encoding_at(node: ir.Node, index: int) -> Encoding | None:
         return None
     own = own_encoding(node, index)
     return encoding_for_all(value) if own is None else own
+
+
+def classified(graph: ir.Graph) -> frozenset[str]:
+    """Return the names of outputs of which somebody said that their last axis counts classes."""
+    found: frozenset[str] = graph.meta.data.get(CLASSIFIED, frozenset())
+    return found
+
+
+def note_classified(graph: ir.Graph, outputs: frozenset[str]) -> None:
+    """Say it of these outputs, and of no others."""
+    _note(graph.meta, CLASSIFIED, outputs or None)
 
 
 def origin_of(node: ir.Node) -> str:

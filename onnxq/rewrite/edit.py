@@ -13,8 +13,10 @@ from onnx_ir.passes.common import NameFixPass
 from onnxq.errors import PassError, PreconditionError
 from onnxq.ir.knowledge import (
     Decision,
+    classified,
     encoding_for_all,
     facts_on,
+    note_classified,
     note_facts,
     note_for_all,
     note_own,
@@ -277,6 +279,12 @@ class Editor(Writer):
             note_facts(value, facts)
             self._record("assume", name_of(value), why)
 
+    def classify(self, outputs: Iterable[str], *, why: str) -> None:
+        """Say of these outputs that their last axis counts classes, besides those of which it was said."""
+        for name in outputs:
+            note_classified(self.module.graph, classified(self.module.graph) | {name})
+            self._record("classify", name, why)
+
     def forget(self, value: ir.Value, *, why: str, readers: Sequence[ir.Node] | None = None) -> None:
         """Give up what is decided of ``value`` for ``readers``; by default for all."""
         decisions = self.module.decisions(value)
@@ -337,11 +345,12 @@ class Editor(Writer):
 
         """
         self._keeper.settle()
-        known = self.module.facts()
+        known, classes = self.module.facts(), classified(self.module.graph)
         stated = {
             name_of(value): value.shape.copy() for value in self._interface() if value.shape is not None
         }
         self.module.model = NameFixPass()(change(self.module.model)).model
+        note_classified(self.module.graph, classes)
         for value in self._interface():
             value.shape = stated.get(name_of(value), value.shape)
         for value in self.module.values() if known else ():
