@@ -418,9 +418,10 @@ class Compilation:
         accuracy, latency = comparison.accuracy, comparison.latency
         if self.held is None or not self.held.frontier or accuracy is None:
             return None
+        tuned = 0 if self.tuning is None else self.tuning.in_float
         return compiled(
             self.held.frontier,
-            in_float(self.recipe) == self.recipe,
+            None if in_float(self.recipe) == self.recipe else tuned,
             sqnr_db=worst_db(accuracy),
             size_bytes=size,
             speedup=None if latency is None else latency.models[1].paired_speedup.median,

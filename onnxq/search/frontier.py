@@ -66,18 +66,19 @@ class Point:
     kept: bool = False
 
 
-def compiled(points: Sequence[Point], in_float: bool, **measured: Any) -> tuple[Point, ...]:
+def compiled(points: Sequence[Point], tuned: int | None, **measured: Any) -> tuple[Point, ...]:
     """Return the points with what was ``measured`` of the result in the place of the one that is kept.
 
     Args:
         points: A frontier; the last point is all in float.
-        in_float: Whether tuning has kept all in float after all.
+        tuned: How many more layers tuning has put into float; None for all of them.
         measured: Fields of the point.
 
     """
-    kept = len(points) - 1 if in_float else [one.kept for one in points].index(True)
+    kept = len(points) - 1 if tuned is None else [one.kept for one in points].index(True)
+    in_float = min(points[kept].in_float + (tuned or 0), points[kept].parts)
     return tuple(
-        replace(one, kept=True, **measured) if place == kept else replace(one, kept=False)
+        replace(one, kept=True, in_float=in_float, **measured) if place == kept else replace(one, kept=False)
         for place, one in enumerate(points)
     )
 

@@ -112,12 +112,14 @@ class Tuning:
         recipe: The tuned recipe; compiling with it again needs no timing.
         verdicts: One for each form that was tried.
         warnings: What the user has to know.
+        in_float: How many layers are in float, as they are faster so.
 
     """
 
     recipe: Recipe
     verdicts: tuple[Verdict, ...]
     warnings: tuple[str, ...] = ()
+    in_float: int = 0
 
 
 def tune(
@@ -293,11 +295,16 @@ def _leaves_out(pass_: Pass) -> bool:
 def _without(recipe: Recipe, groups: Mapping[str, Sequence[str]], names: Sequence[str]) -> Recipe:
     """Return the recipe with the named forms left out, and variants taken."""
     passes = [pass_ for pass_ in parse_pipeline(recipe.pipeline) if f"pass {pass_.name}" not in names]
-    nodes = [node for shape, members in groups.items() if f"int8 for {shape}" in names for node in members]
+    nodes = _layers_of(groups, names)
     if BETWEEN in names:
         passes = [pass_.plainer or pass_ for pass_ in passes]
     recipe = _with_passes(recipe, passes).with_options([*filter(is_variant, names)])
     return _in_float(recipe, [*map(glob.escape, nodes)]) if nodes else recipe
+
+
+def _layers_of(groups: Mapping[str, Sequence[str]], names: Sequence[str]) -> list[str]:
+    """Return the layers that the named forms leave out."""
+    return [node for shape, members in groups.items() if f"int8 for {shape}" in names for node in members]
 
 
 def in_float(recipe: Recipe) -> Recipe:

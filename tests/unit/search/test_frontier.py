@@ -37,8 +37,12 @@ def test_all_are_told_of_where_nothing_was_timed(forms: list[Tried]) -> None:
     ]
 
 
-@pytest.mark.parametrize(("in_float", "kept"), [(False, 1), (True, 3)])
-def test_the_result_takes_the_place_of_what_was_kept(forms: list[Tried], in_float: bool, kept: int) -> None:
-    points = compiled(frontier(forms, 9, forms[1], {}), in_float, sqnr_db=17.5, size_bytes=77, speedup=1.2)
+@pytest.mark.parametrize(("tuned", "kept", "in_float"), [(0, 1, 2), (3, 1, 5), (8, 1, 9), (None, 3, 9)])
+def test_the_result_takes_the_place_of_what_was_kept(
+    forms: list[Tried], tuned: int | None, kept: int, in_float: int
+) -> None:
+    """Layers that tuning has put into float count, too; there are no more than nine."""
+    points = compiled(frontier(forms, 9, forms[1], {}), tuned, sqnr_db=17.5, size_bytes=77, speedup=1.2)
     assert [point.kept for point in points] == [place == kept for place in range(4)]
+    assert points[kept].in_float == in_float
     assert (points[kept].sqnr_db, points[kept].size_bytes, points[kept].speedup) == (17.5, 77, 1.2)
