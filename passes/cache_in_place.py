@@ -29,9 +29,11 @@ from onnxq.analysis.caching import LENGTH_AXIS, CachedCore, cached_core_of
 from onnxq.ir.module import GraphModule, attribute, is_standard, name_of
 from onnxq.ir.schema import CONTRIB
 from onnxq.passmanager.base import Effect, Pass, PassContext
+from onnxq.passmanager.fusing import raise_for
 from onnxq.rewrite.builder import Builder
+from onnxq.rewrite.counting import count_flags
 
-OPERATOR = "GroupQueryAttention"
+OPERATOR, FIRST_OPSET = "GroupQueryAttention", 15
 WHY = "attention that keeps its cache in place"
 UNTOLD = "flags say which keys count, and nobody said that they are ones, then zeros: padding=behind"
 HEAD_UNIT = 8
@@ -62,9 +64,12 @@ class CacheInPlace(Pass):
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave attention alone that sees other keys, or whose padding nobody knows."""
+        cores = [node for node in _softmaxes(module) if isinstance(cached_core_of(node), CachedCore)]
+        if not raise_for(cores, FIRST_OPSET, module, ctx, why="brings Shape of a part"):
+            return
         asked = [node for node in module.graph if is_standard(node, "Shape")]
         lengths: dict[ir.Value, _Lengths] = {}
-        for node in [node for node in module.graph if is_standard(node, "Softmax")]:
+        for node in _softmaxes(module):
             core = cached_core_of(node)
             reason = self._reason(core) if isinstance(core, CachedCore) else core
             if reason is not None:
@@ -83,6 +88,10 @@ class CacheInPlace(Pass):
             )
         size = core.key.size
         return f"its heads of {size} numbers are no multiple of {HEAD_UNIT}" if size % HEAD_UNIT else None
+
+
+def _softmaxes(module: GraphModule) -> list[ir.Node]:
+    return [node for node in module.graph if is_standard(node, "Softmax")]
 
 
 def _write(core: CachedCore, lengths: dict[ir.Value, _Lengths], ctx: PassContext) -> None:
@@ -127,9 +136,7 @@ def _of_three_axes(value: ir.Value, op: Builder) -> ir.Value:
 
 def _lengths_of_flags(flags: ir.Value, op: Builder) -> _Lengths:
     """Count the flags of each sample: the last that is set is that of the last token of this step."""
-    name = name_of(flags)
-    whole = op.Cast(flags, to=INT32, name=f"{name}_int32")
-    counts = op.ReduceSum(whole, [1], keepdims=0, name=f"{name}_lengths")
+    name, counts = name_of(flags), count_flags(flags, op)
     tokens = op.Shape(flags, start=1, end=2, name=f"{name}_tokens")
     return op.Sub(counts, 1, name=f"{name}_last"), op.Cast(tokens, to=INT32, name=f"{name}_total")
 

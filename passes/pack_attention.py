@@ -35,6 +35,7 @@ from onnxq.ir.module import (
 from onnxq.ir.schema import CONTRIB
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.rewrite.builder import Builder
+from onnxq.rewrite.counting import count_flags
 
 WHY = "one product for queries, keys and values"
 LOWEST = float(np.finfo(np.float32).min)
@@ -78,11 +79,11 @@ class PackAttention(Pass):
 
 def _lengths(found: KeyLengths, op: Builder) -> ir.Value:
     """Return how many keys of each sample count, as int32 of shape (batch,)."""
-    name, int32 = f"{name_of(found.source)}_lengths", ir.DataType.INT32
-    whole = op.Cast(found.source, to=int32, name=f"{name_of(found.source)}_int32")
+    name = name_of(found.source)
     if found.flags:
-        return op.ReduceSum(whole, [1], keepdims=0, name=name)
-    return op.Max(whole, np.zeros((), np.int32), name=name)
+        return count_flags(found.source, op)
+    whole = op.Cast(found.source, to=ir.DataType.INT32, name=f"{name}_int32")
+    return op.Max(whole, np.zeros((), np.int32), name=f"{name}_lengths")
 
 
 def _pack(node: ir.Node, packing: Packing, lengths: dict[ir.Value, ir.Value], ctx: PassContext) -> None:

@@ -94,12 +94,15 @@ def cached_core_of(softmax: ir.Node) -> CachedCore | str | None:
     key = _cache_of(_before_transpose(turned, TURNED))
     if query is None or key is None or rank_of(query) != 4:
         return "its keys are not those of a cache"
+    factor = scale * query_scale * key_scale
+    if not factor > 0:
+        return "its factor is not positive"
     heads = _heads_of(query, key, value)
     context = _sole_transpose(weighing.outputs[0])
     merged = None if context is None else _merge_of(context)
     if heads is None or context is None or merged is None:
         return "nobody knows how many heads it has, or they are not merged right behind it"
-    core = CachedCore(query, key, value, heads, scale * query_scale * key_scale, None, context, merged)
+    core = CachedCore(query, key, value, heads, factor, None, context, merged)
     return _with_mask(core, mask)
 
 

@@ -24,7 +24,7 @@ class AtMostZero:
 
 @dataclass(frozen=True)
 class IsSet:
-    """The condition that an element of an input of the model is not 0; it is taken to be 0 or 1."""
+    """The condition that an element of an input of the model is not 0, and, where it is computed with, 1."""
 
     value: ir.Value
     index: Index

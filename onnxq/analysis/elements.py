@@ -8,7 +8,8 @@ taken to be of one length.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,9 +28,11 @@ from onnxq.analysis.cases import (
     by_case,
     truth_of,
 )
-from onnxq.ir.module import attribute, constant_of, is_standard, name_of, rank_of
+from onnxq.ir.module import attribute, constant_of, input_of, is_standard, name_of, rank_of
 
 ZERO = sympy.Integer(0)
+MOST_STEPS, DEEPEST = 2000, 100
+"""So many elements and lengths are asked for at most, and so many within each other; masks take dozens."""
 LENGTH = "length "
 """How the name of a length begins."""
 
@@ -39,11 +42,30 @@ class Reader:
     """Reads elements of values; remembers which input stands for which function of an index."""
 
     inputs: dict[str, ir.Value] = field(default_factory=dict)
+    steps: int = 0
+    depth: int = 0
 
     def element(self, value: ir.Value | None, index: Index) -> Element:
-        """Return one element of ``value``."""
-        if value is None:
+        """Return one element of ``value``.
+
+        Raises:
+            UnreadableError: An operator on the way has no rule, or does something that is not followed.
+
+        """
+        if value is None or rank_of(value) != len(index):
             raise UnreadableError
+        with self._deeper():
+            return self._element(value, index)
+
+    @contextmanager
+    def _deeper(self) -> Iterator[None]:
+        self.steps, self.depth = self.steps + 1, self.depth + 1
+        if self.steps > MOST_STEPS or self.depth > DEEPEST:
+            raise UnreadableError
+        yield
+        self.depth -= 1
+
+    def _element(self, value: ir.Value, index: Index) -> Element:
         constant = constant_of(value)
         if constant is not None:
             return _number_in(constant, index)
@@ -82,10 +104,19 @@ class Reader:
         return self.integer(value, (ZERO,) * (rank_of(value) or 0))
 
     def length(self, value: ir.Value, axis: int) -> Expression:
-        """Return the length of an axis: a number, or a symbol; one length has one symbol."""
-        if value.shape is None:
+        """Return the length of an axis: a number, or a symbol; one length has one symbol.
+
+        Raises:
+            UnreadableError: Nobody knows it, or the value has no such axis.
+
+        """
+        if value.shape is None or not 0 <= axis < len(value.shape):
             raise UnreadableError
-        size, node = value.shape[axis], value.producer()
+        with self._deeper():
+            return self._length(value, value.shape, axis)
+
+    def _length(self, value: ir.Value, shape: ir.Shape, axis: int) -> Expression:
+        size, node = shape[axis], value.producer()
         if isinstance(size, int):
             return sympy.Integer(size)
         if node is not None and is_standard(node, "Cast", "Not", "Identity"):
@@ -101,15 +132,15 @@ class Reader:
         return sympy.Symbol(f"{LENGTH}{size}", integer=True)
 
     def _length_of_gathered(self, node: ir.Node, axis: int) -> Expression:
-        table, indices = node.inputs
+        table, indices = _first(node), input_of(node, 1)
         rank = rank_of(indices)
-        if table is None or indices is None or rank is None:
+        if indices is None or rank is None:
             raise UnreadableError
         return self.length(indices, axis) if axis < rank else self.length(table, axis - rank + 1)
 
     def _length_of_reshaped(self, node: ir.Node, axis: int) -> Expression:
         """Return what the operand says; -1 is what is left of the input's lengths without the others."""
-        source, shape = _first(node), node.inputs[1]
+        source, shape = _first(node), input_of(node, 1)
         rank = rank_of(node.outputs[0]) or 0
         wanted = [self.integer(shape, (sympy.Integer(at),)) for at in range(rank)]
         if wanted[axis] == 0:
@@ -284,36 +315,39 @@ def _same(reader: Reader, node: ir.Node, index: Index) -> Element:
 
 
 def _unsqueeze(reader: Reader, node: ir.Node, index: Index) -> Element:
-    axes = {axis % len(index) for axis in _numbers(node.inputs[1])}
+    axes = {axis % len(index) for axis in _numbers(input_of(node, 1))}
     return reader.element(_first(node), tuple(at for axis, at in enumerate(index) if axis not in axes))
 
 
 def _gather(reader: Reader, node: ir.Node, index: Index) -> Element:
-    source, places = _first(node), node.inputs[1]
+    source, places = _first(node), input_of(node, 1)
     axis, rank = attribute(node, "axis", 0) % (rank_of(source) or 1), rank_of(places)
     if rank is None:
         raise UnreadableError
     place = reader.integer(places, index[axis : axis + rank])
+    if place.is_negative:
+        place += reader.length(source, axis)
     return reader.element(source, (*index[:axis], place, *index[axis + rank :]))
 
 
 def _range(reader: Reader, node: ir.Node, index: Index) -> Element:
-    if reader.scalar(node.inputs[2]) != 1:
+    start, _, step = node.inputs
+    if reader.scalar(step) != 1:
         raise UnreadableError
-    return sympy.expand(reader.scalar(node.inputs[0]) + index[0])
+    return sympy.expand(reader.scalar(start) + index[0])
 
 
 def _shape(reader: Reader, node: ir.Node, index: Index) -> Element:
-    axis = index[0] + attribute(node, "start", 0)
-    if not axis.is_Integer:
+    start, rank = attribute(node, "start", 0), rank_of(node.inputs[0])
+    if not index[0].is_Integer or rank is None:
         raise UnreadableError
-    return reader.length(_first(node), int(axis))
+    return reader.length(_first(node), int(index[0]) + (start + rank if start < 0 else start))
 
 
 def _slice(reader: Reader, node: ir.Node, index: Index) -> Element:
-    starts = _numbers(node.inputs[1])
-    axes = _numbers(node.inputs[3]) if len(node.inputs) > 3 else list(range(len(starts)))
-    steps = _numbers(node.inputs[4]) if len(node.inputs) > 4 else [1] * len(starts)
+    starts = _numbers(input_of(node, 1))
+    axes = _numbers(input_of(node, 3)) if input_of(node, 3) else list(range(len(starts)))
+    steps = _numbers(input_of(node, 4)) if input_of(node, 4) else [1] * len(starts)
     if any(step != 1 for step in steps) or any(start < 0 for start in starts):
         raise UnreadableError
     moved = list(index)
@@ -325,7 +359,7 @@ def _slice(reader: Reader, node: ir.Node, index: Index) -> Element:
 def _concat(reader: Reader, node: ir.Node, index: Index) -> Element:
     """Return an entry of a shape that is put together."""
     at = index[0]
-    if len(index) != 1 or not at.is_Integer:
+    if len(index) != 1 or not at.is_Integer or at < 0:
         raise UnreadableError
     for value in node.inputs:
         size = None if value is None or value.shape is None else value.shape[0]

@@ -16,10 +16,10 @@ from onnxq.target import find_target
 TEXT = """<ir_version: 10, opset_import: ["" : 21]>
 main (float[B,S,8] x, int64[B,T] flags, bool[B,T] bits, int64[B] lengths, float[B,2,P,4] past,
       float[B,T] floats) => ({dtype}[a,b,c,d] mask)
-<int64 zero = {{0}}, int64 one = {{1}}, int64 two = {{2}}, int64 window = {{4}}, int64[1] flat = {{-1}},
- int64[2] middle = {{1, 2}}, int64[3] behind = {{1, 2, 3}}, int64[3] before = {{0, 1, 2}},
- int64[3] around = {{0, 1, 3}}, float nothing = {{0}}, float whole = {{1}}, float much = {{-10000}},
- float least = {{-3.4028234663852886e+38}}>
+<int64 zero = {{0}}, int64 one = {{1}}, int64 two = {{2}}, int64 window = {{4}}, int64 minus = {{-2}},
+ int64[1] flat = {{-1}}, int64[2] middle = {{1, 2}}, int64[3] behind = {{1, 2, 3}},
+ int64[3] before = {{0, 1, 2}}, int64[3] around = {{0, 1, 3}}, float nothing = {{0}},
+ float whole = {{1}}, float much = {{-10000}}, float least = {{-3.4028234663852886e+38}}>
 {{
     xs = Shape(x)
     S = Gather(xs, one)
@@ -99,6 +99,14 @@ PADDING = f"flags{(BATCH, KEY)}"
             -1e4,
         ),
         (f"{LOOKED_UP} mask = Identity(keep)", "bool", {CAUSAL, PADDING}, -math.inf),
+        ("f = Cast <to = 9> (flags) mask = Unsqueeze(f, middle)", "bool", {PADDING}, -math.inf),
+        (
+            "S2 = Gather(xs, minus) all_2 = Add(P, S2) rows = Range(P, all_2, one) "
+            "row = Unsqueeze(rows, around) mask = LessOrEqual(k, row)",
+            "bool",
+            {CAUSAL},
+            -math.inf,
+        ),
         (
             "low = Sub(q, window) near = Greater(k, low) mask = And(seen, near)",
             "bool",
@@ -122,6 +130,18 @@ def test_a_mask_is_read(body: str, dtype: str, conditions: set[str], entry: floa
         (f"{FLAGS} r = Cast <to = 9> (wide) mask = Or(r, seen)", "bool"),
         ("moved = Add(k, one) p = Mul(moved, B) mask = LessOrEqual(p, q)", "float"),  # of another type
         ("t = Trilu(past) mask = Identity(t)", "float"),
+        (  # would take 2 ** 40 steps
+            "m0 = Where(seen, nothing, least) "
+            + " ".join(f"m{n + 1} = Add(m{n}, m{n})" for n in range(40))
+            + " mask = Identity(m40)",
+            "float",
+        ),
+        (  # deeper than anybody follows
+            "m0 = Where(seen, nothing, least) "
+            + " ".join(f"m{n + 1} = Identity(m{n})" for n in range(400))
+            + " mask = Identity(m400)",
+            "float",
+        ),
     ],
 )
 def test_what_else_a_graph_may_do_is_not_guessed(body: str, dtype: str) -> None:

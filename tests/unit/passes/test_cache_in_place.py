@@ -120,6 +120,26 @@ def test_two_texts_of_different_lengths_go_on_in_one_buffer(whole_room: bool) ->
     assert caches["past_key"].shape == (2, 1, ROOM, WIDTH)
 
 
+def test_flags_may_be_any_number_but_zero() -> None:
+    """Some exports compare token ids with that of padding, 0: what counts is then not 1 but an id."""
+    before = with_flags()
+    feeds = feeds_of(random(2, 1, WIDTH), past=4)
+    wanted = run(before, feeds)
+    feeds["flags"] = feeds["flags"] * np.array([[7], [30000]])
+    np.testing.assert_allclose(run(kept_in_place(before), feeds)["y"], wanted["y"], atol=BOUND, rtol=0)
+
+
+def test_an_old_model_is_raised_to_what_the_lengths_ask_for() -> None:
+    old = parse(GRAPH.read_text(encoding="utf-8").replace('["" : 21]', '["" : 13]'))
+    passes = "inline-functions,infer-shapes,cache-in-place,remove-dead"
+    PassManager(parse_pipeline(passes), find_target("cuda")).run(old)
+    assert old.opset == 15
+    feeds = feeds_of(random(1, 2, WIDTH), past=4)
+    del feeds["flags"]
+    wanted = run(parsed(GRAPH.read_text(encoding="utf-8")), feeds)
+    np.testing.assert_allclose(run(old, feeds)["y"], wanted["y"], atol=BOUND, rtol=0)
+
+
 def test_a_step_writes_into_the_buffer_that_it_reads() -> None:
     session = open_session(ir.to_proto(kept_in_place(with_flags()).model), Run(threads=1))
     feeds = feeds_of(random(1, 1, WIDTH), past=ROOM, flags=[[1] * 4 + [0] * (ROOM - 4)])

@@ -110,7 +110,10 @@ def small(tools: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> S
         patch.setattr(nets.Builder.feed_forward, "__defaults__", (narrow["WIDTH"], narrow["HIDDEN"]))
         for case in cases.cases(None, None, quick=True):
             if case.name in (cases.BERT, cases.DECODER):
-                list(tools.cuda_prepared.prepare(case, prepared, quick=True))
+                assert next(tools.cuda_prepared.prepare(case, prepared, quick=True))
+                rest = list(tools.cuda_prepared.prepare(case, prepared, quick=True))  # goes on
+                assert len(rest) == len(case.artifacts)
+                assert not list(tools.cuda_prepared.prepare(case, prepared, quick=True))
         step = next(iter(cases.runs(cases.DECODER, quick=True).values()))()
     return SimpleNamespace(prepared=prepared, records=prepared.records(), step=step)
 
