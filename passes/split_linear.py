@@ -22,6 +22,7 @@ from onnxq.analysis.layers import Layer, layer_of
 from onnxq.analysis.products import TOO_MANY
 from onnxq.ir.module import LINEAR, GraphModule, array_of, constant_of, is_standard
 from onnxq.passmanager.base import Effect, Pass, PassContext
+from onnxq.passmanager.memo import content_of
 from onnxq.quant.encodings import Encoding, symmetric_encoding
 from onnxq.quant.split import (
     distinct_values,
@@ -117,22 +118,31 @@ class SplitLinear(Pass):
 
     def _fuse(self, layer: Layer, ctx: PassContext) -> None:
         """Round each part to its grid, put the parts together and store them in one step size."""
-        weight, axis, length = array_of(layer.weight), layer.channel_axis, self._length(layer)
+        weight, limit = array_of(layer.weight), ctx.weight_limit(layer)
+        axis, length = layer.channel_axis, self._length(layer)
+        key = str(replace(self, exclude=())), axis, length, limit, content_of(weight)
+        joined, encoding, cost = ctx.memo.of(key, lambda: self._joined(weight, axis, length, limit))
+        if ctx.overflows(layer, joined, encoding):
+            ctx.skip(layer.node, TOO_MANY)
+            return
+        value = ctx.edit.constant(f"{layer.weight.name}_split", joined, why=f"{self.parts} parts in one")
+        ctx.edit.rewire(layer.node, 1, value, why="reads all parts at once")
+        ctx.edit.encode(value, encoding, readers=[layer.node], why=cost)
+
+    def _joined(
+        self, weight: NDArray[Any], axis: int, length: int, limit: int | None
+    ) -> tuple[NDArray[np.float32], Encoding, str]:
+        """Return a weight of the parts, rounded, with its encoding, and what it costs in words."""
         rows = rows_of(weight, axis, length)
         labels = part_labels(rows, self.parts, self.cuts, self.bits)
         rounded = (rounded_tightly if self.tight else rounded_around_zero)(rows, labels, self.bits)
         joined = weight_of(rounded, weight, axis)
-        encoding = _carrier(joined, None if length == weight.size else axis, ctx.weight_limit(layer))
-        if ctx.overflows(layer, joined, encoding):
-            ctx.skip(layer.node, TOO_MANY)
-            return
+        encoding = _carrier(joined, None if length == weight.size else axis, limit)
         codes = rows_of(encoding.quantize(joined), axis, length)
         packed = packed_bits(distinct_values(codes), length, CODE_BITS)
         packed += FLOAT_BITS * encoding.scale.size / weight.size
-        why = f"{distinct_values(codes)} values: {packed:.2f} bits a weight packed, {CODE_BITS} as stored"
-        value = ctx.edit.constant(f"{layer.weight.name}_split", joined, why=f"{self.parts} parts in one")
-        ctx.edit.rewire(layer.node, 1, value, why="reads all parts at once")
-        ctx.edit.encode(value, encoding, readers=[layer.node], why=why)
+        cost = f"{distinct_values(codes)} values: {packed:.2f} bits a weight packed, {CODE_BITS} as stored"
+        return joined, encoding, cost
 
     def _branch(self, layer: Layer, ctx: PassContext) -> None:
         """Let a layer for each part stand in the place of ``layer``, and add what they compute."""

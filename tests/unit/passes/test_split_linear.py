@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from onnxq.ir.module import GraphModule, array_of, constant_of, name_of
 from onnxq.ir.store import load_model, save_model
 from onnxq.ir.text import parse
 from onnxq.passmanager.manager import PassManager
+from onnxq.passmanager.memo import Memo
 from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.runtime.kernels import LayerState, kernel_report
 from onnxq.target import find_target
@@ -133,3 +135,18 @@ def test_packed_branches_take_as_many_bits_as_they_say(bits: int, opset: int) ->
     one, other = (run_model(module, feeds)["y"] for module in (packed, plain))
     # The steps differ by one millionth, and float32 sums of 3 x 64 terms by less.
     assert np.abs(one - other).max() <= 1e-5 * np.abs(one).max()
+
+
+def test_a_weight_is_split_once_in_trials_that_share_a_memo() -> None:
+    """The second run takes what the first has left: as a sign of that, the encoding that lies in the memo."""
+    module = parse("""<ir_version: 10, opset_import: ["" : 21]>
+main (float[N,2] x) => (float[N,2] y) <float[2,2] w = {1, 2, 3, 4}> { [product] y = MatMul(x, w) }""")
+    memo, target = Memo(), find_target("cpu")
+    passes = parse_pipeline("infer-shapes, split-linear")
+    first, second = module.clone(), module.clone()
+    PassManager(passes, target, memo=memo).run(first)
+    ((key, (joined, encoding, cost)),) = memo.kept.items()
+    memo.kept[key] = joined, replace(encoding, scale=2 * encoding.scale), cost
+    PassManager(passes, target, memo=memo).run(second)
+    encodings = [one.encoding_at(next(iter(one.graph)), 1) for one in (first, second)]
+    assert encodings == [encoding, memo.kept[key][1]]
