@@ -43,8 +43,9 @@ class Subject:
     labels: Array | None
 
     def drawn(self, samples: int, seed: int) -> Array:
-        """Return the calibration samples of one draw."""
-        chosen = np.random.default_rng(seed).permutation(len(self.pool))[:samples]
+        """Return the calibration samples of one draw: at most half of the pool, so that draws differ."""
+        count = min(samples, len(self.pool) // 2)
+        chosen = np.random.default_rng(seed).permutation(len(self.pool))[:count]
         return self.pool[np.sort(chosen)]
 
     def outputs(self, model: Path) -> Array:
@@ -101,4 +102,4 @@ def _joined(parts: Sequence[Feeds], feed: str) -> Array:
 def _digits(limit: int | None) -> Subject:
     split = load_digits_split()
     held_out, labels = split.test_images[:limit], split.test_labels[:limit]
-    return Subject("digits ViT", DIGITS_MODEL, "image", split.calibration_images, held_out, labels)
+    return Subject("digits ViT", DIGITS_MODEL, "image", split.train_images, held_out, labels)
