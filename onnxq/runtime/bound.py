@@ -37,8 +37,9 @@ def repeatable(session: Session, feeds: Feeds, in_place: InPlace = NOWHERE) -> O
         DataError: The feeds do not fit the inputs.
 
     """
-    if session.asked.provider != "cpu":
-        return bound_to(session, feeds, "cuda", in_place)
+    device = "cpu" if session.asked.provider == "cpu" else "cuda"
+    if device != "cpu" or in_place:
+        return bound_to(session, feeds, device, in_place)
     chosen, inference = session.select(feeds), session.inference
     return lambda: inference.run(None, chosen)
 
@@ -50,7 +51,7 @@ def bound_to(session: Session, feeds: Feeds, device: str, in_place: InPlace = NO
         session: Its provider has to be the device's.
         feeds: The inputs.
         device: ONNX Runtime's name of the device.
-        in_place: Outputs that are written over inputs, which are copies of the feeds.
+        in_place: Outputs that are written over inputs: over copies on a device, on the CPU over the feeds.
 
     """
     binding = _bound(session, _on_device(session.select(feeds), device), device, in_place)

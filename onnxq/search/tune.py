@@ -9,7 +9,6 @@ the result then still has the accuracy that is asked for, and races once more, a
 from __future__ import annotations
 
 import glob
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -20,10 +19,8 @@ from types import MappingProxyType
 
 from onnxq.analysis.layers import Layer, linear_layers
 from onnxq.engine.build import Build
-from onnxq.engine.cache import cache_folder
 from onnxq.engine.judge import Judge
-from onnxq.errors import InputError, OnnxqError
-from onnxq.files import write_whole
+from onnxq.errors import OnnxqError
 from onnxq.heap import make_room
 from onnxq.ir.module import GraphModule, attribute
 from onnxq.ir.store import model_digest, output_files, write_model
@@ -32,15 +29,13 @@ from onnxq.passmanager.pipeline import format_pipeline, parse_pipeline
 from onnxq.passmanager.precision import Precision
 from onnxq.passmanager.values import value_text
 from onnxq.progress import Progress, quiet, steps_of
-from onnxq.reading import parse_json
 from onnxq.recipe import Recipe, load_recipe
 from onnxq.runtime.batch import Feeds
-from onnxq.runtime.environment import cpu_name, runtime_versions
-from onnxq.runtime.gpu import gpu
 from onnxq.runtime.kernels import kernel_report
 from onnxq.runtime.race import CLEAR_GAIN, Standing, opened, race
 from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
+from onnxq.search.remembered import Memory
 
 EVERYTHING = "all-tensors"
 """The recipe that quantizes every value."""
@@ -151,11 +146,12 @@ def tune(
         timing.make(recipe, build.trial)
         groups = _groups(build.sketch(alone, _deciding(passes)), recipe.precision)
         forms = list(_forms(recipe, groups))
-        memory = _Memory.of(recipe, feeds, run)
-        remembered = memory.recall(forms)
+        memory = Memory.of(_timed_alone(recipe), feeds, run)
+        known = memory.recall([form.name for form in forms])
+        remembered = [Verdict(name, None, None, dropped) for name, dropped in (known or {}).items()]
         found, standings = (remembered, {}) if remembered else _tried(recipe, forms, groups, timing)
         verdicts = _confirmed(recipe, groups, found, timing)
-        memory.keep(verdicts)
+        memory.keep({verdict.name: verdict.dropped for verdict in verdicts})
         if judge is not None:
             verdicts = _holding(verdicts, lambda names: timing.misses(_without(recipe, groups, names), judge))
         dropped = _dropped(verdicts)
@@ -554,62 +550,3 @@ def _shape_of(layer: Layer) -> str:
     parts += [f"stride {max(strides)}"] if strides and max(strides) > 1 else []
     parts += [f"groups {group}"] if group > 1 else []
     return " ".join(parts)
-
-
-@dataclass(frozen=True)
-class _Memory:
-    """Verdicts of earlier runs, by ONNX Runtime, what runs it, threads, input shapes, passes and form."""
-
-    path: Path | None
-    place: str
-
-    @classmethod
-    def of(cls, recipe: Recipe, feeds: Sequence[Feeds], run: Run) -> _Memory:
-        """Look where the verdicts on forms of ``recipe`` are."""
-        shapes = ", ".join(
-            f"{name} {'x'.join(map(str, array.shape))}" for name, array in sorted(feeds[0].items())
-        )
-        device = (
-            cpu_name() if run.provider == "cpu" else ", ".join(f"{g.name} {g.driver}" for g in gpu().devices)
-        )
-        machine = f"onnxruntime {runtime_versions()['onnxruntime']} | {device} | threads {run.threads}"
-        place = f"{machine} | {shapes} | {format_pipeline(_timed(recipe))}"
-        return cls(cache_file(), f"{place} | {recipe.precision}" if recipe.assigns else place)
-
-    def recall(self, forms: Sequence[Form]) -> list[Verdict] | None:
-        """Return earlier verdicts if there is one for every form."""
-        known = self._read()
-        if not all(form.name in known for form in forms):
-            return None
-        return [Verdict(form.name, None, None, known[form.name]) for form in forms]
-
-    def keep(self, verdicts: Sequence[Verdict]) -> None:
-        """Remember; where the cache cannot be written, the next run measures again."""
-        if self.path is None:
-            return
-        new = {self.place: {**self._read(), **{verdict.name: verdict.dropped for verdict in verdicts}}}
-        with suppress(OSError, InputError):
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self.path, json.dumps({**self._read_all(), **new}, indent=1, sort_keys=True) + "\n")
-
-    def _read(self) -> dict[str, bool]:
-        return self._read_all().get(self.place, {})
-
-    def _read_all(self) -> dict[str, dict[str, bool]]:
-        """Return what is remembered; a file that is damaged, or a part that is, says nothing."""
-        try:
-            content = parse_json(self.path.read_text(encoding="utf-8")) if self.path is not None else {}
-        except (OSError, ValueError):
-            return {}
-        places = content.items() if isinstance(content, dict) else ()
-        return {place: known for place, known in places if _is_known(known)}
-
-
-def _is_known(known: object) -> bool:
-    return isinstance(known, dict) and all(isinstance(dropped, bool) for dropped in known.values())
-
-
-def cache_file() -> Path | None:
-    """Return where verdicts are remembered; None where nothing is."""
-    folder = cache_folder()
-    return None if folder is None else folder / "tuning.json"

@@ -1,13 +1,11 @@
-"""What tuning remembers: in a file that may be missing, damaged, or have no place to lie."""
+"""Which forms are tried, and what is left out of a recipe, given what races and profiles told."""
 
-import json
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from onnxq.recipe import Recipe, load_recipe
+from onnxq.recipe import load_recipe
 from onnxq.runtime.bench import Spread
 from onnxq.runtime.race import Standing
 from onnxq.runtime.run import Run
@@ -15,80 +13,15 @@ from onnxq.search.tune import (
     BETWEEN,
     GRAPH,
     TOGETHER,
-    Form,
     Tuning,
     Verdict,
     _forms,
     _holding,
-    _Memory,
     _profiled,
     _verdicts,
     _with_graph,
-    cache_file,
     in_float,
 )
-
-PLACE = "onnxruntime 1 | a processor | threads 1 | x 1 | "
-KNOWN = {"pass a": True, "pass b": False}
-FORMS = [Form(name, Recipe(name="none", pipeline="")) for name in KNOWN]
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"{ not json",
-        b"",
-        b"\xff\xfe",
-        b"5",
-        b"null",
-        b"[]",
-        b'[["a", "b"]]',
-        b'"text"',
-        b"[" * 100_000,
-        json.dumps({PLACE: 5}).encode(),
-        json.dumps({PLACE: ["pass a", "pass b"]}).encode(),
-        json.dumps({PLACE: "pass a, pass b"}).encode(),
-        json.dumps({PLACE: {"pass a": "yes", "pass b": 1}}).encode(),
-        json.dumps({PLACE: {"pass a": None, "pass b": {}}}).encode(),
-        json.dumps({PLACE: {"pass a": True}}).encode(),
-        None,
-    ],
-)
-def test_what_is_damaged_is_measured_again_and_then_remembered(tmp_path: Path, content: bytes | None) -> None:
-    memory = _Memory(tmp_path / "cache" / "tuning.json", PLACE)
-    if content is not None:
-        (tmp_path / "cache").mkdir()
-        (tmp_path / "cache" / "tuning.json").write_bytes(content)
-    assert memory.recall(FORMS) is None
-    memory.keep([Verdict(name, 1.0, (1.0, 1.0), dropped) for name, dropped in KNOWN.items()])
-    assert [(one.name, one.dropped) for one in memory.recall(FORMS) or ()] == list(KNOWN.items())
-
-
-def test_what_is_whole_is_kept_beside_what_is_damaged(tmp_path: Path) -> None:
-    (tmp_path / "tuning.json").write_text(json.dumps({"elsewhere": {"pass c": True}, "damaged": 5}))
-    _Memory(tmp_path / "tuning.json", PLACE).keep([Verdict("pass a", 1.0, (1.0, 1.0), True)])
-    kept = json.loads((tmp_path / "tuning.json").read_text())
-    assert kept == {"elsewhere": {"pass c": True}, PLACE: {"pass a": True}}
-
-
-def test_a_cache_that_cannot_be_written_is_none(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("mine")
-    memory = _Memory(tmp_path / "file" / "tuning.json", PLACE)
-    memory.keep([Verdict("pass a", 1.0, (1.0, 1.0), True)])
-    assert memory.recall(FORMS) is None
-    assert (tmp_path / "file").read_text() == "mine"
-
-
-def test_a_user_without_a_home_has_no_cache(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nowhere() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setattr(Path, "home", nowhere)
-    assert cache_file() is None
-    memory = _Memory(None, PLACE)
-    memory.keep([Verdict("pass a", 1.0, (1.0, 1.0), True)])
-    assert memory.recall(FORMS) is None
 
 
 def test_a_profile_tells_of_fast_layers_and_of_small_ones() -> None:

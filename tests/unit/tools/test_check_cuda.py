@@ -3,8 +3,10 @@
 import importlib
 import sys
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -99,15 +101,9 @@ def test_a_time_is_that_of_the_second_model(tools: SimpleNamespace) -> None:
 @pytest.fixture(scope="module")
 def small(tools: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """Prepare BERT and the decoder, each of one layer and narrow."""
-    nets, cases = tools.architectures, tools.cuda_cases
+    cases = tools.cuda_cases
     prepared = tools.cuda_prepared.Prepared(tmp_path_factory.mktemp("prepared"))
-    narrow = {"WIDTH": 96, "HIDDEN": 128, "TOKENS": 500, "STEP_WIDTH": 128, "STEP_HEADS": 4}
-    narrow |= {"STEP_HIDDEN": 256, "STEP_TOKENS": 500}
-    with pytest.MonkeyPatch.context() as patch:
-        for name, size in narrow.items():
-            patch.setattr(nets, name, size)
-        patch.setattr(nets.Builder.norm, "__defaults__", (narrow["WIDTH"],))
-        patch.setattr(nets.Builder.feed_forward, "__defaults__", (narrow["WIDTH"], narrow["HIDDEN"]))
+    with narrow(tools.architectures):
         for case in cases.cases(None, None, quick=True):
             if case.name in (cases.BERT, cases.DECODER):
                 assert next(tools.cuda_prepared.prepare(case, prepared, quick=True))
@@ -116,6 +112,19 @@ def small(tools: SimpleNamespace, tmp_path_factory: pytest.TempPathFactory) -> S
                 assert not list(tools.cuda_prepared.prepare(case, prepared, quick=True))
         step = next(iter(cases.runs(cases.DECODER, quick=True).values()))()
     return SimpleNamespace(prepared=prepared, records=prepared.records(), step=step)
+
+
+@contextmanager
+def narrow(nets: ModuleType) -> Iterator[pytest.MonkeyPatch]:
+    """Let architectures be of a few numbers."""
+    sizes = {"WIDTH": 96, "HIDDEN": 128, "TOKENS": 500, "STEP_WIDTH": 128, "STEP_HEADS": 4}
+    sizes |= {"STEP_HIDDEN": 256, "STEP_TOKENS": 500}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in sizes.items():
+            patch.setattr(nets, name, size)
+        patch.setattr(nets.Builder.norm, "__defaults__", (sizes["WIDTH"],))
+        patch.setattr(nets.Builder.feed_forward, "__defaults__", (sizes["WIDTH"], sizes["HIDDEN"]))
+        yield patch
 
 
 def test_every_form_for_cuda_has_its_kernels_and_is_near_float32(
@@ -164,3 +173,34 @@ def test_a_step_with_its_cache_in_place_gives_what_the_other_gives(
     difference = found[cases.IN_PLACE].astype(np.float32) - wanted
     # one layer in 11 bits, with other roundings inside attention
     assert np.abs(difference).max() < 16 * 2**-11 * np.abs(wanted).max()
+
+
+def test_rows_come_one_by_one_and_a_cache_is_timed_in_place(
+    tools: SimpleNamespace, small: SimpleNamespace, tmp_path: Path
+) -> None:
+    """The CPU provider takes CUDA's place; what cannot be there is a row with its reason."""
+    timing, cases = sys.modules["cuda_timing"], tools.cuda_cases
+    names, first = (cases.FP32, cases.IN_PLACE), cases.title(cases.DECODER, 1)
+    own = [one for one in small.records if one["model"] == cases.DECODER and one["artifact"] in names]
+    kept = tmp_path / "rows.jsonl"
+    for record in own:
+        small.prepared.save(record, tmp_path / f"{record['file']}.onnx")
+
+    def on_cpu(provider: str, entries: dict[str, str], cuda_graph: bool = False) -> Run:
+        return Run("cpu", threads=1, entries=entries, cuda_graph=cuda_graph)
+
+    def is_wanted(row: dict[str, str]) -> bool:
+        return row["artifact"] == cases.IN_PLACE and row["run"] == first
+
+    with narrow(tools.architectures) as patch:
+        patch.setattr(timing, "Run", on_cpu)
+        patch.setattr(timing, "BLOCK_SECONDS", 1e-3)
+        timer = timing.Timer(cases.DECODER, own, small.prepared, tmp_path, is_wanted)
+        counts = []
+        for row in timer.times():
+            tools.cuda_prepared.append_line(kept, row)
+            counts.append(len(tools.cuda_prepared.read_lines(kept)))
+    plain, graph = tools.cuda_prepared.read_lines(kept)
+    assert counts == [1, 2]
+    assert plain["p10"] <= plain["ms"] <= plain["p90"]
+    assert "no CUDA graphs on provider 'cpu'" in graph["failed"]
