@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from types import EllipsisType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +13,18 @@ Array = NDArray[np.float32]
 
 MOMENTUM, MEMORY, LEAST = 0.9, 0.999, 1e-12
 """How much stays of the mean gradient, and of its mean square; what keeps the quotient finite."""
+
+PIECE = 1 << 14
+"""Elements that are worked on at a time, so that what lies in between stays in the cache."""
+
+
+def pieces(array: Array) -> Iterator[slice | EllipsisType]:
+    """Yield parts of an array, by rows of axis 0; all of one that has no axis."""
+    if array.ndim == 0:
+        yield ...
+        return
+    rows = max(PIECE * len(array) // max(array.size, 1), 1)
+    yield from (slice(start, start + rows) for start in range(0, len(array), rows))
 
 
 @dataclass
@@ -37,8 +51,11 @@ class Adam:
     def step(self, gradient: Array, rate: float) -> None:
         """Move by at most about ``rate`` in each direction."""
         self._steps += 1
-        self._mean += (1 - MOMENTUM) * (gradient - self._mean)
-        self._square += (1 - MEMORY) * (gradient * gradient - self._square)
-        mean = rate / (1 - MOMENTUM**self._steps)
-        root = np.sqrt(self._square * np.float32(1 / (1 - MEMORY**self._steps))) + np.float32(LEAST)
-        self.parameters -= np.float32(mean) * self._mean / root
+        length = np.float32(rate / (1 - MOMENTUM**self._steps))
+        grown = np.float32(1 / (1 - MEMORY**self._steps))
+        for part in pieces(self.parameters):
+            slope = gradient[part]
+            self._mean[part] += (1 - MOMENTUM) * (slope - self._mean[part])
+            self._square[part] += (1 - MEMORY) * (slope * slope - self._square[part])
+            root = np.sqrt(self._square[part] * grown) + np.float32(LEAST)
+            self.parameters[part] -= length * self._mean[part] / root

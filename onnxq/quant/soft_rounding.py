@@ -9,13 +9,14 @@ Source: Nagel et al., 2020, arXiv:2004.10568 (AdaRound).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnxq.quant.adam import Adam
+from onnxq.quant.adam import Adam, pieces
 from onnxq.quant.encodings import Encoding
 
 Array = NDArray[np.float32]
@@ -78,15 +79,18 @@ class SoftRounding:
     @property
     def soft(self) -> Array:
         """The weight, between grid values."""
-        return self._of(self.share)
+        return self._of(lambda place: _stretched(_sigmoid(place)))
 
     @property
     def hard(self) -> Array:
         """The weight on its grid."""
-        return self._of((self.place >= 0).astype(np.float32))
+        return self._of(lambda place: (place >= 0).astype(np.float32))
 
-    def _of(self, share: Array) -> Array:
-        values: Array = np.clip(self.below + share, self.low, self.high) * self.scale
+    def _of(self, share: Callable[[Array], Array]) -> Array:
+        values = np.empty_like(self.place)
+        for part in pieces(values):
+            steps = self.below[part] + share(self.place[part])
+            values[part] = np.clip(steps, self.low[part], self.high[part]) * self.scale[part]
         return values
 
     def step(self, gradient: Array, done: float, strength: float, rate: float) -> None:
@@ -99,14 +103,22 @@ class SoftRounding:
             rate: By how much V moves at most, about.
 
         """
-        inner = _sigmoid(self.place)
+        slope = np.empty_like(self.place)
+        for part in pieces(self.place):
+            slope[part] = self._slope(part, gradient[part], done, strength)
+        self._adam.step(slope, rate)
+
+    def _slope(self, part: Any, gradient: Array, done: float, strength: float) -> Array:
+        """Return the gradient by V of a part of the weights."""
+        inner = _sigmoid(self.place[part])
         share = _stretched(inner)
-        steps = self.below + share
-        slope = gradient * self.scale * ((steps > self.low) & (steps < self.high))
+        steps = self.below[part] + share
+        slope = gradient * self.scale[part] * ((steps > self.low[part]) & (steps < self.high[part]))
         if done > FREE:
             slope += np.float32(strength) * _regularizer_slope(share, _exponent(done))
         slope *= inner * (1 - inner) * np.float32(STRETCH) * ((share > 0) & (share < 1))
-        self._adam.step(slope, rate)
+        found: Array = slope
+        return found
 
 
 def _stretched(inner: Array) -> Array:
