@@ -58,6 +58,49 @@ def patch_grams(
         yield from _measured(run, module, ctx)
 
 
+def group_grams(
+    layers: Sequence[Layer], module: GraphModule, ctx: PassContext
+) -> Iterator[NDArray[np.float32] | None]:
+    """Yield the same of Convs in groups, one matrix for each group: shape (G, C, C).
+
+    All data is run once for each of them.
+
+    Args:
+        layers: Convs.
+        module: The graph; it stays as it is.
+        ctx: Has a runtime.
+
+    """
+    for layer in layers:
+        assert ctx.runtime is not None
+        copy = module.undecided()
+        inner = PassContext(Editor(copy), ctx.target, ctx.rng)
+        node = next(one for one in copy.graph if one.name == layer.node.name)
+        probe = _group_products(node, layer, inner.edit)
+        _leave_alone([probe], copy, inner)
+        run, total = ctx.runtime.open(copy), np.zeros(1)
+        for feeds in ctx.runtime.batches():
+            total = total + run(feeds)[name_of(probe)].sum(axis=0, dtype=np.float64)
+        yield total.astype(np.float32) if total.ndim == 3 else None
+
+
+def _group_products(node: ir.Node, layer: Layer, edit: Editor) -> ir.Value:
+    """Write out the products of the patches of each group, for each sample: (N, G, C, C)."""
+    patches, groups = _patches(node, layer, edit), attribute(node, "group", 1)
+    op, name = edit.behind(patches, why="groups are products of their own"), name_of(patches)
+    split = op.constant(f"{name}_split", np.array([0, groups, patch_size(layer), -1]))
+    rows = op.Reshape(patches, split, name=f"{name}_by_group")
+    turned = op.Transpose(rows, perm=[0, 1, 3, 2], name=f"{name}_turned")
+    return op.MatMul(rows, turned, name=f"{name}_products")
+
+
+def _leave_alone(outputs: Sequence[ir.Value], module: GraphModule, ctx: PassContext) -> None:
+    """Remove what these values do not need."""
+    ctx.edit.set_outputs(outputs, why="they alone are measured")
+    for pass_ in parse_pipeline("remove-dead"):
+        pass_.run(module, ctx)
+
+
 def _runs(layers: Sequence[Layer]) -> Iterator[list[Layer]]:
     run: list[Layer] = []
     for layer in layers:
@@ -82,9 +125,7 @@ def _measured(
     inner = PassContext(Editor(copy), ctx.target, ctx.rng)
     nodes = {node.name: node for node in copy.graph}
     probes = [_patches(nodes[layer.node.name], layer, inner.edit) for layer in layers]
-    inner.edit.set_outputs(probes, why="they alone are measured")
-    for pass_ in parse_pipeline("remove-dead"):
-        pass_.run(copy, inner)
+    _leave_alone(probes, copy, inner)
     needs = [Need(name_of(p), GRAM, -2) for p in probes]
     found = ctx.measure(copy, needs)
     grams = [found[need.value].get(Gram, need.axis) for need in needs]
@@ -93,7 +134,7 @@ def _measured(
 
 def _patches(node: ir.Node, layer: Layer, edit: Editor) -> ir.Value:
     """Write the patches of ``node`` out, channel by channel, (N, C * kernel, places)."""
-    channels, kernel = _ints(layer.weight)[1], _ints(layer.weight)[2:]
+    channels, kernel = _ints(layer.weight)[1] * attribute(node, "group", 1), _ints(layer.weight)[2:]
     op, name = edit.at(node, why="its input is measured as it is multiplied"), f"{layer.output.name}_patches"
     spread, strides = _spread(layer), np.array(_strides(layer))
     padded, pads = node.inputs[0], _pads(layer)

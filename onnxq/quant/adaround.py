@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.quant.encodings import Encoding
-from onnxq.quant.rounding import output_error
+from onnxq.quant.rounding import output_error, times_gram
 from onnxq.quant.soft_rounding import SoftRounding
 
 Array = NDArray[np.float32]
@@ -29,7 +29,7 @@ def learn_rounding(weight: NDArray[np.floating[Any]], gram: Array, encoding: Enc
 
     Args:
         weight: Shape (C, N), for ``x @ weight``.
-        gram: ``x.T @ x`` over many rows of inputs, shape (C, C).
+        gram: ``x.T @ x`` over many rows of inputs, shape (C, C), or (G, C, C) for groups of columns.
         encoding: A grid of integers.
 
     Source:
@@ -42,8 +42,8 @@ def learn_rounding(weight: NDArray[np.floating[Any]], gram: Array, encoding: Enc
         return encoding.restored(weight)
     products = gram.astype(np.float32) * np.float32(2 * weight.size / nearest)
     for step in range(STEPS):
-        slope = products @ (learned.soft - weight)
-        learned.step(slope.astype(np.float32), step / STEPS, STRENGTH, RATE)
+        slope = times_gram(products, (learned.soft - weight).astype(np.float32))
+        learned.step(slope, step / STEPS, STRENGTH, RATE)
         if learned.decided:
             break
     return learned.hard

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,13 +32,18 @@ def round_to_outputs(weight: FloatArray, gram: FloatArray, encoding: Encoding) -
 
     Args:
         weight: Shape (C, N), for ``x @ weight``.
-        gram: ``x.T @ x`` over many rows of inputs, shape (C, C).
+        gram: ``x.T @ x`` over many rows of inputs, shape (C, C); or (G, C, C) for G groups of columns with
+            inputs of their own.
         encoding: The grid, per tensor, per column, or in blocks of rows.
 
     Source:
         Frantar, Ashkboos, Hoefler and Alistarh, 2022, arXiv:2210.17323: GPTQ, with a fixed grid.
 
     """
+    if gram.ndim == 3:
+        columns = np.split(np.arange(weight.shape[1]), len(gram))
+        parts = zip(columns, gram, strict=True)
+        return np.hstack([round_to_outputs(weight[:, of], one, _part(encoding, of)) for of, one in parts])
     order = np.argsort(-np.diagonal(gram), kind="stable")
     factor = _factor(gram[np.ix_(order, order)].astype(np.float64))
     scale, zero_point = (part[order] for part in encoding.spread(weight.shape))
@@ -52,6 +58,13 @@ def round_to_outputs(weight: FloatArray, gram: FloatArray, encoding: Encoding) -
             left[row + 1 : end] -= np.outer(factor[row, row + 1 : end], errors[row - start])
         left[end:] -= factor[start:end, end:].T @ errors
     return left[np.argsort(order)].astype(np.float32)
+
+
+def _part(encoding: Encoding, columns: NDArray[np.intp]) -> Encoding:
+    """Return the encoding that some columns have."""
+    if encoding.axis is None:
+        return encoding
+    return replace(encoding, scale=encoding.scale[columns], zero_point=encoding.zero_point[columns])
 
 
 def _factor(gram: Array) -> Array:
@@ -78,8 +91,16 @@ def output_error(weight: FloatArray, rounded: FloatArray, gram: FloatArray) -> f
     Args:
         weight: Shape (C, N).
         rounded: The same shape.
-        gram: ``x.T @ x``, shape (C, C).
+        gram: ``x.T @ x``, shape (C, C), or (G, C, C) for groups of columns.
 
     """
     error = (rounded - weight).astype(np.float32)
-    return float(np.sum(error * (gram.astype(np.float32, copy=False) @ error), dtype=np.float64))
+    return float(np.sum(error * times_gram(gram.astype(np.float32, copy=False), error), dtype=np.float64))
+
+
+def times_gram(gram: NDArray[np.float32], columns: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return ``gram @ columns``, shape (C, N); with a gram for each group of columns, (G, C, C), likewise."""
+    if gram.ndim == 2:
+        return gram @ columns
+    stacked = columns.reshape(len(columns), len(gram), -1).swapaxes(0, 1)
+    return (gram @ stacked).swapaxes(0, 1).reshape(columns.shape)

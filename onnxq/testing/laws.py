@@ -21,8 +21,9 @@ f(|x|, |w|, |b|)``, which for a product is ``|x| dw + dx |w| + dx dw``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -37,6 +38,7 @@ from onnxq.passmanager.instruments import Instrument
 from onnxq.quant.encodings import Encoding
 from onnxq.quant.facts import Facts, Need
 from onnxq.runtime.run import Run
+from onnxq.runtime.session import open_session
 from onnxq.testing.rounding import assert_rounded
 from onnxq.testing.running import Array, Feeds, arrays_in, assert_near, evaluate, is_floats, run_model
 
@@ -80,6 +82,21 @@ class FeedsData:
         from onnxq.calibration.collect import collect
 
         return collect(module.model, needs, self, Run(threads=1)).facts
+
+
+@dataclass(frozen=True)
+class FeedsRuntime:
+    """Feeds, and graphs that ONNX Runtime runs in one thread, as a PassManager's ``runtime``."""
+
+    feeds: Sequence[Feeds]
+
+    def batches(self) -> Iterator[Feeds]:
+        """Yield each of the feeds."""
+        yield from self.feeds
+
+    def open(self, module: GraphModule) -> Callable[[Feeds], Mapping[str, Any]]:
+        """Open a graph."""
+        return open_session(ir.to_proto(module.model), Run(threads=1)).run
 
 
 @dataclass(frozen=True)

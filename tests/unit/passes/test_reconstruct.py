@@ -1,7 +1,6 @@
 """Reconstruction: what it brings on a residual network, and what it leaves as it was."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
 from onnxq.target import find_target
-from onnxq.testing.laws import FeedsData, run_model
+from onnxq.testing.laws import FeedsData, FeedsRuntime, run_model
 from onnxq.training.reconstruction import Reconstruction, Unit
 from onnxq.training.trainee import prepared, trainee_of
 
@@ -36,19 +35,6 @@ NETWORK = """main (float[N,5,8] x) => (float[N,5,8] y) {
     [end] y = Tanh(l)
 }"""
 BEFORE = "encode-weights{bits=4}, encode-activations{bits=4, scope=gemm-io},"
-
-
-@dataclass(frozen=True)
-class Learning:
-    """Feeds, and graphs that ONNX Runtime runs in one thread."""
-
-    feeds: tuple[Feeds, ...]
-
-    def batches(self) -> Iterator[Feeds]:
-        yield from self.feeds
-
-    def open(self, module: GraphModule) -> Callable[[Feeds], Mapping[str, Any]]:
-        return open_session(ir.to_proto(module.model), Run(threads=1)).run
 
 
 def _network(build: Build) -> GraphModule:
@@ -71,7 +57,7 @@ def _compiled(module: GraphModule, pipeline: str) -> tuple[GraphModule, PassMana
         find_target("cpu"),
         [VerifyEach()],
         FeedsData(feeds).measure,
-        runtime=Learning(feeds),
+        runtime=FeedsRuntime(feeds),
     )
     manager.run(module)
     return module, manager

@@ -10,10 +10,12 @@ from onnxq.analysis.layers import linear_layers
 from onnxq.errors import CalibrationError
 from onnxq.ir.module import GraphModule
 from onnxq.passmanager.base import PassContext
+from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.patches import PLACES, patch_grams
+from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.rewrite.edit import Editor
 from onnxq.target import find_target
-from onnxq.testing.laws import FeedsData, run_model
+from onnxq.testing.laws import FeedsData, FeedsRuntime, run_model
 
 Build = Callable[..., GraphModule]
 
@@ -99,6 +101,25 @@ def test_outputs_err_less_on_other_images(
         pipeline = f"encode-weights{{granularity={granularity}}}, {rounding} insert-qdq"
         module = compiled(build(text, weights), pipeline, {"x": x[:16]})
         return float(np.square(run_model(module, other)["y"] - wanted).sum())
+
+    assert error(f"round-weights{{method={method}}},") < error("") / 2
+
+
+@pytest.mark.parametrize("method", ["gptq", "adaround"])
+def test_depthwise_outputs_err_less_on_other_images(method: str, build: Build) -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(32, 4, 12, 12)).cumsum(axis=2).cumsum(axis=3).astype(np.float32)
+    weights = {"w": rng.normal(size=(8, 1, 3, 3)).astype(np.float32)}
+    attributes = "<pads = [1, 1, 1, 1], group = 4, strides = [2, 1]>"
+    text = f"main (float[N,4,12,12] x) => (float[N,8,6,12] y) {{ y = Conv{attributes}(x, w) }}"
+    wanted = run_model(build(text, weights), {"x": x[16:]})["y"]
+
+    def error(rounding: str) -> float:
+        feeds, module = ({"x": x[:16]},), build(text, weights)
+        passes = parse_pipeline(f"infer-shapes, encode-weights{{bits=4}}, {rounding} insert-qdq")
+        measure = FeedsData(feeds).measure
+        PassManager(passes, find_target("cpu"), measure=measure, runtime=FeedsRuntime(feeds)).run(module)
+        return float(np.square(run_model(module, {"x": x[16:]})["y"] - wanted).sum())
 
     assert error(f"round-weights{{method={method}}},") < error("") / 2
 

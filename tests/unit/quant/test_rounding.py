@@ -93,3 +93,20 @@ def test_no_input_errs_by_more_than_half_a_step_given_those_that_follow(kind: st
     # Rounding to float32 moves a weight of up to 64 steps by 2^-24 of itself: by 4e-6 of a step.
     assert output_error(weight, rounded, gram) <= bound * (1 + 2e-5)
     assert alone < np.trace(damped) / 2, "correlated inputs tell of each other"
+
+
+@pytest.mark.parametrize("granularity", ["tensor int4", "column int8"])
+def test_groups_are_rounded_each_by_its_own_inputs(granularity: str) -> None:
+    weight = _weight(0)
+    encoding = _encodings(weight)[granularity]
+    grams = np.stack([_rows(seed).T @ _rows(seed) for seed in range(3)])
+    together, width = round_to_outputs(weight, grams, encoding), COLUMNS // 3
+    alone = [round_to_outputs(weight, gram, encoding) for gram in grams]
+    parts = [one[:, width * at : width * (at + 1)] for at, one in enumerate(alone)]
+    np.testing.assert_array_equal(together, np.hstack(parts))
+    errors = [
+        output_error(weight[:, width * at : width * (at + 1)], parts[at], gram)
+        for at, gram in enumerate(grams)
+    ]
+    # Three sums in float32 of products that are rounded once more; see above.
+    assert output_error(weight, together, grams) == pytest.approx(sum(errors), rel=4 * CHANNELS * 2.0**-24)
