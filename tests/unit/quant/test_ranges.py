@@ -178,6 +178,14 @@ def test_hessian_ranges_of_weights_cost_least(seed: int, whole: bool) -> None:
     assert found.sum() < 0.95 * costs["mse"].sum()
 
 
+def test_weights_of_inputs_that_hardly_matter_are_not_cut_off_for_nothing() -> None:
+    """Half of the inputs were never seen: their weights of 1 still count, if for a tenth of the others."""
+    rows = np.where(np.arange(40) < 20, 0.5, 1.0)[np.newaxis].astype(np.float32)
+    gram = np.diag(np.where(np.arange(40) < 20, 1.0, 0.0)).astype(np.float32)
+    _, high = hessian_range(rows, gram, "int8", whole=False)
+    assert high == pytest.approx(1.0, rel=1e-6)
+
+
 def test_hessian_ranges_of_weights_are_mse_for_independent_inputs() -> None:
     rows = samples("heavy", 3, (6, 50))
     cost = clipping.squared_error(rows, "int8", True, 7)
