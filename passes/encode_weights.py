@@ -10,7 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxq.analysis.layers import Layer, layer_of, linear_layers
+from onnxq.analysis.layers import Layer, layer_of, linear_layers, makes_tokens
 from onnxq.analysis.products import TOO_MANY
 from onnxq.ir.module import LINEAR, GraphModule, array_of, is_standard, name_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
@@ -33,6 +33,8 @@ class EncodeWeights(Pass):
             do not saturate there; none is what the target takes. Where it saturates, a channel's grid is as
             fine as its own neighbours allow. 2 to 6 are stored in 8 and gain nothing: they simulate what has
             such integers.
+        patches: Encode the convolution that cuts an image into tokens too. It is a hundredth of a vision
+            transformer's work, and 8 bits of what it gives are all that its residual stream begins with.
         dtype: ``int8``, or ``float8e4m3fn``, which has no bits to spare and whose range is ``min-max``.
         method: How ranges are set: ``min-max``; ``mse``, which clips where that errs less; or ``hessian``,
             which clips where the loss rises less, on data: for MatMul and Gemm, and as ``mse`` elsewhere.
@@ -50,6 +52,7 @@ class EncodeWeights(Pass):
     granularity: Literal["channel", "tensor"] = "channel"
     exclude: tuple[str, ...] = ()
     bits: Literal[2, 3, 4, 5, 6, 7, 8] | None = None
+    patches: bool = True
     dtype: Literal["int8", "float8e4m3fn"] = "int8"
     method: Literal["min-max", "mse", "hessian"] = "min-max"
 
@@ -103,7 +106,10 @@ class EncodeWeights(Pass):
             return reason
         if node.op_type not in ctx.target.integer_operators:
             return f"target {ctx.target.name} has no integer kernel for it"
-        return layer_of(node)
+        layer = layer_of(node)
+        if isinstance(layer, Layer) and not self.patches and makes_tokens(layer):
+            return "what it gives begins a residual stream, which is in float"
+        return layer
 
     def _encoding(self, layer: Layer, module: GraphModule, ctx: PassContext) -> Encoding:
         whole, limit = self._has_one_scale(layer), self._limit(layer, ctx)

@@ -15,6 +15,7 @@ from onnxq.ir.check import FINITE
 from onnxq.ir.module import (
     LINEAR,
     GraphModule,
+    array_of,
     attribute,
     constant_of,
     constant_tensor,
@@ -27,6 +28,10 @@ from onnxq.ir.module import (
 
 SELECTING = frozenset({"Flatten", "MaxPool", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"})
 """Their output holds no value that their input does not hold."""
+
+
+LAYING_OUT = ("Flatten", "Reshape", "Shape", "Transpose")
+"""What reads patches before they are tokens."""
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,19 @@ def pads_input(layer: Layer) -> bool:
         return is_standard(layer.node, "ConvTranspose")
     automatic = attribute(layer.node, "auto_pad", "NOTSET") in ("SAME_UPPER", "SAME_LOWER")
     return automatic or any(attribute(layer.node, "pads", ()))
+
+
+def makes_tokens(layer: Layer) -> bool:
+    """Tell whether the layer is the convolution that cuts an image into patches, and each into a token.
+
+    It reads an input of the model, each pixel once, and what it gives is laid out anew and read by no
+    convolution: its values begin the residual stream of a transformer.
+    """
+    node, readers = layer.node, list(layer.output.consumers())
+    kernel = array_of(layer.weight).shape[2:]
+    patches = max(kernel, default=1) > 1 and tuple(attribute(node, "strides", ())) == kernel
+    laid_out = bool(readers) and all(is_standard(one, *LAYING_OUT) for one in readers)
+    return is_standard(node, "Conv") and patches and layer.activation.is_graph_input() and laid_out
 
 
 def linear_layers(module: GraphModule) -> Iterator[Layer]:
