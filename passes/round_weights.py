@@ -49,7 +49,7 @@ class RoundWeights(Pass):
         layers: Names of nodes, in which * stands for anything.
         method: ``gptq`` rounds the weights of one input after those of another, and lets those to come make
             up for the error. ``adaround`` learns for all weights at once which of the two neighbours each
-            becomes: integers alone, and about ten times as long.
+            becomes: integers alone, and it takes many times as long.
         hessian: Weigh each row of what a MatMul reads by how much the loss cares for what becomes of it. An
             error then counts where it matters; what Convs read is not weighed.
 

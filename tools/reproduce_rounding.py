@@ -47,6 +47,7 @@ METHODS = {
     "reconstruction": {"learn": "reconstruct{{{options}}},"},
 }
 NOTHING = dict.fromkeys(("equalize", "round", "learn", "correct"), "")
+BATCH = 8
 MEAN, DEVIATION = 127.0, 128.0
 """Of EfficientNet-lite0's pixels."""
 
@@ -81,7 +82,10 @@ def _options() -> argparse.ArgumentParser:
 
 
 def _photographs(folder: Path) -> list[Feeds]:
-    return [dict(np.load(path)) for path in sorted(folder.glob("*.npz"))]
+    """Return samples in batches of ``BATCH``: a step of reconstruction takes one of them."""
+    samples = [dict(np.load(path)) for path in sorted(folder.glob("*.npz"))]
+    parts = [samples[start : start + BATCH] for start in range(0, len(samples), BATCH)]
+    return [{name: np.concatenate([one[name] for one in part]) for name in part[0]} for part in parts]
 
 
 def _enlarged(path: Path, count: int, name: str) -> list[Feeds]:

@@ -26,7 +26,7 @@ Model = Callable[[Arrays], Arrays]
 STRENGTH = 20.0
 """As with a single layer (``quant/adaround.py``), in units of what rounding to nearest costs a weight."""
 
-RATE, SCALE_RATE = 0.02, 0.003
+RATE, SCALE_RATE = 0.02, 0.01
 """How far V moves in a step, and by which part of itself a scale does at first."""
 
 QUANTIZED = 0.5
