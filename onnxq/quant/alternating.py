@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.quant.encodings import Affine
+from onnxq.quant.ranges import DAMPING
 
 Values = NDArray[np.float32]
 FACTORS = np.linspace(0.5, 1.2, 15)
@@ -41,9 +42,15 @@ class Product:
     encoding: Affine
 
     def errors(self, rows: Values, read: Values) -> NDArray[np.float64]:
-        """Return what each channel costs, shape (N,), where the layer reads ``read`` for ``rows``."""
-        off = read @ self.encoding.restored(self.weight) - rows @ self.weight
-        return np.asarray(np.einsum("rn,rn,rn->n", off, off, self.squares), np.float64)
+        """Return what each channel costs, shape (N,), where the layer reads ``read`` for ``rows``.
+
+        A little is added for each weight, as in ``hessian_range``.
+        """
+        stored = self.encoding.restored(self.weight)
+        off = read @ stored - rows @ self.weight
+        squares = self.squares.T @ np.square(rows).mean(axis=1)
+        little = DAMPING * squares * np.square(stored - self.weight).sum(axis=0)
+        return np.asarray(np.einsum("rn,rn,rn->n", off, off, self.squares) + little, np.float64)
 
 
 def alternated(

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from onnxq.quant.alternating import Product, alternated
 from onnxq.quant.encodings import Affine, covering
+from onnxq.quant.ranges import DAMPING
 
 
 def _rows(seed: int) -> NDArray[np.float32]:
@@ -32,12 +33,15 @@ def _encoding(rows: NDArray[np.float32]) -> Affine:
 
 
 def _cost(rows: NDArray[np.float32], products: list[Product], encoding: Affine) -> float:
-    """Return the weighed squared errors of what the layers give, by the definition."""
+    """Return the weighed squared errors of what the layers give, by the definition, and what is added."""
     read = encoding.dequantize(encoding.quantize(rows)).astype(np.float64)
-    return sum(
-        float((one.squares * (read @ one.encoding.restored(one.weight) - rows @ one.weight) ** 2).sum())
-        for one in products
-    )
+    total = 0.0
+    for one in products:
+        stored = one.encoding.restored(one.weight)
+        total += float((one.squares * (read @ stored - rows @ one.weight) ** 2).sum())
+        inputs = np.einsum("rn,rc->n", one.squares, rows**2) / rows.shape[1]
+        total += DAMPING * float(inputs @ ((stored - one.weight) ** 2).sum(axis=0))
+    return total
 
 
 @pytest.mark.parametrize("whole", [False, True])
