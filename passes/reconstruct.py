@@ -13,7 +13,7 @@ Sources: Li et al., 2021, arXiv:2102.05426 (BRECQ); Wei et al., 2022, arXiv:2203
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
@@ -30,7 +30,7 @@ from onnxq.quant.encodings import Encoding
 from onnxq.rewrite.edit import Editor
 from onnxq.rewrite.rounded import read_rounded
 from onnxq.training.reconstruction import Learned, Reconstruction, Unit
-from onnxq.training.trainee import Trainee, prepared, trainee_of
+from onnxq.training.trainee import Weight, prepared, trainee_of
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -71,12 +71,10 @@ class Reconstruct(Pass):
         decided = tuple((one.value, one.encoding) for one in module.named_decisions())
         key = "reconstructed", str(self), graph_digest(module), decided
         found = ctx.memo.of(key, lambda: list(self._learned(blocks, module, ctx)))
-        for block, (trainee, learned) in zip(blocks, found, strict=True):
-            _take(block, trainee, learned, module, ctx)
+        for block, one in zip(blocks, found, strict=True):
+            _take(block, one, module, ctx)
 
-    def _learned(
-        self, blocks: Sequence[Block], module: GraphModule, ctx: PassContext
-    ) -> Iterator[tuple[Trainee, Learned]]:
+    def _learned(self, blocks: Sequence[Block], module: GraphModule, ctx: PassContext) -> Iterator[_Found]:
         """Yield what is learned of each block, behind those before it as they are then."""
         assert ctx.runtime is not None
         base, done, total = prepared(module.undecided()), 0, self.steps * len(blocks)
@@ -106,7 +104,7 @@ class Reconstruct(Pass):
             outputs = work.outputs(learned.weights, learned.scales)
             for sample, exact, quantized in zip(samples, work.targets, outputs, strict=True):
                 sample.go_on(name_of(block.output), exact, quantized)
-            yield trainee, learned
+            yield _Found(trainee.weights, trainee.scales, learned)
 
     def _samples(self, blocks: Sequence[Block], base: GraphModule, runtime: Runtime) -> Iterator[_Sample]:
         """Yield for each batch what blocks read that depends on no layer."""
@@ -124,6 +122,22 @@ class Reconstruct(Pass):
             left -= max(len(array) for array in feeds.values() if array.ndim)
             found = {**feeds, **({} if run is None else run(feeds))}
             yield _Sample({name: found[name] for name in given})
+
+
+@dataclass(frozen=True)
+class _Found:
+    """What is kept of a block that was trained.
+
+    Args:
+        weights: What was rounded, by the names that ``learned`` has.
+        scales: The encodings as they were, likewise.
+        learned: The new numbers.
+
+    """
+
+    weights: Mapping[str, Weight]
+    scales: Mapping[str, Encoding]
+    learned: Learned
 
 
 @dataclass
@@ -162,18 +176,18 @@ def _lies_within(encoding: Encoding, block: Block, module: GraphModule) -> bool:
     return within and not any(one.for_all and one.value.is_graph_output() for one in same)
 
 
-def _take(block: Block, trainee: Trainee, learned: Learned, module: GraphModule, ctx: PassContext) -> None:
+def _take(block: Block, found: _Found, module: GraphModule, ctx: PassContext) -> None:
     """Put what was learned of a block into the graph."""
-    nodes = {node.name: node for node in block.nodes}
+    nodes, learned = {node.name: node for node in block.nodes}, found.learned
     if learned.error >= 1:
-        ctx.skip(nodes[next(iter(trainee.weights.values())).node], "rounding to nearest errs no more")
+        ctx.skip(nodes[next(iter(found.weights.values())).node], "rounding to nearest errs no more")
         return
     why = (
         f"squared error of {name_of(block.output)!r}: {learned.error:.2f} of what rounding to nearest causes"
     )
-    for name, one in trainee.weights.items():
+    for name, one in found.weights.items():
         read_rounded(nodes[one.node], one.index, learned.weights[name], one.encoding, ctx.edit, why=why)
-    for name, encoding in trainee.scales.items():
+    for name, encoding in found.scales.items():
         if not np.array_equal(learned.scales[name], encoding.scale):
             _rescale(encoding, replace(encoding, scale=learned.scales[name]), module, ctx.edit, why)
 

@@ -1,5 +1,6 @@
 """Reconstruction: what it brings on a residual network, and what it leaves as it was."""
 
+import pickle
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from onnxq.ir.digest import graph_digest
 from onnxq.ir.module import GraphModule, name_of
 from onnxq.passmanager.instruments import VerifyEach
 from onnxq.passmanager.manager import PassManager
+from onnxq.passmanager.memo import Memo
 from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
@@ -112,3 +114,16 @@ def test_without_data_it_says_so(build: Build) -> None:
     with pytest.raises(CalibrationError, match="its blocks have to be run") as caught:
         PassManager(passes, find_target("cpu")).run(module)
     assert caught.value.where == "block of 's'"
+
+
+def test_what_was_learned_is_kept_for_the_next_build_and_goes_to_other_processes(build: Build) -> None:
+    memo, feeds = Memo(), _feeds(0)
+    passes = parse_pipeline(f"infer-shapes, {BEFORE} reconstruct{{steps=10}}, insert-qdq")
+    manager = PassManager(
+        passes, find_target("cpu"), measure=FeedsData(feeds).measure, runtime=FeedsRuntime(feeds), memo=memo
+    )
+    first, again = _network(build), _network(build)
+    manager.run(first)
+    manager.memo, manager.runtime = pickle.loads(pickle.dumps(memo)), FeedsRuntime(())
+    manager.run(again)
+    assert graph_digest(first) == graph_digest(again)
