@@ -16,7 +16,8 @@ from onnxq.calibration.observers import ValueObserver
 from onnxq.calibration.opening import opened
 from onnxq.calibration.trimming import one_by_one, trimmed
 from onnxq.errors import CalibrationError
-from onnxq.quant.facts import Facts, Need
+from onnxq.quant.facts import Facts, Need, Place
+from onnxq.quant.statistics import Statistic
 from onnxq.runtime.batch import Feeds
 from onnxq.runtime.run import Run
 from onnxq.runtime.session import Session
@@ -87,7 +88,7 @@ def collect(
         needs: What to measure: inputs, outputs and inner values of the main graph.
         data: The samples; batches of about 8 are fastest.
         run: Where and how to run.
-        on_progress: Called after each batch with the number of samples so far, but for gradients.
+        on_progress: Called after each batch with the number of samples so far; for gradients once more.
 
     Raises:
         PreconditionError: A wanted value does not exist, or does not hold floats.
@@ -107,23 +108,22 @@ def collect(
             "there is no sample to calibrate on", hint="give data with at least one sample"
         )
     facts = {name: observer.facts() for name, observer in observers.items()}
-    of_gradients = [need.of_gradients for need in needs if need.of_gradients.stats]
-    if of_gradients:
-        facts |= _with_gradients(model, of_gradients, data, run, facts)
+    some = [need.of_gradients for need in needs if need.of_gradients.stats and facts[need.value].count]
+    for name, parts in _of_gradients(model, some, data, run, on_progress).items() if some else ():
+        facts[name] = facts[name].with_parts(parts)
     return Collected(facts, samples)
 
 
-def _with_gradients(
-    model: ir.Model | Path, needs: Sequence[Need], data: Data, run: Run, facts: Mapping[str, Facts]
-) -> dict[str, Facts]:
-    """Return facts with what gradients tell besides, which the data is streamed for once more."""
+def _of_gradients(
+    model: ir.Model | Path, needs: Sequence[Need], data: Data, run: Run, on_progress: Progress | None
+) -> Mapping[str, Mapping[Place, Statistic]]:
+    """Return what gradients tell besides, by value, for which the data is streamed once more."""
     from onnxq.calibration.curvature import curvature
     from onnxq.ir.module import GraphModule
     from onnxq.ir.store import load_model
 
     module = load_model(model) if isinstance(model, Path) else GraphModule(model)
-    some = [need for need in needs if facts[need.value].count]
-    return {name: facts[name].with_parts(parts) for name, parts in curvature(module, some, data, run).items()}
+    return curvature(module, needs, data, run, on_progress or (lambda done: None))
 
 
 def _stream(

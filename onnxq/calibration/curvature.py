@@ -6,7 +6,7 @@ how samples are cut into batches. Tokens that ``attention_mask`` leaves out are 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -41,7 +41,9 @@ class Data(Protocol):
         """Yield the batches from the beginning."""
 
 
-def curvature(module: GraphModule, needs: Iterable[Need], data: Data, run: Run) -> Parts:
+def curvature(
+    module: GraphModule, needs: Iterable[Need], data: Data, run: Run, on_progress: Callable[[int], None]
+) -> Parts:
     """Measure what ``needs`` ask for that is told by gradients, in one stream over the data.
 
     Args:
@@ -49,6 +51,7 @@ def curvature(module: GraphModule, needs: Iterable[Need], data: Data, run: Run) 
         needs: Each for statistics of gradients alone.
         data: The samples.
         run: Where and how to run.
+        on_progress: Called after each run with the number of samples so far.
 
     Raises:
         CalibrationError: A gradient is NaN somewhere.
@@ -65,10 +68,13 @@ def curvature(module: GraphModule, needs: Iterable[Need], data: Data, run: Run) 
         opened(drawing.module.model, (), run) as session,
     ):
         draws = _Draws(drawing, running, session)
+        done = 0
         for number, sample in enumerate(_samples(data, running)):
             blocks = draws.of(sample.feeds, number)
             for wish, observer in observers.items():
                 observer.update(blocks[_watched(wish)])
+            done += sample.rows
+            on_progress(done)
     return _results(observers)
 
 

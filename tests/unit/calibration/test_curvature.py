@@ -174,3 +174,9 @@ def test_decisions_are_none_of_its_business() -> None:
     facts = [measured(one, feeds_of(x), 2, NEEDS[1])["m"] for one in (module, parse(DIAGONAL))]
     assert module.decisions()
     np.testing.assert_array_equal(*(one.known(Curvature).values for one in facts))
+
+
+def test_progress_is_told_for_values_and_once_more_for_gradients() -> None:
+    x, told = RNG.normal(size=(3, 2, 2)).astype(np.float32), list[int]()
+    collect(parse(DIAGONAL).model, NEEDS, Cut(feeds_of(x), 3), Run(threads=1), on_progress=told.append)
+    assert told == [3, 1, 2, 3]
