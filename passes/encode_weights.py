@@ -107,7 +107,8 @@ class EncodeWeights(Pass):
         if node.op_type not in ctx.target.integer_operators:
             return f"target {ctx.target.name} has no integer kernel for it"
         layer = layer_of(node)
-        if isinstance(layer, Layer) and not self.patches and makes_tokens(layer):
+        asked = self.patches or ctx.precision.of_layer(node) is not None
+        if isinstance(layer, Layer) and not asked and makes_tokens(layer):
             return "what it gives begins a residual stream, which is in float"
         return layer
 

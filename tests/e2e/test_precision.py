@@ -79,7 +79,7 @@ def weights(output: Path) -> list[str]:
 def mixed(name: str) -> Recipe:
     """Return a shipped recipe that can store weights in blocks, too."""
     recipe = load_recipe(name)
-    text = recipe.pipeline.replace("encode-weights,", "encode-weights, encode-weight-blocks,")
+    text = recipe.pipeline.replace(", encode-embeddings", ", encode-weight-blocks, encode-embeddings")
     return recipe.model_copy(update={"pipeline": text.replace("minimum=13", "minimum=21")})
 
 
