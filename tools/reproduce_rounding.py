@@ -33,7 +33,7 @@ Feeds = Mapping[str, NDArray[Any]]
 
 PIPELINE = """
 @tidy, {equalize} remove-dead, normalize-matrices,
-encode-weights{{granularity={granularity}, bits={bits}}}, {round}
+encode-weights{{granularity={granularity}, bits={bits}, method=mse}}, {round}
 encode-activations{{scope=chains, method=mse, residuals=true}}, tie-encodings, {learn}
 fit-biases, {correct} encode-biases, insert-qdq, fold-clips, pad-integers, remove-dead
 """
