@@ -17,7 +17,7 @@ from onnxq.calibration.table import facts_in, facts_out
 from onnxq.quant.facts import Facts
 from onnxq.runtime.environment import cpu_name, runtime_versions
 
-SCHEMA = 2
+SCHEMA = 3
 """The version of what an entry holds; raised with every change of what is measured."""
 LARGEST = 1 << 30
 """Bytes; when the file holds more, the entries that were not read for longest go."""
