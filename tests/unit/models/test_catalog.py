@@ -19,7 +19,7 @@ CATALOG = tomllib.loads((ROOT / "models" / "catalog.toml").read_text())
 DIGITS = CATALOG["digits_vit"]
 TEXT_MODELS = ("bert_tiny_emotion", "bert_tiny_spam")
 GRAPHS = sorted(CATALOG["graphs"])
-SIZES = {"N": 3, "S": 4}
+SIZES = {"N": 3, "S": 4, "P": 2}
 SMALLEST_TABLE = 5
 
 
