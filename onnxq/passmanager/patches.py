@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from onnxq.analysis.layers import Layer
 from onnxq.errors import CalibrationError
+from onnxq.ir.digest import graph_digest
 from onnxq.ir.module import GraphModule, attribute, name_of
 from onnxq.passmanager.base import PassContext
 from onnxq.passmanager.pipeline import parse_pipeline
@@ -63,7 +64,7 @@ def group_grams(
 ) -> Iterator[NDArray[np.float32] | None]:
     """Yield the same of Convs in groups, one matrix for each group: shape (G, C, C).
 
-    All data is run once for each of them.
+    The data is run once for all of them, and for all builds that begin alike.
 
     Args:
         layers: Convs.
@@ -71,17 +72,29 @@ def group_grams(
         ctx: Has a runtime.
 
     """
-    for layer in layers:
-        assert ctx.runtime is not None
-        copy = module.undecided()
-        inner = PassContext(Editor(copy), ctx.target, ctx.rng)
-        node = next(one for one in copy.graph if one.name == layer.node.name)
-        probe = _group_products(node, layer, inner.edit)
-        _leave_alone([probe], copy, inner)
-        run, total = ctx.runtime.open(copy), np.zeros(1)
-        for feeds in ctx.runtime.batches():
-            total = total + run(feeds)[name_of(probe)].sum(axis=0, dtype=np.float64)
-        yield total.astype(np.float32) if total.ndim == 3 else None
+    if not layers:
+        return
+    copy = module.undecided()
+    inner = PassContext(Editor(copy), ctx.target, ctx.rng)
+    nodes = {node.name: node for node in copy.graph}
+    probes = [_group_products(nodes[layer.node.name], layer, inner.edit) for layer in layers]
+    _leave_alone(probes, copy, inner)
+    yield from ctx.memo.of(("products of groups", graph_digest(copy)), lambda: _summed(copy, probes, ctx))
+
+
+def _summed(
+    module: GraphModule, probes: Sequence[ir.Value], ctx: PassContext
+) -> list[NDArray[np.float32] | None]:
+    """Return the sums of values over all samples, in float64 until the end; None where there was none."""
+    assert ctx.runtime is not None
+    run, totals = ctx.runtime.open(module), [np.zeros(1) for _ in probes]
+    for feeds in ctx.runtime.batches():
+        found = run(feeds)
+        totals = [
+            total + found[name_of(probe)].sum(axis=0, dtype=np.float64)
+            for total, probe in zip(totals, probes, strict=True)
+        ]
+    return [total.astype(np.float32) if total.ndim == 3 else None for total in totals]
 
 
 def _group_products(node: ir.Node, layer: Layer, edit: Editor) -> ir.Value:

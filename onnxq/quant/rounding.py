@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,9 +40,7 @@ def round_to_outputs(weight: FloatArray, gram: FloatArray, encoding: Encoding) -
 
     """
     if gram.ndim == 3:
-        columns = np.split(np.arange(weight.shape[1]), len(gram))
-        parts = zip(columns, gram, strict=True)
-        return np.hstack([round_to_outputs(weight[:, of], one, _part(encoding, of)) for of, one in parts])
+        return _round_groups(weight, gram, encoding)
     order = np.argsort(-np.diagonal(gram), kind="stable")
     factor = _factor(gram[np.ix_(order, order)].astype(np.float64))
     scale, zero_point = (part[order] for part in encoding.spread(weight.shape))
@@ -60,11 +57,36 @@ def round_to_outputs(weight: FloatArray, gram: FloatArray, encoding: Encoding) -
     return left[np.argsort(order)].astype(np.float32)
 
 
-def _part(encoding: Encoding, columns: NDArray[np.intp]) -> Encoding:
-    """Return the encoding that some columns have."""
-    if encoding.axis is None:
-        return encoding
-    return replace(encoding, scale=encoding.scale[columns], zero_point=encoding.zero_point[columns])
+def _round_groups(weight: FloatArray, gram: FloatArray, encoding: Encoding) -> NDArray[np.float32]:
+    """Return the same of columns in groups, all groups at once."""
+    order = np.argsort(-np.diagonal(gram, axis1=1, axis2=2), axis=1, kind="stable")[..., np.newaxis]
+    matrices = np.take_along_axis(gram.astype(np.float64), order, axis=1)
+    factor = _factors(np.take_along_axis(matrices, order.swapaxes(1, 2), axis=2))
+    left, scale, zero_point = (
+        np.take_along_axis(_stacked(part, len(gram)), order, axis=1)
+        for part in (weight.astype(np.float64), *encoding.spread(weight.shape))
+    )
+    for row in range(left.shape[1]):
+        rounded = encoding.snap(left[:, row], scale[:, row], zero_point[:, row])
+        error = (left[:, row] - rounded) / factor[:, row, row, np.newaxis]
+        left[:, row] = rounded
+        left[:, row + 1 :] -= factor[:, row, row + 1 :, np.newaxis] * error[:, np.newaxis]
+    found = np.take_along_axis(left, np.argsort(order, axis=1), axis=1)
+    return found.swapaxes(0, 1).reshape(weight.shape).astype(np.float32)
+
+
+def _stacked(columns: NDArray[Any], groups: int) -> NDArray[Any]:
+    """Return columns in groups, (C, N), as (G, C, N / G)."""
+    return columns.reshape(len(columns), groups, -1).swapaxes(0, 1)
+
+
+def _factors(grams: Array) -> Array:
+    """Return what ``_factor`` does, for each of small matrices."""
+    squares = np.diagonal(grams, axis1=1, axis2=2)
+    damping = np.where(squares > 0, DAMPING * squares.mean(axis=1, keepdims=True), 1.0)
+    damped = grams + damping[..., np.newaxis] * np.eye(grams.shape[-1])
+    root = np.linalg.cholesky(damped[:, ::-1, ::-1])[:, ::-1, ::-1]
+    return np.asarray(np.linalg.inv(root), np.float64)
 
 
 def _factor(gram: Array) -> Array:
@@ -102,5 +124,4 @@ def times_gram(gram: NDArray[np.float32], columns: NDArray[np.float32]) -> NDArr
     """Return ``gram @ columns``, shape (C, N); with a gram for each group of columns, (G, C, C), likewise."""
     if gram.ndim == 2:
         return gram @ columns
-    stacked = columns.reshape(len(columns), len(gram), -1).swapaxes(0, 1)
-    return (gram @ stacked).swapaxes(0, 1).reshape(columns.shape)
+    return (gram @ _stacked(columns, len(gram))).swapaxes(0, 1).reshape(columns.shape)
