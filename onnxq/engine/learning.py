@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxq.engine.known import UnmeasuredError
 from onnxq.engine.measurements import Measurements
 from onnxq.ir.module import GraphModule
+from onnxq.ir.store import output_files, write_model
 from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
 
@@ -37,13 +39,16 @@ class Learning:
         return (batch.feeds for batch in self.measurements.data.batches())
 
     def open(self, module: GraphModule) -> Callable[[Mapping[str, NDArray[Any]]], Mapping[str, Any]]:
-        """Open a graph in ONNX Runtime.
+        """Open a graph in ONNX Runtime, which maps the weights of a large one.
 
         Raises:
             ModelError: It cannot be loaded.
 
         """
-        return open_session(ir.to_proto(module.model), Run(threads=self.measurements.threads)).run
+        with TemporaryDirectory(prefix="onnxq-learn-", ignore_cleanup_errors=True) as folder:
+            files = output_files(module, Path(folder, "learned.onnx"))
+            write_model(module, files)
+            return open_session(files[-1], Run(threads=self.measurements.threads)).run
 
 
 @dataclass(frozen=True)

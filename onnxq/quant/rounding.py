@@ -124,4 +124,5 @@ def times_gram(gram: NDArray[np.float32], columns: NDArray[np.float32]) -> NDArr
     """Return ``gram @ columns``, shape (C, N); with a gram for each group of columns, (G, C, C), likewise."""
     if gram.ndim == 2:
         return gram @ columns
-    return (gram @ _stacked(columns, len(gram))).swapaxes(0, 1).reshape(columns.shape)
+    found: NDArray[np.float32] = gram @ _stacked(columns, len(gram))
+    return found.swapaxes(0, 1).reshape(columns.shape)
