@@ -342,7 +342,8 @@ def _tried(
     rivals = _rivals(recipe, timing)
     standings = timing.race("racing forms", {**models, **rivals})
     stood = {name: standings.pop(name) for name in rivals}
-    found |= _verdicts(standings, slow)
+    loses = any(stood[name].faster for name in (SOURCE, EXACT) if name in stood)
+    found |= _verdicts(standings, slow if loses else [])
     equal = {form.name: Verdict(form.name, 1.0, (1.0, 1.0), dropped=False) for form in forms}
     return list((equal | found).values()), stood
 
@@ -350,7 +351,8 @@ def _tried(
 def _verdicts(standings: Mapping[str, Standing], slow: Sequence[str]) -> dict[str, Verdict]:
     """Return a verdict on each form; slow ones have the one on all of them where that is to leave them out.
 
-    A layer of a small model takes too little of its time for a race to tell, and thirty of them take much.
+    They are given where the model would go back to float as a whole for them. A layer of a small model takes
+    too little of its time for a race to tell, and thirty of them take much.
     """
     found = {name: _verdict(name, one) for name, one in standings.items() if name != TOGETHER}
     together = standings.get(TOGETHER)
