@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.analysis.layers import Layer, linear_layers
-from onnxq.ir.module import GraphModule, array_of, attribute, is_standard, name_of
+from onnxq.ir.module import GraphModule, array_of, is_standard, name_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.passmanager.memo import content_of
-from onnxq.passmanager.patches import group_grams, patch_grams, patch_size
+from onnxq.passmanager.patches import patch_grams, patch_size
 from onnxq.quant.adaround import learn_rounding
 from onnxq.quant.encodings import Encoding
 from onnxq.quant.facts import Need
@@ -75,14 +75,8 @@ class RoundWeights(Pass):
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave a weight to rounding to nearest where that errs no more, or where it has several readers."""
         products, convs = list(self._products(module)), list(self._convolutions(module, ctx))
-        plain = [layer for layer in convs if attribute(layer.node, "group", 1) == 1]
-        groups, in_float = [layer for layer in convs if layer not in plain], module.clone()
-        grams = chain(
-            self._measured(products, module),
-            patch_grams(plain, in_float, ctx),
-            group_grams(groups, in_float, ctx),
-        )
-        layers = [*products, *plain, *groups]
+        grams = chain(self._measured(products, module), patch_grams(convs, module.clone(), ctx))
+        layers = [*products, *convs]
         for done, (layer, gram) in enumerate(zip(layers, grams, strict=True), 1):
             self._round(layer, gram, module, ctx)
             ctx.progress("rounding weights", done, len(layers))
@@ -131,9 +125,7 @@ class RoundWeights(Pass):
 
     def _convolutions(self, module: GraphModule, ctx: PassContext) -> Iterator[Layer]:
         for layer in self._encoded(module, "Conv"):
-            if attribute(layer.node, "group", 1) > 1 and ctx.runtime is None:
-                ctx.skip(layer.node, "its channels are in groups, and there is no data")
-            elif patch_size(layer) > MOST_CHANNELS:
+            if patch_size(layer) > MOST_CHANNELS:
                 ctx.skip(layer.node, f"each of its outputs reads more than {MOST_CHANNELS} numbers")
             else:
                 yield layer

@@ -16,22 +16,22 @@ from numpy.typing import NDArray
 
 from onnxq.analysis.layers import Layer
 from onnxq.errors import CalibrationError
-from onnxq.ir.digest import graph_digest
 from onnxq.ir.module import GraphModule, attribute, name_of
 from onnxq.passmanager.base import PassContext
 from onnxq.passmanager.pipeline import parse_pipeline
-from onnxq.quant.facts import Need
-from onnxq.quant.statistics import Gram
+from onnxq.quant.facts import Facts, Need
+from onnxq.quant.statistics import Gram, Mean
 from onnxq.rewrite.edit import Editor
 
 PLACES = 8
 """Along each axis, so many places of the output are looked at where it has more, and fewer than twice as
-many: neighbours tell little new, and all patches of a large image would take many times its memory."""
+many: neighbours tell little new, and all patches of a large image would take many times its memory. Of
+channels in groups it is at most so many: their matrices are small, and their patches as large as any."""
 
 MOST_PRODUCTS = 1 << 25
 """The elements of all matrices that one run over the data adds up: 256 MB in float64."""
 
-GRAM = frozenset({Gram})
+GRAM, MEAN = frozenset({Gram}), frozenset({Mean})
 
 
 def patch_size(layer: Layer) -> int:
@@ -39,15 +39,20 @@ def patch_size(layer: Layer) -> int:
     return prod(_ints(layer.weight)[1:])
 
 
+def _groups(layer: Layer) -> int:
+    return int(attribute(layer.node, "group", 1))
+
+
 def patch_grams(
     layers: Sequence[Layer], module: GraphModule, ctx: PassContext
 ) -> Iterator[NDArray[np.float32] | None]:
     """Yield the Gram matrix of the patches of each Conv, channel by channel, as its weight is laid out.
 
-    The data is run as often as memory asks for: once, unless the layers are many or large.
+    Of channels in groups it is one for each group, (G, C, C), and the mean over the batches, not the sum. The
+    data is run as often as memory asks for: once, unless the layers are many or large.
 
     Args:
-        layers: Convs whose channels are not in groups.
+        layers: Convs.
         module: The graph; it stays as it is.
         ctx: Measures.
 
@@ -57,54 +62,6 @@ def patch_grams(
     """
     for run in _runs(layers):
         yield from _measured(run, module, ctx)
-
-
-def group_grams(
-    layers: Sequence[Layer], module: GraphModule, ctx: PassContext
-) -> Iterator[NDArray[np.float32] | None]:
-    """Yield the same of Convs in groups, one matrix for each group: shape (G, C, C).
-
-    The data is run once for all of them, and for all builds that begin alike.
-
-    Args:
-        layers: Convs.
-        module: The graph; it stays as it is.
-        ctx: Has a runtime.
-
-    """
-    if not layers:
-        return
-    copy = module.undecided()
-    inner = PassContext(Editor(copy), ctx.target, ctx.rng)
-    nodes = {node.name: node for node in copy.graph}
-    probes = [_group_products(nodes[layer.node.name], layer, inner.edit) for layer in layers]
-    _leave_alone(probes, copy, inner)
-    yield from ctx.memo.of(("products of groups", graph_digest(copy)), lambda: _summed(copy, probes, ctx))
-
-
-def _summed(
-    module: GraphModule, probes: Sequence[ir.Value], ctx: PassContext
-) -> list[NDArray[np.float32] | None]:
-    """Return the sums of values over all samples, in float64 until the end; None where there was none."""
-    assert ctx.runtime is not None
-    run, totals = ctx.runtime.open(module), [np.zeros(1) for _ in probes]
-    for feeds in ctx.runtime.batches():
-        found = run(feeds)
-        totals = [
-            total + found[name_of(probe)].sum(axis=0, dtype=np.float64)
-            for total, probe in zip(totals, probes, strict=True)
-        ]
-    return [total.astype(np.float32) if total.ndim == 3 else None for total in totals]
-
-
-def _group_products(node: ir.Node, layer: Layer, edit: Editor) -> ir.Value:
-    """Write out the products of the patches of each group, for each sample: (N, G, C, C)."""
-    patches, groups = _patches(node, layer, edit), attribute(node, "group", 1)
-    op, name = edit.behind(patches, why="groups are products of their own"), name_of(patches)
-    split = op.constant(f"{name}_split", np.array([0, groups, patch_size(layer), -1]))
-    rows = op.Reshape(patches, split, name=f"{name}_by_group")
-    turned = op.Transpose(rows, perm=[0, 1, 3, 2], name=f"{name}_turned")
-    return op.MatMul(rows, turned, name=f"{name}_products")
 
 
 def _leave_alone(outputs: Sequence[ir.Value], module: GraphModule, ctx: PassContext) -> None:
@@ -117,7 +74,7 @@ def _leave_alone(outputs: Sequence[ir.Value], module: GraphModule, ctx: PassCont
 def _runs(layers: Sequence[Layer]) -> Iterator[list[Layer]]:
     run: list[Layer] = []
     for layer in layers:
-        if run and sum(patch_size(one) ** 2 for one in (*run, layer)) > MOST_PRODUCTS:
+        if run and sum(_groups(one) * patch_size(one) ** 2 for one in (*run, layer)) > MOST_PRODUCTS:
             yield run
             run = []
         run.append(layer)
@@ -137,17 +94,45 @@ def _measured(
     copy = module.undecided()
     inner = PassContext(Editor(copy), ctx.target, ctx.rng)
     nodes = {node.name: node for node in copy.graph}
-    probes = [_patches(nodes[layer.node.name], layer, inner.edit) for layer in layers]
+    probes = [_probe(nodes[layer.node.name], layer, inner.edit) for layer in layers]
     _leave_alone(probes, copy, inner)
-    needs = [Need(name_of(p), GRAM, -2) for p in probes]
+    needs = [_need(probe, layer) for probe, layer in zip(probes, layers, strict=True)]
     found = ctx.measure(copy, needs)
-    grams = [found[need.value].get(Gram, need.axis) for need in needs]
-    return [None if gram is None else gram.products for gram in grams]
+    return [_gram(found[need.value], layer) for need, layer in zip(needs, layers, strict=True)]
+
+
+def _probe(node: ir.Node, layer: Layer, edit: Editor) -> ir.Value:
+    """Write out what tells the Gram matrix: the patches, or the products of those of each group."""
+    patches = _patches(node, layer, edit)
+    return patches if _groups(layer) == 1 else _group_products(layer, patches, edit)
+
+
+def _group_products(layer: Layer, patches: ir.Value, edit: Editor) -> ir.Value:
+    """Write out the products of the patches of each group, summed over the batch: (1, G * C * C)."""
+    op, name = edit.behind(patches, why="groups are products of their own"), name_of(patches)
+    split = op.constant(f"{name}_split", np.array([0, _groups(layer), patch_size(layer), -1]))
+    rows = op.Reshape(patches, split, name=f"{name}_by_group")
+    turned = op.Transpose(rows, perm=[0, 1, 3, 2], name=f"{name}_turned")
+    products = op.MatMul(rows, turned, name=f"{name}_products")
+    summed = op.ReduceSum(products, [0], keepdims=1, name=f"{name}_summed")
+    return op.Flatten(summed, axis=1, name=f"{name}_flat")
+
+
+def _need(probe: ir.Value, layer: Layer) -> Need:
+    return Need(name_of(probe), GRAM, -2) if _groups(layer) == 1 else Need(name_of(probe), MEAN, -1)
+
+
+def _gram(facts: Facts, layer: Layer) -> NDArray[np.float32] | None:
+    if _groups(layer) == 1:
+        gram = facts.get(Gram, -2)
+        return None if gram is None else gram.products
+    mean, size = facts.get(Mean, -1), patch_size(layer)
+    return None if mean is None else mean.values.reshape(-1, size, size)
 
 
 def _patches(node: ir.Node, layer: Layer, edit: Editor) -> ir.Value:
     """Write the patches of ``node`` out, channel by channel, (N, C * kernel, places)."""
-    channels, kernel = _ints(layer.weight)[1] * attribute(node, "group", 1), _ints(layer.weight)[2:]
+    channels, kernel = _ints(layer.weight)[1] * _groups(layer), _ints(layer.weight)[2:]
     op, name = edit.at(node, why="its input is measured as it is multiplied"), f"{layer.output.name}_patches"
     spread, strides = _spread(layer), np.array(_strides(layer))
     padded, pads = node.inputs[0], _pads(layer)
@@ -203,8 +188,9 @@ def _strides(layer: Layer) -> list[int]:
     own = attribute(layer.node, "strides", [1] * (len(_ints(layer.weight)) - 2))
     shape = layer.output.shape
     sizes = [None] * len(own) if shape is None else list(shape)[2:]
+    spare = 0 if _groups(layer) == 1 else PLACES - 1
     return [
-        step * max(1, size // PLACES) if isinstance(size, int) else step
+        step * max(1, (size + spare) // PLACES) if isinstance(size, int) else step
         for step, size in zip(own, sizes, strict=True)
     ]
 
