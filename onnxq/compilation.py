@@ -22,13 +22,6 @@ from onnxq.comparison import (
     has_more,
     one_by_one,
     used_samples,
-    warn_of_decisions,
-    warn_of_floats,
-    warn_of_precision,
-    warn_of_rows,
-    warn_of_saturation,
-    warn_of_simulation,
-    warn_of_size,
     with_few,
     with_options,
 )
@@ -75,10 +68,20 @@ from onnxq.runtime.validate import AccuracyReport
 from onnxq.runtime.validity import only_valid
 from onnxq.search.choose import Choice, choose, settings
 from onnxq.search.floor import Ground, Held, hold
+from onnxq.search.forms import in_float
 from onnxq.search.frontier import Point, compiled
-from onnxq.search.tune import Tuning, in_float, tune
+from onnxq.search.tune import Tuning, tune
 from onnxq.shown import Shown
 from onnxq.staging import sync
+from onnxq.warned import (
+    warn_of_decisions,
+    warn_of_floats,
+    warn_of_precision,
+    warn_of_rows,
+    warn_of_saturation,
+    warn_of_simulation,
+    warn_of_size,
+)
 
 FLOOR_TARGETS = ("cpu",)
 """Targets whose recipes quantize, and take layers back."""
@@ -330,7 +333,7 @@ class Compilation:
                 comparison = compare(
                     self.source.path, tried, samples, self.options, self.progress, self._run(module)
                 ).about(output)
-            of_rows = warn_of_rows(module, self.recipe.runs_on, samples)
+            of_rows = warn_of_rows(module, self.recipe.runs_on, self._shapes(samples))
             comparison = replace(comparison, warnings=(*comparison.warnings, *of_rows))
             judged = comparison.accuracy if self._judges_itself and samples.meaningful else None
             manifest = self._manifest(built, table, tried, digest.result(), comparison)
@@ -356,6 +359,12 @@ class Compilation:
         target = self.recipe.runs_on
         provider = usable_provider(target.provider)
         return None if provider is None else Run(provider, self.options.threads, target.options_for(module))
+
+    def _shapes(self, samples: Samples) -> dict[str, tuple[int, ...]]:
+        """Return what a user feeds, as far as somebody asks and samples tell."""
+        if samples.made_up or not self.recipe.runs_on.block_rows:
+            return {}
+        return {name: array.shape for batch in samples.timed(1)[:1] for name, array in batch.feeds.items()}
 
     def _enforce(self, accuracy: AccuracyReport | None, output: Path) -> None:
         """Hold the result to the gates of the recipe and to those that were asked for."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from onnxq.analysis.products import saturating_products
 from onnxq.calibration.data import Dataset, input_specs
-from onnxq.comparison import CompileOptions, choose_samples, compare, warn_of_speed
+from onnxq.comparison import CompileOptions, choose_samples, compare
 from onnxq.errors import InputError, ToleranceError
 from onnxq.ir.store import load_model
 from onnxq.manifest import Manifest, ModelFile, read_manifest, session_options_beside
@@ -24,6 +24,7 @@ from onnxq.runtime.run import Run
 from onnxq.runtime.session import usable_provider
 from onnxq.runtime.validate import AccuracyReport
 from onnxq.story import strangers
+from onnxq.warned import warn_of_speed
 
 TWICE_THE_NOISE_DB = 3.0
 """So much worse than in the manifest an output may be: other samples move it by less, saturation by more."""

@@ -266,6 +266,7 @@ def _comparison(function: Callable[[Any, Any], bool], below: Callable[[Any, Any]
     """Return the rule of an operator that compares; ``below`` is not positive where it holds for integers."""
 
     def rule(reader: Reader, node: ir.Node, index: Index) -> Element:
+        """Compare truths case by case; of positions and lengths, note the condition."""
         operands = _operands(reader, node, index)
         cases = any(isinstance(one, Cases) for one in operands)
         flags = [isinstance(one, sympy.core.function.AppliedUndef) for one in operands]

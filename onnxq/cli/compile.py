@@ -204,8 +204,7 @@ def run(
     work.require_tunable(recipe)
     instruments = [_reproducer(output, recipe), *watch.instruments(recipe)]
     dataset = ranges.open(model, source=source, tell=False)
-    if wanted.none_chosen and "quantize-dynamically" in recipe.pipeline:
-        remark(WITHOUT_DATA)
+    _remark_all([WITHOUT_DATA] if wanted.none_chosen and "quantize-dynamically" in recipe.pipeline else [])
     try:
         with progress() as on_progress:
             manifest = compile_model(

@@ -91,7 +91,7 @@ def run(
 
 def _warn(reference: Path, candidate: Path, report: AccuracyReport, *, on_cpu: bool) -> None:
     """Tell of all that makes the numbers doubtful, or the candidate."""
-    from onnxq.comparison import warn_of_accuracy, warn_of_saturation
+    from onnxq.warned import warn_of_accuracy, warn_of_saturation
 
     saturation = warn_of_saturation(candidate) if on_cpu else ()
     for warning in (*_strangers(reference, candidate), *warn_of_accuracy(report.outputs), *saturation):

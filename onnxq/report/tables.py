@@ -20,8 +20,9 @@ from onnxq.runtime.invariance import InvarianceReport
 from onnxq.runtime.kernels import KernelReport, LayerKernel, LayerState, OpSummary, Provenance
 from onnxq.runtime.validate import AccuracyReport
 from onnxq.search.choose import Trial
+from onnxq.search.forms import is_variant
 from onnxq.search.frontier import Point
-from onnxq.search.tune import GRAPH, Verdict, is_variant
+from onnxq.search.tune import GRAPH, Verdict
 
 NOTHING = "-"
 MEGABYTE = 1e6

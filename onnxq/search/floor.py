@@ -27,10 +27,10 @@ from onnxq.runtime.batch import Batch, Feeds
 from onnxq.runtime.gates import option_of, worst_db
 from onnxq.runtime.kernels import kernel_report
 from onnxq.runtime.race import race
+from onnxq.search.forms import in_float as all_in_float
 from onnxq.search.frontier import Point, Tried, frontier
 from onnxq.search.parts import Cost, Samples, costs, in_float
 from onnxq.search.tune import EXACT, SOURCE
-from onnxq.search.tune import in_float as all_in_float
 
 MOST_TRIALS = 9
 """So many recipes are tried, one after the other, to find how many parts it takes."""

@@ -8,26 +8,20 @@ the result then still has the accuracy that is asked for, and races once more, a
 
 from __future__ import annotations
 
-import glob
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
 
-from onnxq.analysis.layers import Layer, linear_layers
 from onnxq.engine.build import Build
 from onnxq.engine.judge import Judge
 from onnxq.errors import OnnxqError
 from onnxq.heap import make_room
-from onnxq.ir.module import GraphModule, attribute
+from onnxq.ir.module import GraphModule
 from onnxq.ir.store import model_digest, output_files, write_model
-from onnxq.passmanager.base import Pass
-from onnxq.passmanager.pipeline import format_pipeline, parse_pipeline
 from onnxq.passmanager.precision import Precision
-from onnxq.passmanager.values import value_text
 from onnxq.progress import Progress, quiet, steps_of
 from onnxq.recipe import Recipe, load_recipe
 from onnxq.runtime.batch import Feeds
@@ -35,6 +29,18 @@ from onnxq.runtime.kernels import kernel_report
 from onnxq.runtime.race import CLEAR_GAIN, Standing, opened, race
 from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
+from onnxq.search.forms import (
+    Form,
+    deciding,
+    forms_of,
+    groups_of,
+    in_float,
+    is_variant,
+    timed_alone,
+    timed_passes,
+    with_passes,
+    without,
+)
 from onnxq.search.remembered import Memory
 
 EVERYTHING = "all-tensors"
@@ -45,9 +51,6 @@ GRAPH = "a CUDA graph"
 
 SOURCE, EXACT = "the source as it is", "the exact passes alone"
 """What a recipe's result must not be slower than."""
-
-BETWEEN = "integers between layers"
-"""The form that leaves out what lies between the layers."""
 
 TOGETHER = "int8 for what is slower in it"
 """The form without all layers whose integer kernels take longer in a profile than those for floats."""
@@ -62,21 +65,6 @@ WORTH = 1.05
 
 UNSURE = 0.5
 """So much of a layer's time with float kernels, as the profile tells it, is sure."""
-
-
-@dataclass(frozen=True)
-class Form:
-    """One thing that can be left out of a recipe, or done in another way.
-
-    Args:
-        name: What is left out: ``int8 for MatMul 384x1536``, ``pass sum-residuals`` or ``BETWEEN``. Or a
-            variant of a pass, as ``lower-precision.dtype=bfloat16``.
-        recipe: The recipe without it, or with it.
-
-    """
-
-    name: str
-    recipe: Recipe
 
 
 @dataclass(frozen=True)
@@ -141,21 +129,21 @@ def tune(
     with TemporaryDirectory(prefix="onnxq-tune-") as folder:
         timing = _Timing(source, build, Path(folder), feeds, run, on_progress)
         on_progress("building forms", 0, None)
-        alone, passes = _timed_alone(recipe), _timed(recipe)
+        alone, passes = timed_alone(recipe), timed_passes(recipe)
         build.vary(alone, (pass_.name for pass_ in passes if pass_.optional or pass_.encodes_weights))
         timing.make(recipe, build.trial)
-        groups = _groups(build.sketch(alone, _deciding(passes)), recipe.precision)
-        forms = list(_forms(recipe, groups))
-        memory = Memory.of(_timed_alone(recipe), feeds, run)
+        groups = groups_of(build.sketch(alone, deciding(passes)), recipe.precision)
+        forms = list(forms_of(recipe, groups))
+        memory = Memory.of(timed_alone(recipe), feeds, run)
         known = memory.recall([form.name for form in forms])
         remembered = [Verdict(name, None, None, dropped) for name, dropped in (known or {}).items()]
         found, standings = (remembered, {}) if remembered else _tried(recipe, forms, groups, timing)
         verdicts = _confirmed(recipe, groups, found, timing)
         memory.keep({verdict.name: verdict.dropped for verdict in verdicts})
         if judge is not None:
-            verdicts = _holding(verdicts, lambda names: timing.misses(_without(recipe, groups, names), judge))
+            verdicts = _holding(verdicts, lambda names: timing.misses(without(recipe, groups, names), judge))
         dropped = _dropped(verdicts)
-        tuned = _without(recipe, groups, dropped)
+        tuned = without(recipe, groups, dropped)
         tuning = _never_slower(tuned, verdicts, timing, {} if dropped else standings)
         return _with_graph(tuning, timing) if run.provider == "cuda" else tuning
 
@@ -183,7 +171,7 @@ class _Timing:
 
     def make(self, recipe: Recipe, built: Callable[[Recipe], GraphModule] | None = None) -> Path:
         """Build a form that takes the time of ``recipe``'s result; by default, a sketch of it."""
-        timed = _timed_alone(recipe)
+        timed = timed_alone(recipe)
         if timed.pipeline not in self.made:
             self.made[timed.pipeline] = self._written((built or self.build.sketch)(timed))
             make_room()
@@ -233,94 +221,6 @@ class _Timing:
         return False
 
 
-def _with_passes(recipe: Recipe, passes: Sequence[Pass]) -> Recipe:
-    return recipe.model_copy(update={"pipeline": format_pipeline(passes)})
-
-
-def _timed_alone(recipe: Recipe) -> Recipe:
-    return _with_passes(recipe, _timed(recipe))
-
-
-def _timed(recipe: Recipe) -> list[Pass]:
-    """Return the passes that a form's time depends on."""
-    return [pass_ for pass_ in parse_pipeline(recipe.pipeline) if not pass_.numbers_only]
-
-
-def _deciding(passes: Sequence[Pass]) -> int:
-    """Return how many of the passes there are up to where the weights' encodings are decided."""
-    return max((count for count, pass_ in enumerate(passes, start=1) if pass_.encodes_weights), default=0)
-
-
-def _groups(module: GraphModule, precision: Precision) -> Mapping[str, Sequence[str]]:
-    """Return the names of the layers whose weight is encoded though nobody assigned that, by shape."""
-    groups: dict[str, list[str]] = defaultdict(list)
-    for layer in linear_layers(module):
-        if precision.of_layer(layer.node) is None and module.reads_encoded(layer.node, layer.weight):
-            groups[_shape_of(layer)].append(layer.node.name or "")
-    return groups
-
-
-def _forms(recipe: Recipe, groups: Mapping[str, Sequence[str]]) -> Iterator[Form]:
-    passes = parse_pipeline(recipe.pipeline)
-    shapes = groups if any(map(_leaves_out, passes)) else ()
-    names = [f"int8 for {shape}" for shape in shapes]
-    names += [BETWEEN] if any(pass_.plainer for pass_ in passes) else []
-    names += [f"pass {name}" for name in sorted({pass_.name for pass_ in passes if pass_.optional})]
-    names += _variants(recipe, passes)
-    for name in names:
-        yield Form(name, _without(recipe, groups, [name]))
-
-
-def _variants(recipe: Recipe, passes: Sequence[Pass]) -> list[str]:
-    """Return what passes may do otherwise, as settings; on processors there is nothing to gain."""
-    if recipe.runs_on.provider == "cpu":
-        return []
-    return [f"{pass_.name}.{setting}" for pass_ in passes for setting in pass_.variants]
-
-
-def is_variant(name: str) -> bool:
-    """Tell whether a form does something in another way, and leaves nothing out."""
-    return "=" in name
-
-
-def _leaves_out(pass_: Pass) -> bool:
-    """Tell whether the pass encodes weights, but those of layers that its option names."""
-    return pass_.encodes_weights and any(option.name == "exclude" for option in fields(pass_))
-
-
-def _without(recipe: Recipe, groups: Mapping[str, Sequence[str]], names: Sequence[str]) -> Recipe:
-    """Return the recipe with the named forms left out, and variants taken."""
-    passes = [pass_ for pass_ in parse_pipeline(recipe.pipeline) if f"pass {pass_.name}" not in names]
-    nodes = _layers_of(groups, names)
-    if BETWEEN in names:
-        passes = [pass_.plainer or pass_ for pass_ in passes]
-    recipe = _with_passes(recipe, passes).with_options([*filter(is_variant, names)])
-    return _in_float(recipe, [*map(glob.escape, nodes)]) if nodes else recipe
-
-
-def _layers_of(groups: Mapping[str, Sequence[str]], names: Sequence[str]) -> list[str]:
-    """Return the layers that the named forms leave out."""
-    return [node for shape, members in groups.items() if f"int8 for {shape}" in names for node in members]
-
-
-def in_float(recipe: Recipe) -> Recipe:
-    """Return the recipe with all layers in float; one that quantizes none stays as it is."""
-    return _in_float(recipe, ["*"])
-
-
-def _in_float(recipe: Recipe, patterns: Sequence[str]) -> Recipe:
-    settings = [
-        f"{pass_.name}.exclude={_with_more(getattr(pass_, 'exclude', ()), patterns)}"
-        for pass_ in parse_pipeline(recipe.pipeline)
-        if _leaves_out(pass_)
-    ]
-    return recipe.with_options(settings)
-
-
-def _with_more(excluded: Sequence[str], patterns: Sequence[str]) -> str:
-    return value_text(tuple(dict.fromkeys((*excluded, *patterns))))
-
-
 def _tried(
     recipe: Recipe, forms: Sequence[Form], groups: Mapping[str, Sequence[str]], timing: _Timing
 ) -> tuple[list[Verdict], dict[str, Standing]]:
@@ -330,9 +230,9 @@ def _tried(
     """
     found, slow = _profiled(recipe, groups, timing)
     models, whole = {"all": timing.whole}, model_digest(timing.whole)
-    built = _timed_alone(recipe)
+    built = timed_alone(recipe)
     tried = [form for form in forms if form.name not in found and not _is_same(form, built, timing.build)]
-    tried += [Form(TOGETHER, _without(recipe, groups, slow))] if len(slow) > 1 else []
+    tried += [Form(TOGETHER, without(recipe, groups, slow))] if len(slow) > 1 else []
     for number, form in enumerate(tried):
         timing.on_progress("building forms", number, len(tried))
         path = timing.make(form.recipe)
@@ -429,7 +329,7 @@ def _confirmed(
     """
     if not any(verdict.dropped and verdict.gain is not None for verdict in verdicts):
         return verdicts
-    tuned = timing.make(_without(recipe, groups, _dropped(verdicts)))
+    tuned = timing.make(without(recipe, groups, _dropped(verdicts)))
     found = timing.race("confirming", {"all": timing.whole, "tuned": tuned})
     if found["tuned"].faster:
         return verdicts
@@ -523,7 +423,7 @@ def _instead(rival: str, recipe: Recipe) -> Recipe:
     """Return the recipe that gives a rival of this one."""
     if rival == EXACT:
         return in_float(recipe)
-    return _with_passes(recipe, ()).model_copy(update={"needs_data": False, "precision": Precision()})
+    return with_passes(recipe, ()).model_copy(update={"needs_data": False, "precision": Precision()})
 
 
 def _kept(name: str, best: Standing, standings: Mapping[str, Standing]) -> str:
@@ -541,14 +441,3 @@ def _doubt(name: str, best: Standing) -> str:
         f"{name} may be faster here than the recipe's result ({gain.median:.2f}x, but {gain.p10:.2f}x to "
         f"{gain.p90:.2f}x from round to round): on a machine that does nothing else, tuning can tell"
     )
-
-
-def _shape_of(layer: Layer) -> str:
-    """Return what decides a layer's speed: operator, weight shape, strides and groups."""
-    weight = "x".join(str(size) for size in layer.weight.shape or ())
-    strides = attribute(layer.node, "strides", None)
-    group = attribute(layer.node, "group", 1)
-    parts = [layer.node.op_type, weight]
-    parts += [f"stride {max(strides)}"] if strides and max(strides) > 1 else []
-    parts += [f"groups {group}"] if group > 1 else []
-    return " ".join(parts)

@@ -18,7 +18,7 @@ from onnxq.passmanager.precision import Precision
 from onnxq.recipe import Recipe
 from onnxq.runtime.kernels import kernel_report
 from onnxq.runtime.provenance import LayerState
-from onnxq.search.tune import _groups
+from onnxq.search.forms import groups_of
 from onnxq.target import find_target
 
 QUICK = CompileOptions(bench=False, tune=False, choose=False)
@@ -212,9 +212,9 @@ def test_a_recipe_that_decides_nothing_refuses_a_name_that_fits_nothing(model: P
 def test_tuning_leaves_alone_what_is_assigned(model: Path) -> None:
     module = load_model(model)
     PassManager(parse_pipeline("infer-shapes, encode-weights"), find_target("cpu")).run(module)
-    assert len(_groups(module, Precision())) == len(WEIGHTS)
-    assert [*_groups(module, Precision({"proj": "int8", "first": "int8", "?e*": "int8"}))] == []
-    assert [*_groups(module, Precision({"proj": "int8", "gemm": "float", "first": "int8"}))] == [
+    assert len(groups_of(module, Precision())) == len(WEIGHTS)
+    assert [*groups_of(module, Precision({"proj": "int8", "first": "int8", "?e*": "int8"}))] == []
+    assert [*groups_of(module, Precision({"proj": "int8", "gemm": "float", "first": "int8"}))] == [
         "Conv 16x8x3x3",
         "MatMul 64x10",
     ]

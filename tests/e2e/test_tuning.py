@@ -15,8 +15,9 @@ from onnxq.recipe import Recipe
 from onnxq.runtime.bench import Spread
 from onnxq.runtime.gates import FLOOR_DB
 from onnxq.runtime.race import Standing
+from onnxq.search.forms import Form
 from onnxq.search.remembered import cache_file
-from onnxq.search.tune import EVERYTHING, EXACT, SOURCE, Form, Verdict
+from onnxq.search.tune import EVERYTHING, EXACT, SOURCE, Verdict
 
 ROWS, WIDTH = 32, 64
 UNCHOSEN = CompileOptions(choose=False)

@@ -11,12 +11,6 @@ from onnxq.comparison import (
     choose_samples,
     compare,
     first_few,
-    warn_of_accuracy,
-    warn_of_decisions,
-    warn_of_floats,
-    warn_of_simulation,
-    warn_of_size,
-    warn_of_speed,
 )
 from onnxq.errors import ModelError
 from onnxq.ir.records import Remark
@@ -29,6 +23,14 @@ from onnxq.runtime.bench import Spread
 from onnxq.runtime.compare import OutputAccuracy
 from onnxq.runtime.run import Run
 from onnxq.runtime.slices import LostSlices
+from onnxq.warned import (
+    warn_of_accuracy,
+    warn_of_decisions,
+    warn_of_floats,
+    warn_of_simulation,
+    warn_of_size,
+    warn_of_speed,
+)
 
 
 @pytest.mark.parametrize(("size", "count"), [(1 << 8, 16), (1 << 18, 2), (1 << 20, 1)])

@@ -32,7 +32,7 @@ FLOORS = [
     {"passmanager", "runtime", "digits", "training"},
     {"calibration", "testing", "recipe"},
     {"engine"},
-    {"comparison"},
+    {"comparison", "warned"},
     {"search"},
     {"diff", "manifest", "outputs", "written"},
     {"compilation", "export", "inspection", "story", "verification"},

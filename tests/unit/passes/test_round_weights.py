@@ -15,7 +15,7 @@ from onnxq.passmanager.patches import PLACES, patch_grams
 from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.rewrite.edit import Editor
 from onnxq.target import find_target
-from onnxq.testing.laws import FeedsData, FeedsRuntime, run_model
+from onnxq.testing.laws import FeedsData, run_model
 
 Build = Callable[..., GraphModule]
 
@@ -118,7 +118,7 @@ def test_depthwise_outputs_err_less_on_other_images(method: str, build: Build) -
         feeds, module = ({"x": x[:16]},), build(text, weights)
         passes = parse_pipeline(f"infer-shapes, encode-weights{{bits=4}}, {rounding} insert-qdq")
         measure = FeedsData(feeds).measure
-        PassManager(passes, find_target("cpu"), measure=measure, runtime=FeedsRuntime(feeds)).run(module)
+        PassManager(passes, find_target("cpu"), measure=measure).run(module)
         return float(np.square(run_model(module, {"x": x[16:]})["y"] - wanted).sum())
 
     assert error(f"round-weights{{method={method}}},") < error("") / 2

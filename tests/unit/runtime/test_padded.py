@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from onnxq.comparison import warn_of_padding
 from onnxq.runtime import padded
 from onnxq.runtime.padded import all_real, padding_cost
 from onnxq.runtime.run import Run
+from onnxq.warned import warn_of_padding
 
 Save = Callable[..., Path]
 PADDED = {"x": np.ones((1, 4), np.float32), "attention_mask": np.array([[1, 1, 0, 0]])}

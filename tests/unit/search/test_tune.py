@@ -9,18 +9,16 @@ from onnxq.recipe import load_recipe
 from onnxq.runtime.bench import Spread
 from onnxq.runtime.race import Standing
 from onnxq.runtime.run import Run
+from onnxq.search.forms import BETWEEN, forms_of, in_float
 from onnxq.search.tune import (
-    BETWEEN,
     GRAPH,
     TOGETHER,
     Tuning,
     Verdict,
-    _forms,
     _holding,
     _profiled,
     _verdicts,
     _with_graph,
-    in_float,
 )
 
 
@@ -75,17 +73,17 @@ def test_what_is_in_float_stays_as_it_is() -> None:
 
 
 def test_what_lies_between_layers_is_tried_in_float_where_it_is_in_integers() -> None:
-    forms = {form.name: form.recipe for form in _forms(load_recipe("cpu"), {})}
+    forms = {form.name: form.recipe for form in forms_of(load_recipe("cpu"), {})}
     assert "scope=chains" not in forms[BETWEEN].pipeline
-    assert BETWEEN not in {form.name for form in _forms(forms[BETWEEN], {})}
+    assert BETWEEN not in {form.name for form in forms_of(forms[BETWEEN], {})}
 
 
-def forms_of(name: str) -> dict[str, str]:
-    return {form.name: form.recipe.pipeline for form in _forms(load_recipe(name), {})}
+def pipelines_of(name: str) -> dict[str, str]:
+    return {form.name: form.recipe.pipeline for form in forms_of(load_recipe(name), {})}
 
 
 def test_on_cuda_attention_and_types_are_tried_in_their_forms() -> None:
-    forms = forms_of("cuda")
+    forms = pipelines_of("cuda")
     passes = {"pass cache-in-place", "pass fuse-attention", "pass pack-attention"}
     assert passes < forms.keys()
     assert {name for name in forms if "=" in name} == {"lower-precision.dtype=bfloat16"}
@@ -97,13 +95,13 @@ def test_on_cuda_attention_and_types_are_tried_in_their_forms() -> None:
     [("cuda-weights-4", {64, 128}), ("cuda-weights-8", {64, 128}), ("cuda-weights-fp8", set())],
 )
 def test_on_cuda_blocks_are_tried_in_other_lengths(name: str, sizes: set[int]) -> None:
-    forms = forms_of(name)
+    forms = pipelines_of(name)
     blocks = {f"encode-weight-blocks.block={size}" for size in sizes}
     assert {name for name in forms if "=" in name} == {"lower-precision.dtype=bfloat16", *blocks}
 
 
 def test_on_processors_no_variant_is_tried() -> None:
-    assert not [name for name in (*forms_of("cpu"), *forms_of("cpu-size")) if "=" in name]
+    assert not [name for name in (*pipelines_of("cpu"), *pipelines_of("cpu-size")) if "=" in name]
 
 
 def test_of_several_lengths_the_fastest_is_taken_where_it_is_worth_it() -> None:
