@@ -61,19 +61,16 @@ class SearchScales(Pass):
     ) -> None:
         rows, encoding = module.measured(decision.value).known(CurvedRows), decision.encoding
         assert isinstance(encoding, Affine)
-        products = [_product(layer, module) for layer in layers]
-        best, found = alternated(rows.values, products, encoding, self.rounds)
+        products = [_product(layer, rows.values, module) for layer in layers]
+        before = [_encoding(layer, module) for layer in layers]
+        best, found = alternated(products, before, encoding, self.rounds)
         why = f"the loss rises least: {float(best.scale / encoding.scale):.2f} of the step before"
         ctx.edit.encode(decision.value, best, readers=decision.readers, why=why)
-        for layer, before, after in zip(layers, products, found, strict=True):
-            share = float(np.mean(after.encoding.scale / before.encoding.scale))
-            axis = None if after.encoding.axis is None else layer.channel_axis
-            ctx.edit.encode(
-                layer.weight,
-                replace(after.encoding, axis=axis),
-                readers=[layer.node],
-                why=f"the loss rises least: {share:.2f} of the steps before, in the mean",
-            )
+        for layer, old, new in zip(layers, before, found, strict=True):
+            axis = None if new.axis is None else layer.channel_axis
+            share = float(np.mean(new.scale / old.scale))
+            why = f"the loss rises least: {share:.2f} of the steps before, in the mean"
+            ctx.edit.encode(layer.weight, replace(new, axis=axis), readers=[layer.node], why=why)
 
 
 def _sites(module: GraphModule) -> Iterator[tuple[Decision, list[Layer]]]:
@@ -118,11 +115,15 @@ def _fits(layer: Layer, rows: CurvedRows, module: GraphModule) -> bool:
     )
 
 
-def _product(layer: Layer, module: GraphModule) -> Product:
+def _product(layer: Layer, rows: NDArray[np.float32], module: GraphModule) -> Product:
+    return Product(rows, _matrix(layer), module.measured(layer.output).known(CurvedRows).squares)
+
+
+def _encoding(layer: Layer, module: GraphModule) -> Affine:
+    """Return the encoding of a layer's weight as a matrix whose columns are channels."""
     encoding = module.encoding_at(layer.node, 1)
     assert isinstance(encoding, Affine)
-    squares = module.measured(layer.output).known(CurvedRows).squares
-    return Product(_matrix(layer), squares, replace(encoding, axis=None if encoding.axis is None else 1))
+    return replace(encoding, axis=None if encoding.axis is None else 1)
 
 
 def _matrix(layer: Layer) -> NDArray[np.float32]:
