@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from onnxq.compile import calibrate_model, compile_model
     from onnxq.diff.models import diff_models
     from onnxq.errors import OnnxqError
+    from onnxq.finetuning import FinetuneOptions, finetune_model
     from onnxq.ir.module import GraphModule
     from onnxq.ir.store import load_model, save_model
     from onnxq.passmanager.manager import PassManager
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from onnxq.runtime.validate import validate
     from onnxq.search.sensitivity import measure_sensitivity
     from onnxq.story import read_story
+    from onnxq.training.fitting import Plan
 
 _HOME = {
     "CalibrationTable": "onnxq.calibration.table",
@@ -36,9 +38,11 @@ _HOME = {
     "CompileResult": "onnxq.compilation",
     "DataOptions": "onnxq.calibration.data",
     "Dataset": "onnxq.calibration.data",
+    "FinetuneOptions": "onnxq.finetuning",
     "GraphModule": "onnxq.ir.module",
     "OnnxqError": "onnxq.errors",
     "PassManager": "onnxq.passmanager.manager",
+    "Plan": "onnxq.training.fitting",
     "Recipe": "onnxq.recipe",
     "Run": "onnxq.runtime.run",
     "Timing": "onnxq.runtime.bench",
@@ -46,6 +50,7 @@ _HOME = {
     "calibrate_model": "onnxq.compile",
     "compile_model": "onnxq.compile",
     "diff_models": "onnxq.diff.models",
+    "finetune_model": "onnxq.finetuning",
     "load_model": "onnxq.ir.store",
     "load_pass": "onnxq.passmanager.pipeline",
     "load_recipe": "onnxq.recipe",
@@ -64,9 +69,11 @@ __all__ = [
     "CompileResult",
     "DataOptions",
     "Dataset",
+    "FinetuneOptions",
     "GraphModule",
     "OnnxqError",
     "PassManager",
+    "Plan",
     "Recipe",
     "Run",
     "Timing",
@@ -74,6 +81,7 @@ __all__ = [
     "calibrate_model",
     "compile_model",
     "diff_models",
+    "finetune_model",
     "load_model",
     "load_pass",
     "load_recipe",

@@ -126,6 +126,8 @@ class Compilation:
     choice: Choice | None = None
     tuning: Tuning | None = None
     held: Held | None = None
+    remarks: tuple[str, ...] = ()
+    """What has to be known of how the result came about, besides its passes."""
     judge: Judge | None = None
     """What says whether a result misses anything, where layers may go to float for that."""
 
@@ -383,7 +385,8 @@ class Compilation:
         of_float = self.held.warnings if self.held is not None else ()
         of_gates = ("the recipe's gates were not measured, as asked",) if unmeasured else ()
         of_target = self._warnings_of_target(module)
-        return of_data + self._warnings_of_source() + of_float + of_tuning + of_target + of_gates
+        told = (*self.remarks, *self._warnings_of_source())
+        return of_data + told + of_float + of_tuning + of_target + of_gates
 
     def _warnings_of_source(self) -> tuple[str, ...]:
         """Name the operators that onnxq knows nothing about."""

@@ -14,6 +14,7 @@ from onnxq.cli.streams import settle_streams
 
 COMMANDS = (
     "compile",
+    "tune",
     "export",
     "calibrate",
     "validate",

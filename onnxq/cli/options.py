@@ -145,7 +145,9 @@ class ReadingSettings:
     channel_order: Annotated[
         str, typer.Option(metavar="rgb|bgr", help="The model's order of colours.", rich_help_panel=_DATA)
     ] = "rgb"
-    seed: Annotated[int, typer.Option(help="For random data.", rich_help_panel=_DATA)] = 0
+    seed: Annotated[
+        int, typer.Option(help="For random data, and the order of training.", rich_help_panel=_DATA)
+    ] = 0
 
     def read(self, data: str, model: Path, *, source: Source | None = None, tell: bool = True) -> Dataset:
         """Return ``data`` for ``model``, and say what a user has to know of it, unless that is told later.

@@ -203,6 +203,19 @@ class Build:
         facts = {name: facts.without(LEFT_OUT) for name, facts in answers.given.items()}
         return Built(module, tuple(records), facts, tuple(watching.found))
 
+    def rest(
+        self, recipe: Recipe, module: GraphModule, start: int, instruments: Sequence[Instrument] = ()
+    ) -> list[PassRecord]:
+        """Run the passes of the recipe behind the first ``start`` on a graph, each verified.
+
+        Raises:
+            OnnxqError: As ``of``.
+
+        """
+        manager = self._manager(recipe, (VerifyEach(), *instruments), self._answers(recipe))
+        with only_valid(self.source.path):
+            return manager.run(module, start)
+
     def trial(
         self, recipe: Recipe, foreseen: Sequence[Pass] = (), instruments: Sequence[Instrument] = ()
     ) -> GraphModule:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import EllipsisType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,17 +43,24 @@ class Adam:
     parameters: Array
     _mean: Array = field(init=False)
     _square: Array = field(init=False)
-    _steps: int = field(default=0, init=False)
+    _steps: NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
         """Begin at rest."""
         self._mean, self._square = np.zeros_like(self.parameters), np.zeros_like(self.parameters)
+        self._steps = np.zeros((), np.int64)
+
+    @property
+    def state(self) -> dict[str, NDArray[Any]]:
+        """What a later run goes on with: arrays that are written to in place."""
+        return {"mean": self._mean, "square": self._square, "steps": self._steps}
 
     def step(self, gradient: Array, rate: float) -> None:
         """Move by at most about ``rate`` in each direction."""
         self._steps += 1
-        length = np.float32(rate / (1 - MOMENTUM**self._steps))
-        grown = np.float32(1 / (1 - MEMORY**self._steps))
+        steps = int(self._steps)
+        length = np.float32(rate / (1 - MOMENTUM**steps))
+        grown = np.float32(1 / (1 - MEMORY**steps))
         for part in pieces(self.parameters):
             slope = gradient[part]
             self._mean[part] += (1 - MOMENTUM) * (slope - self._mean[part])

@@ -1,0 +1,194 @@
+"""Training a graph on data: the samples with what the source makes of them, sessions, and checks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnxq.autodiff import losses, prepared
+from onnxq.autodiff.model import named_values, with_outputs
+from onnxq.calibration.data import Dataset
+from onnxq.errors import DataError, ModelError
+from onnxq.ir.module import GraphModule, name_of
+from onnxq.ir.store import output_files, write_model
+from onnxq.rewrite.edit import Editor
+from onnxq.runtime.resident import Resident
+from onnxq.runtime.run import Run
+from onnxq.runtime.session import Session, open_session
+from onnxq.training.fitting import Check, Fitting, Plan
+from onnxq.training.goals import Goal, Kind
+from onnxq.training.learned import Gridded, Learned, Plain, Steps
+from onnxq.training.network import LOSS, Network
+from onnxq.training.pool import Part, Pool
+
+Array = NDArray[Any]
+Arrays = Mapping[str, Array]
+
+TARGET = "target"
+
+HELD_BACK = 10
+"""Of so many batches one is not learned from where no other samples are given: it judges."""
+
+
+def goals_of(module: GraphModule, kind: Kind) -> list[Goal]:
+    """Return what a graph is trained for: all outputs of floats, or for ``cross-entropy`` the first.
+
+    Raises:
+        ModelError: There is no such output.
+
+    """
+    ends = [one.value for one in losses(prepared(module.undecided()))]
+    if not ends:
+        raise ModelError("it has no output of floats, and nothing can be learned")
+    chosen = ends[:1] if kind == "cross-entropy" else ends
+    return [Goal(name_of(value), f"{TARGET}_{number}", kind) for number, value in enumerate(chosen)]
+
+
+@contextmanager
+def opened(module: GraphModule, run: Run) -> Iterator[Session]:
+    """Open a graph in ONNX Runtime, for as long as its files are there."""
+    with TemporaryDirectory(prefix="onnxq-tune-", ignore_cleanup_errors=True) as folder:
+        files = output_files(module, Path(folder, "tuned.onnx"))
+        write_model(module, files)
+        yield open_session(files[-1], run)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What says what outputs shall be: labels, or the graph as it was.
+
+    Args:
+        module: The graph before it is trained.
+        goals: What is looked at.
+        run: Where and how it runs.
+
+    """
+
+    module: GraphModule
+    goals: Sequence[Goal]
+    run: Run
+
+    def parts(self, data: Dataset, labels: Array | None = None) -> Iterator[Part]:
+        """Yield the batches of data with their targets; ``labels`` are those of all samples, in order.
+
+        Raises:
+            DataError: The data cannot be read, or has no labels where they are the targets.
+
+        """
+        if self.goals[0].kind == "cross-entropy":
+            yield from self._labelled(data, labels)
+            return
+        copy = prepared(self.module.undecided())
+        ends = named_values(copy, [goal.value for goal in self.goals])
+        with opened(with_outputs(ends, Editor(copy)), self.run) as session:
+            for batch in data.batches():
+                found = session.run(batch.feeds)
+                targets = {goal.target: found[goal.value] for goal in self.goals}
+                yield Part({**batch.feeds, **targets}, batch.rows)
+
+    def _labelled(self, data: Dataset, labels: Array | None) -> Iterator[Part]:
+        seen = 0
+        for batch in data.batches():
+            own = batch.labels if labels is None else labels[seen : seen + batch.rows]
+            seen += batch.rows
+            classes = _classes(own, batch.rows, data.name)
+            yield Part({**batch.feeds, **{goal.target: classes for goal in self.goals}}, batch.rows)
+
+
+def _classes(labels: Array | None, rows: int, where: str) -> NDArray[np.int64]:
+    if labels is None:
+        raise DataError(
+            "it has no labels",
+            where=where,
+            hint="give --labels or --label-column, or learn from the model itself: --loss kl",
+        )
+    if len(labels) < rows:
+        raise DataError(f"{len(labels)} labels for {rows} samples", where=where)
+    return labels.astype(np.int64)
+
+
+def parted(parts: Sequence[Part]) -> tuple[list[Part], list[Part]]:
+    """Return what is learned from, and what judges: every tenth batch, of few the last; of one the same."""
+    if len(parts) == 1:
+        return list(parts), list(parts)
+    every = min(HELD_BACK, len(parts))
+    judging = parts[every - 1 :: every]
+    return [part for number, part in enumerate(parts) if number % every != every - 1], list(judging)
+
+
+def learned_of(network: Network) -> list[Learned]:
+    """Return what is learned of a network, as it is at first."""
+    weights: list[Learned] = [
+        Plain(name, one.array) if one.encoding is None else Gridded(name, one.array, one.encoding)
+        for name, one in network.parameters.items()
+    ]
+    return weights + [Steps(name, one.offset, one.encoding) for name, one in network.grids.items()]
+
+
+@contextmanager
+def fitting_of(
+    network: Network,
+    goals: Sequence[Goal],
+    parts: tuple[Sequence[Part], Sequence[Part]],
+    plan: Plan,
+    run: Run,
+) -> Iterator[Fitting]:
+    """Open the sessions of a network, for as long as it is trained.
+
+    Args:
+        network: What is trained.
+        goals: What for.
+        parts: What is learned from, and what judges.
+        plan: How it goes.
+        run: Where and how it runs.
+
+    """
+    learned = learned_of(network)
+    kept = {name: array for one in learned for name, array in one.fed.items()}
+    with (
+        opened(network.training, run) as training,
+        opened(network.evaluation, run) as evaluation,
+    ):
+        judge = _Judge(Resident(evaluation, _of(kept, evaluation)), goals, parts[1])
+        model = Resident(training, _of(kept, training))
+        yield Fitting(plan, learned, Pool(parts[0], plan.batch, plan.seed), model.run, judge)
+
+
+def _of(kept: Arrays, session: Session) -> dict[str, Array]:
+    names = {spec.name for spec in session.inputs}
+    return {name: array for name, array in kept.items() if name in names}
+
+
+@dataclass(frozen=True)
+class _Judge:
+    model: Resident
+    goals: Sequence[Goal]
+    parts: Sequence[Part]
+
+    def __call__(self, step: int) -> Check:
+        """Return the mean loss, and which share of rows has the right class, if there are classes."""
+        loss, rows, hits = 0.0, 0, []
+        for part in self.parts:
+            found = self.model.run(part.arrays)
+            loss += float(found[LOSS]) * part.rows
+            rows += part.rows
+            hits.append(_hits(found, part, self.goals[0]))
+        shares = np.concatenate(hits)
+        return Check(step, loss / rows, float(shares.mean()) if shares.size else None)
+
+
+def _hits(found: Arrays, part: Part, goal: Goal) -> Array:
+    """Return for each row whether its class is the right one."""
+    if goal.kind == "mse":
+        return np.empty(0)
+    end = found[next(name for name in found if name != LOSS)]
+    target = part.arrays[goal.target]
+    classes = target if goal.kind == "cross-entropy" else target.argmax(-1)
+    return np.asarray(end.argmax(-1) == classes).reshape(-1)

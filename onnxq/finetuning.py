@@ -1,0 +1,253 @@
+"""Training a model that was exported, without its source: what ``onnxq tune`` does.
+
+What is quantized where is what a recipe decides. With its passes up to there, the graph is trained with
+quantization in the loop; with the others, what was learned becomes the integer model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from onnxq.calibration.data import Dataset
+from onnxq.comparison import CompileOptions, with_options
+from onnxq.compilation import Compilation, CompileResult
+from onnxq.engine.build import Built
+from onnxq.engine.source import Source
+from onnxq.engine.teaching import Teacher, fitting_of, goals_of, parted
+from onnxq.errors import RecipeError
+from onnxq.ir.module import GraphModule, name_of
+from onnxq.ir.store import model_files
+from onnxq.outputs import Outputs
+from onnxq.passmanager.instruments import BisectLimit
+from onnxq.passmanager.pipeline import parse_pipeline
+from onnxq.progress import Progress, quiet
+from onnxq.quant.encodings import Encoding
+from onnxq.recipe import Recipe, load_recipe
+from onnxq.report.markdown import render_report
+from onnxq.rewrite.edit import Editor
+from onnxq.runtime.run import Run
+from onnxq.training.checkpoint import resume, save
+from onnxq.training.fitting import Check, Fitting, Plan
+from onnxq.training.goals import Kind
+from onnxq.training.learned import Gridded, Plain, Steps
+from onnxq.training.network import Network, network_of
+
+BEHIND = ("fit-biases", "correct-bias", "encode-biases")
+"""Passes that follow from scales and weights: they run on what was learned."""
+
+WHY = "learned"
+
+
+@dataclass(frozen=True)
+class FinetuneOptions:
+    """What is trained, and how.
+
+    Args:
+        bits: Of weights and of activations.
+        plan: How training goes.
+        loss: What for: ``cross-entropy`` with labels, else ``kl`` or ``mse`` to the model's own outputs.
+        recipe: What is quantized where; its choices are not tried.
+        judging: Samples that judge; by default some of the data are not learned from.
+        labels: Of the data, for ``cross-entropy``: one number for each sample; None if the data has them.
+        checkpoint: A folder from which training goes on if it was stopped.
+
+    """
+
+    bits: tuple[int, int] = (8, 8)
+    plan: Plan = field(default_factory=Plan)
+    loss: Kind = "kl"
+    recipe: Recipe | None = None
+    judging: Dataset | None = None
+    labels: NDArray[Any] | None = None
+    checkpoint: Path | None = None
+
+
+@dataclass(frozen=True)
+class Finetuned:
+    """What training gave.
+
+    Args:
+        compiled: The integer model, with its manifest and report.
+        checks: What was found on the way; the best is what the model has.
+
+    """
+
+    compiled: CompileResult
+    checks: tuple[Check, ...]
+
+    @property
+    def best(self) -> Check:
+        """The check whose numbers the model has."""
+        return min(self.checks, key=lambda one: one.loss)
+
+
+OnCheck = Callable[[Check], None]
+
+
+def finetune_recipe(base: Recipe, bits: tuple[int, int]) -> Recipe:
+    """Return a recipe that quantizes to so many bits, and leaves to training what else would move numbers.
+
+    Below 8 bits ranges are chosen by the squared error that they leave.
+    """
+    passes = {pass_.name for pass_ in parse_pipeline(base.pipeline)}
+    settings = [
+        setting
+        for name, width in zip(("encode-weights", "encode-activations"), bits, strict=True)
+        if width < 8
+        for setting in (f"{name}.bits={width}", f"{name}.method=mse")
+    ]
+    off = [f"{name}=off" for name in ("correct-bias", "round-weights", "reconstruct") if name in passes]
+    return base.with_options([*settings, *off]).decided()
+
+
+def finetune_model(
+    source: Path | str,
+    output: Path | str,
+    data: Dataset,
+    options: FinetuneOptions = FinetuneOptions(),
+    *,
+    around: CompileOptions | None = None,
+    on_progress: Progress = quiet,
+    on_check: OnCheck = lambda check: None,
+) -> Finetuned:
+    """Train a model with quantization in the loop, and write the integer model, its manifest and report.
+
+    Weights, biases, scales and offsets are learned (LSQ, LSQ+). All outputs are written together or not at
+    all, and replace files of the same kinds that onnxq wrote, no others.
+
+    Args:
+        source: The file of an ONNX model; it is only read.
+        output: Where the integer model goes.
+        data: Samples to learn from, in memory; ranges at first are measured on them too.
+        options: What is trained, and how.
+        around: How the result is compared and timed.
+        on_progress: Called as the work goes on.
+        on_check: Called with each check.
+
+    Raises:
+        OnnxqError: What is wrong, where, and what to do.
+
+    Source:
+        Esser et al., 2020, arXiv:1902.08153 (LSQ); Bhalgat et al., 2020, arXiv:2004.09576 (LSQ+).
+
+    """
+    around = around or CompileOptions(bench=False)
+    recipe = finetune_recipe(options.recipe or load_recipe("cpu"), options.bits).settled()
+    work = Compilation(Source.of(Path(source)), recipe, data, around, on_progress)
+    outputs = Outputs(Path(output), tuple(_read(work, options)), around.force)
+    outputs.files(work.source.module)  # what cannot be written is better known now
+    place = _place(recipe)
+    decided = work.build.of(recipe, (BisectLimit(place),))
+    tuning = _Finetuning(decided.module, data, options, Run(threads=around.threads), on_progress, on_check)
+    fitting = tuning.fitted(_digest(work, data, options))
+    work.remarks = (_told(fitting),)
+    records = work.build.rest(recipe, decided.module, place)
+    built = Built(decided.module, (*decided.records, *records), decided.facts, decided.assigned)
+    return Finetuned(work.finish(built, outputs, render_report), tuple(fitting.checks))
+
+
+def _read(work: Compilation, options: FinetuneOptions) -> Iterator[Path]:
+    yield from model_files(work.source.path)
+    yield from work.options.also_read
+    for data in (work.data, options.judging):
+        yield from data.paths if data is not None else ()
+
+
+def _place(recipe: Recipe) -> int:
+    """Return how many passes run before training.
+
+    Raises:
+        RecipeError: No pass realises what is decided.
+
+    """
+    for index, pass_ in enumerate(parse_pipeline(recipe.pipeline)):
+        if pass_.realises or pass_.name in BEHIND:
+            return index
+    raise RecipeError(
+        "no pass makes integers of what is decided", where=f"recipe {recipe.name}", hint="add insert-qdq"
+    )
+
+
+def _digest(work: Compilation, data: Dataset, options: FinetuneOptions) -> str:
+    """Return what tells this training from any other."""
+    plain = {**asdict(options.plan), "bits": options.bits, "loss": options.loss}
+    labels = None if options.labels is None else options.labels.tobytes()
+    told = (work.source.digest, data.digest(), labels, work.recipe.pipeline, sorted(plain.items()))
+    return hashlib.sha256(repr(told).encode()).hexdigest()
+
+
+def _told(fitting: Fitting) -> str:
+    best = fitting.best_check
+    step = 0 if best is None else best.step
+    return f"weights and scales were learned in {step} steps: the recipe alone does not give this model again"
+
+
+@dataclass(frozen=True)
+class _Finetuning:
+    module: GraphModule
+    data: Dataset
+    options: FinetuneOptions
+    run: Run
+    on_progress: Progress
+    on_check: OnCheck
+
+    def fitted(self, digest: str) -> Fitting:
+        """Train, and put what was learned into the graph."""
+        plan, goals = self.options.plan, goals_of(self.module, self.options.loss)
+        network = network_of(self.module, goals)
+        teacher = Teacher(self.module, goals, self.run)
+        parts = list(teacher.parts(with_options(self.data, batch_size=plan.batch), self.options.labels))
+        judging = self.options.judging
+        apart = parted(parts) if judging is None else (parts, list(teacher.parts(judging)))
+        with fitting_of(network, goals, apart, plan, self.run) as fitting:
+            self._fit(fitting, digest)
+        fitting.take_best()
+        put_back(self.module, network, fitting)
+        return fitting
+
+    def _fit(self, fitting: Fitting, digest: str) -> None:
+        folder = self.options.checkpoint
+        if folder is not None and resume(fitting, folder, digest):
+            for known in fitting.checks:
+                self.on_check(known)
+        for check in fitting.run():
+            self.on_progress("training", fitting.step, fitting.plan.steps)
+            if check is not None:
+                self.on_check(check)
+                if folder is not None:
+                    save(fitting, folder, digest)
+        self.on_progress("training", fitting.plan.steps, fitting.plan.steps)
+
+
+def put_back(module: GraphModule, network: Network, fitting: Fitting) -> None:
+    """Put what was learned into the graph that the network was made of: constants, and encodings."""
+    edit, nodes = Editor(module), {node.name: node for node in module.graph}
+    grids: dict[Encoding, Encoding] = {}
+    for one in fitting.learned:
+        if isinstance(one, Steps):
+            grids[one.begun] = one.encoding
+        elif isinstance(one, Plain | Gridded):
+            uses = [(nodes[name], index) for name, index in network.parameters[one.name].uses]
+            value = uses[0][0].inputs[uses[0][1]]
+            constant = edit.constant(f"{name_of(value)}_tuned", one.result, why=WHY)
+            for node, index in uses:
+                if isinstance(one, Gridded) and value is not None:
+                    edit.forget(value, readers=[node], why=WHY)
+                edit.rewire(node, index, constant, why=WHY)
+                if isinstance(one, Gridded):
+                    edit.encode(constant, one.encoding, readers=[node], why=WHY)
+    for decision in module.decisions():
+        if decision.encoding in grids:
+            edit.encode(
+                decision.value,
+                grids[decision.encoding],
+                readers=None if decision.for_all else decision.readers,
+                why=WHY,
+            )
+    edit.settle()
