@@ -18,6 +18,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxq.analysis.chains import Link
+from onnxq.analysis.layers import linear_layers
 from onnxq.analysis.scopes import (
     Readers,
     activations,
@@ -127,6 +128,13 @@ class EncodeActivations(Pass):
             )
         for value, _ in self._sites(module):
             yield Need(name_of(value), range_method(self._method(value), self.dtype).stats)
+
+    def foresees(self, module: GraphModule) -> Iterable[Need]:
+        """Ask for what gradients tell of all that layers read, too: it is drawn in a stream of its own."""
+        asked = list(self.needs(module))
+        stats = range_method(self.method, self.dtype).stats
+        read = dict.fromkeys(name_of(layer.activation) for layer in linear_layers(module))
+        return asked + [need for name in read if (need := Need(name, stats)).of_gradients.stats]
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Encode a value once, for all of its readers in scope, where its range has an encoding."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from onnxq.analysis.layers import Layer, linear_layers
 from onnxq.ir.knowledge import Decision
-from onnxq.ir.module import GraphModule, array_of, is_standard, name_of
+from onnxq.ir.module import GraphModule, array_of, is_standard, name_of, rank_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.quant.alternating import Product, alternated
 from onnxq.quant.encodings import Affine
@@ -42,9 +42,11 @@ class SearchScales(Pass):
 
     def needs(self, module: GraphModule) -> Iterable[Need]:
         """Ask for rows of what layers read and give, and how much the loss cares for them."""
-        for decision, layers in _sites(module):
-            for value in (decision.value, *(layer.output for layer in layers)):
-                yield Need(name_of(value), frozenset({CurvedRows}))
+        return _needs(layer for _, layers in _sites(module) for layer in layers)
+
+    def foresees(self, module: GraphModule) -> Iterable[Need]:
+        """Ask for those around every product, as all may be encoded."""
+        return _needs(layer for layer in linear_layers(module) if _is_matrix(layer))
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave alone what has several kinds of readers, and weights whose steps keep products exact."""
@@ -73,6 +75,12 @@ class SearchScales(Pass):
             ctx.edit.encode(layer.weight, replace(new, axis=axis), readers=[layer.node], why=why)
 
 
+def _needs(layers: Iterable[Layer]) -> Iterator[Need]:
+    for layer in layers:
+        for value in (layer.activation, layer.output):
+            yield Need(name_of(value), frozenset({CurvedRows}))
+
+
 def _sites(module: GraphModule) -> Iterator[tuple[Decision, list[Layer]]]:
     """Yield each decision on what products with encoded matrices read, and these."""
     layers = {layer.node: layer for layer in linear_layers(module) if _is_encoded_matrix(layer, module)}
@@ -85,8 +93,11 @@ def _sites(module: GraphModule) -> Iterator[tuple[Decision, list[Layer]]]:
 
 def _is_encoded_matrix(layer: Layer, module: GraphModule) -> bool:
     encoding = module.encoding_at(layer.node, 1)
-    matrix = is_standard(layer.node, "Gemm", "MatMul") and array_of(layer.weight).ndim == 2
-    return matrix and isinstance(encoding, Affine) and encoding.block_size is None
+    return _is_matrix(layer) and isinstance(encoding, Affine) and encoding.block_size is None
+
+
+def _is_matrix(layer: Layer) -> bool:
+    return is_standard(layer.node, "Gemm", "MatMul") and rank_of(layer.weight) == 2
 
 
 def _reason(decision: Decision, layers: Sequence[Layer], module: GraphModule, ctx: PassContext) -> str | None:

@@ -108,7 +108,9 @@ def _prune(facts: sqlite3.Connection) -> None:
 
 
 def _packed(facts: Facts) -> bytes:
-    return zlib.compress(json.dumps(facts_out(facts), allow_nan=False).encode(), 1)
+    """Return the facts packed without looking for repetitions: floats have none."""
+    coder = zlib.compressobj(strategy=zlib.Z_HUFFMAN_ONLY)
+    return coder.compress(json.dumps(facts_out(facts), allow_nan=False).encode()) + coder.flush()
 
 
 def _unpacked(content: bytes) -> Facts:

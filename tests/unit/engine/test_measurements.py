@@ -14,8 +14,11 @@ from onnxq.engine.measurements import Measurements
 from onnxq.errors import PreconditionError
 from onnxq.ir.module import GraphModule
 from onnxq.ir.text import parse
+from onnxq.passmanager.manager import PassManager
+from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.quant.facts import Facts, Need
 from onnxq.quant.statistics import STATISTICS, Curvature, Gram, Mean, Range
+from onnxq.target import find_target
 
 TEXT = """<ir_version: 10, opset_import: ["" : 21]>
 main (float[N,2] x) => (float[N,2] y) <float two = {2.0}> { h = Mul(x, two) y = Relu(h) }
@@ -152,3 +155,16 @@ def test_what_no_table_holds_is_let_go_of_and_measured_again(module: GraphModule
     assert not any(facts.get(Gram) for facts in measurements.facts.values())
     assert measurements.of(module, wanted)["h"].known(Gram).values.tolist() == first.values.tolist()
     assert measurements.tally.streams == 2
+
+
+def test_what_gradients_tell_is_drawn_in_one_stream_for_all_passes(data: Dataset) -> None:
+    layer = parse(
+        """<ir_version: 10, opset_import: ["" : 21]>
+        main (float[N,2] x) => (float[N,2] y) <float[2,2] w = {1, -2, 3, 4}> { h = Relu(x) y = MatMul(h, w) }
+        """
+    )
+    measurements = Measurements.on(data, 1)
+    encode = "encode-weights{method=hessian}, encode-activations{method=hessian}"
+    passes = parse_pipeline(f"infer-shapes, {encode}, search-scales, insert-qdq")
+    PassManager(passes, find_target("portable"), measure=measurements.of).run(layer)
+    assert measurements.tally.streams == 1
