@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxq.analysis.layers import has_numbers
+from onnxq.analysis.layers import has_numbers, linear_layers
 from onnxq.ir.module import (
     GraphModule,
     array_of,
@@ -19,6 +19,7 @@ from onnxq.ir.module import (
     is_float,
     is_standard,
     rank_of,
+    tensor_of,
 )
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.quant.encodings import Encoding, block_encoding, symmetric_encoding
@@ -29,7 +30,7 @@ WIDTHS: dict[str, Literal[4, 8]] = {"w4": 4, "w8": 8}
 
 @dataclass(frozen=True)
 class EncodeEmbeddings(Pass):
-    """Encode each float table with one scale per row.
+    """Encode each float table with one scale per row, and as the head of the model is, if that is the same.
 
     The integers are gathered and only the gathered rows dequantized, so that the table stays small in
     memory too. A row is one token's vector: tokens differ more in size than dimensions do (MiniLM's tables:
@@ -67,7 +68,8 @@ class EncodeEmbeddings(Pass):
             if reason is not None:
                 ctx.skip(node, reason)
                 continue
-            encoding = chosen._encoding(array_of(table))
+            encoding = _grid_of_head(table, module) if self.block is None else None
+            encoding = encoding or chosen._encoding(array_of(table))
             ctx.edit.encode(table, encoding, readers=[node], why="embedding table")
 
     def _assigned(self, node: ir.Node, ctx: PassContext) -> EncodeEmbeddings:
@@ -92,3 +94,23 @@ class EncodeEmbeddings(Pass):
         if self.block is not None and self.bits == 4 and array_of(node.inputs[0]).shape[1] % 2:
             return "its rows are of odd length, and two values share a byte"
         return None
+
+
+def _grid_of_head(table: ir.Value, module: GraphModule) -> Encoding | None:
+    """Return the grid of a layer that multiplies by the table's transpose, so that both are stored as one.
+
+    Both have one scale for each row of the table; that of the layer may be larger, so that products fit.
+    """
+    numbers, shape = array_of(table), array_of(table).shape
+    for layer in linear_layers(module):
+        encoding, tensor = module.encoding_at(layer.node, 1), tensor_of(layer.weight)
+        if encoding is None or encoding.dtype != "int8" or encoding.axis is None:
+            continue
+        if layer.channel_axis == 1 and tensor.shape == shape[::-1] and _is_turned(tensor.numpy(), numbers):
+            return replace(encoding, axis=0)
+    return None
+
+
+def _is_turned(weight: NDArray[np.float32], table: NDArray[np.float32]) -> bool:
+    """Tell whether one is the transpose of the other; most differ in the first row already."""
+    return np.array_equal(weight[:, 0], table[0]) and np.array_equal(weight, table.T)

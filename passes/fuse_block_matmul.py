@@ -9,7 +9,7 @@ float16 without zero points, is written here and not left to what a session find
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import onnx_ir as ir
@@ -29,6 +29,7 @@ WIDTHS = {
 }
 BLOCKS = (16, 32, 64, 128, 256)
 """The lengths that the operator takes."""
+GATHER = "GatherBlockQuantized"
 WHY = "the operator keeps the weight in blocks"
 
 
@@ -36,23 +37,30 @@ WHY = "the operator keeps the weight in blocks"
 class FuseBlockMatmul(Pass):
     """Fuse each MatMul whose second input is a constant, dequantized by blocks of its columns.
 
-    The attribute ``accuracy_level`` is 0, so that the CPU kernel does not round its input to integers; the
-    CUDA kernels do not read it.
+    Options:
+        accuracy: The attribute ``accuracy_level``: with 0 the CPU kernel does not round its input to
+            integers, with 4 it rounds to 8 bits, as for the plain form. The CUDA kernels do not read it.
+        tables: Fuse only a MatMul by the transpose of an embedding table in blocks, which stores the same
+            bytes: ``share-constants`` then stores them once.
+
     """
 
     name: ClassVar[str] = "fuse-block-matmul"
     effect: ClassVar[Effect] = Effect.EXACT
+    accuracy: Literal[0, 4] = 0
+    tables: bool = False
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave a MatMul alone whose weight is not stored in such blocks."""
-        for node in list(module.graph):
+        tables = _tables(module) if self.tables else None
+        for node in list(module.graph) if tables is None or tables else []:
             if not is_standard(node, "MatMul"):
                 continue
             weight = _blocks_of(node)
             if isinstance(weight, str):
                 ctx.skip(node, weight)
-            elif weight is not None:
-                _fuse(node, weight, ctx)
+            elif weight is not None and (tables is None or _stores_table(weight, tables)):
+                _fuse(node, weight, self.accuracy, ctx)
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,21 @@ class Blocks:
     block: int
 
 
-def _fuse(node: ir.Node, weight: Blocks, ctx: PassContext) -> None:
+def _tables(module: GraphModule) -> list[NDArray[np.uint8]]:
+    """Return what is stored of the embedding tables in blocks."""
+    gathers = [node for node in module.graph if (node.domain, node.op_type) == (CONTRIB, GATHER)]
+    found = (constant_of(node.inputs[0]) for node in gathers)
+    return [array for array in found if array is not None and array.dtype == np.uint8]
+
+
+def _stores_table(weight: Blocks, tables: list[NDArray[np.uint8]]) -> bool:
+    bits, stored = weight.bits, array_of(weight.integers)
+    sized = [table for table in tables if 8 * table.size == bits * stored.size]
+    packed = pack_columns(stored, bits, weight.block).ravel() if sized else None
+    return packed is not None and any(np.array_equal(packed, table.ravel()) for table in sized)
+
+
+def _fuse(node: ir.Node, weight: Blocks, accuracy: int, ctx: PassContext) -> None:
     name, output, op = name_of(weight.integers), node.outputs[0], ctx.edit.at(node, why=WHY)
     integers, zero_point = array_of(weight.integers), _packed_zero_point(weight)
     packed = op.constant(f"{name}_packed", pack_columns(integers, weight.bits, weight.block))
@@ -80,7 +102,7 @@ def _fuse(node: ir.Node, weight: Blocks, ctx: PassContext) -> None:
         N=integers.shape[1],
         bits=weight.bits,
         block_size=weight.block,
-        accuracy_level=0,
+        accuracy_level=accuracy,
         domain=CONTRIB,
         name=f"{output.name}_fused",
     )
