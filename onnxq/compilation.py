@@ -33,7 +33,7 @@ from onnxq.engine.samples import Half, first_samples
 from onnxq.engine.score import Score
 from onnxq.engine.source import Source
 from onnxq.engine.trial import Trial
-from onnxq.errors import InputError, ToleranceError, called
+from onnxq.errors import DataError, InputError, ToleranceError, called
 from onnxq.files import as_utf8, replacing
 from onnxq.heap import give_back
 from onnxq.ir.module import GraphModule
@@ -152,7 +152,13 @@ class Compilation:
 
     @cached_property
     def _inputs(self) -> tuple[InputSpec, ...]:
-        return input_specs(self.source.module.model)
+        """What the model takes; nothing where no data could hold that, and none is given."""
+        try:
+            return input_specs(self.source.module.model)
+        except DataError:
+            if self.data is not None:
+                raise
+            return ()
 
     def accept(self, table: CalibrationTable) -> None:
         """Take facts from ``table``, which has to be the source's."""

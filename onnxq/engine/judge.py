@@ -12,8 +12,8 @@ from onnxq.heap import make_room
 from onnxq.runtime.batch import Batch
 from onnxq.runtime.metrics import Metric
 from onnxq.runtime.run import Run
-from onnxq.runtime.seeded import random_operators
-from onnxq.runtime.session import Session, open_session
+from onnxq.runtime.seeded import open_comparable, random_operators
+from onnxq.runtime.session import Session
 from onnxq.runtime.validate import AccuracyReport, validate
 
 
@@ -59,7 +59,7 @@ class Judge:
 
     def _opened(self, model: Path) -> Session | Path:
         """Return a session that keeps no memory between runs; random operators want one for each trial."""
-        return model if random_operators(model) else open_session(model, self.run, arena=False)
+        return model if random_operators(model) else open_comparable(model, self.run, arena=False)
 
     @cached_property
     def _reference(self) -> Session | Path:

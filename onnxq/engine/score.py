@@ -21,8 +21,8 @@ from onnxq.ir.store import output_files, write_model
 from onnxq.runtime.batch import Batch, Feeds
 from onnxq.runtime.compare import OutputAccuracy
 from onnxq.runtime.run import Run
-from onnxq.runtime.seeded import random_operators
-from onnxq.runtime.session import Session, open_session
+from onnxq.runtime.seeded import open_comparable, random_operators
+from onnxq.runtime.session import Session
 from onnxq.runtime.validate import validate
 
 MOST_BYTES = 256 << 20
@@ -121,7 +121,7 @@ class Score:
         """What random operators draw goes on from run to run: such a source begins anew with each trial."""
         if random_operators(self.source):
             return self.source
-        return Remembered(**vars(open_session(self.source, self.run)))
+        return Remembered(**vars(open_comparable(self.source, self.run)))
 
 
 def _bytes(arrays: Mapping[str, Any]) -> int:

@@ -23,8 +23,8 @@ FINITE = "onnxq_finite"
 """Where a tensor's ``meta`` tells whether all its elements are finite in float32, once that is known."""
 
 
-def check(model: ir.Model, path: Path) -> None:
-    """Check a model and the file it was read from.
+def check(model: ir.Model, source: Path | onnx.ModelProto) -> None:
+    """Check a model and the file it was read from, or what the file should have said.
 
     Raises:
         ModelError: The first thing that is wrong; the error does not name the file.
@@ -39,9 +39,8 @@ def check(model: ir.Model, path: Path) -> None:
             f"knows opsets up to {known}",
             hint="pip install --upgrade onnx",
         )
-    _check_interface(model.graph)
     try:
-        onnx.checker.check_model(str(path))
+        onnx.checker.check_model(str(source) if isinstance(source, Path) else source)
     except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
         text = " ".join(str(error).split()).replace(" ==> Context: ", "; ")
         raise ModelError(f"the graph is not valid: {text}", hint=_checker_hint(text)) from error
@@ -67,19 +66,6 @@ def check_outputs(graph: onnx.GraphProto) -> None:
                 where=f"output {output.name!r}",
                 hint=EXPORT_AGAIN,
             )
-
-
-def _check_interface(graph: ir.Graph) -> None:
-    """Find inputs and outputs without a shape, which onnx's checker refuses without saying which."""
-    for kind, values in (("input", graph.inputs), ("output", graph.outputs)):
-        for value in values:
-            if isinstance(value.type, ir.TensorType) and value.shape is None:
-                raise ModelError(
-                    "it has no shape, and ONNX wants to know at least how many axes there are",
-                    where=f"{kind} {value.name!r}",
-                    hint="state the shape, with names for axes of any length, or export the model again; "
-                    "onnx.shape_inference.infer_shapes may find those of outputs",
-                )
 
 
 def _check_text(model: ir.Model) -> None:

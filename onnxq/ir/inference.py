@@ -14,7 +14,8 @@ from onnx_ir.passes.common import ShapeInferencePass, shape_inference
 
 from onnxq.ir.module import constant_of, is_standard, name_of
 
-SEQUENCES = (
+NO_TENSORS = (
+    "Optional",
     "SequenceConstruct",
     "SequenceEmpty",
     "SequenceErase",
@@ -22,8 +23,8 @@ SEQUENCES = (
     "SequenceMap",
     "SplitToSequence",
 )
-ANY_TYPE = ("Identity", "If", "Loop", "Optional", "OptionalGetElement", "Scan")
-"""What they pass on may be a sequence."""
+ANY_TYPE = ("Identity", "If", "Loop", "OptionalGetElement", "Scan")
+"""What they pass on may be no tensor."""
 LONGEST_VECTOR = 1 << 20
 """onnx follows the elements of vectors, for the sake of shapes; longer ones than this are no shapes."""
 
@@ -39,16 +40,16 @@ def infer_types(model: ir.Model) -> ir.Model:
 
     Values of subgraphs get names that nobody else in the model has: onnx keeps what it knows of shapes in
     one table for all graphs, so that one branch would get the shapes of another. What onnx_ir 1.1 takes for
-    tensors in a model with sequences, where it is none, is forgotten again.
+    tensors in a model with sequences or optional values, where it is none, is forgotten again.
     """
     _name_apart(model)
     nodes = list(model.graph.all_nodes())
-    doubtful = [node for node in nodes if is_standard(node, *SEQUENCES, *ANY_TYPE)]
+    doubtful = [node for node in nodes if is_standard(node, *NO_TENSORS, *ANY_TYPE)]
     unknown = [value for node in doubtful for value in node.outputs if value.type is None]
     if not _infer(model, strict_mode=True):
         _correct_shapes(model)
         _infer(model)
-    if any(is_standard(node, *SEQUENCES) for node in nodes):
+    if any(is_standard(node, *NO_TENSORS) for node in nodes):
         for value in unknown:
             value.type, value.shape = None, None
     return model

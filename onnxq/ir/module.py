@@ -21,9 +21,12 @@ from onnxq.ir.knowledge import (
     note_for_all,
     note_own,
 )
+from onnxq.ir.unlisted import register_operators
 from onnxq.quant.encodings import Encoding
 from onnxq.quant.facts import Facts
 from onnxq.shown import Shown
+
+register_operators()
 
 LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 """The operators that multiply what they read by a weight."""

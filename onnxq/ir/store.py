@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnxq.errors import InputError, ModelError, OnnxqError, did_you_mean
 from onnxq.files import replacing, require_utf8
 from onnxq.heap import trim
+from onnxq.ir.aside import aside_of, note_aside, put_back, set_aside
 from onnxq.ir.check import EXPORT_AGAIN, check, check_outputs, root_cause
 from onnxq.ir.external import (
     MappedTensor,
@@ -27,6 +28,8 @@ from onnxq.ir.external import (
     settle_tensors,
     tensors,
 )
+from onnxq.ir.inference import infer_types
+from onnxq.ir.mending import checkable, is_stated, mend
 from onnxq.ir.module import GraphModule, name_of
 from onnxq.ir.records import Remark
 from onnxq.ir.stored import StoredTensor
@@ -70,13 +73,15 @@ def load_model(path: Path | str) -> GraphModule:
     """
     path = Path(path)
     with _at_the_door(path):
-        model = _read(path)
+        model, checked = _read(path)
         read_embedded(model)
         believe_tensors(model)
         attach_external(model, path.absolute().parent)
         settle_tensors(model)
-        check(model, path)
+        check(model, checked)
     _shorten_domain(model)
+    if any(value.type is None or value.shape is None for value in model.graph.outputs):
+        infer_types(model)
     _free_negative_axes(model)
     model.ir_version = max(model.ir_version, FIRST_IR_VERSION)
     _name_nodes(model.graph)
@@ -129,8 +134,16 @@ def write_model(
     if not data:
         ir.external_data.load_to_model(model)
     model.metadata_props.update(metadata())
-    path.write_bytes(ir.serde.serialize_model(model).SerializeToString(deterministic=True))
+    path.write_bytes(_serialized(model))
     trim()
+
+
+def _serialized(model: ir.Model) -> bytes:
+    proto = ir.serde.serialize_model(model)
+    if (aside := aside_of(model)) is not None:
+        put_back(proto, aside)
+    written: bytes = proto.SerializeToString(deterministic=True)
+    return written
 
 
 def output_files(
@@ -205,8 +218,11 @@ def foreign_operators(module: GraphModule) -> list[Remark]:
     ]
 
 
-def _read(path: Path) -> ir.Model:
-    """Return the model as it stands in the file, its external data not yet looked for."""
+def _read(path: Path) -> tuple[ir.Model, Path | onnx.ModelProto]:
+    """Return the model in the file, its external data not yet looked for, and what to check as ONNX.
+
+    The latter is the file itself, unless something had to be said otherwise.
+    """
     try:
         with _readable(path):
             _check_file(path)
@@ -220,6 +236,8 @@ def _read(path: Path) -> ir.Model:
             "sparse weights are not supported", where=str(path), hint="export them as dense ones"
         )
     check_outputs(proto.graph)
+    checked = checkable(proto) if mend(proto) or not is_stated(proto) else path
+    aside = set_aside(proto)
     try:
         with _quiet_onnx_ir():
             model = ir.serde.deserialize_model(proto)
@@ -227,7 +245,8 @@ def _read(path: Path) -> ir.Model:
             raise ValueError("a tensor has no type")
     except (ir.serde.SerdeError, ValueError, TypeError) as error:
         raise _damaged(path, error) from error
-    return model
+    note_aside(model, aside)
+    return model, checked
 
 
 @contextmanager
@@ -386,7 +405,7 @@ def _data_files(path: Path) -> list[Path]:
         if not _may_have_data_files(path):
             return []
     with _at_the_door(path):
-        model = _read(path)
+        model, _ = _read(path)
         attach_external(model, path.absolute().parent)
     return external_files(model)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import onnx
 import onnx_ir as ir
@@ -38,13 +39,31 @@ def check_operators(module: GraphModule) -> None:
     initializers = module.graph.initializers
     order = list(initializers.values())
     try:
-        CheckerPass(full_check=False)(module.model)
+        with _stated((*module.graph.inputs, *module.graph.outputs)):
+            CheckerPass(full_check=False)(module.model)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise VerifyError(" ".join(str(error).split())) from error
     finally:
         initializers.clear()
         for value in order:
             initializers.add(value)
+
+
+@contextmanager
+def _stated(values: Iterable[ir.Value]) -> Iterator[None]:
+    """Let tensors of which no type or number of axes is known have any, as the checker asks for it."""
+    unknown = [(one, one.type) for one in values if one.type is None or _is_open_tensor(one)]
+    for value, _ in unknown:
+        value.type, value.shape = value.type or ir.TensorType(ir.DataType.FLOAT), ir.Shape(())
+    try:
+        yield
+    finally:
+        for value, kind in unknown:
+            value.type, value.shape = kind, None
+
+
+def _is_open_tensor(value: ir.Value) -> bool:
+    return isinstance(value.type, ir.TensorType) and value.shape is None
 
 
 def _problems(module: GraphModule) -> Iterator[tuple[str, str]]:

@@ -1,8 +1,8 @@
-"""Models with random operators, opened so that two of them draw the same numbers.
+"""Models opened so that two of them can be compared: random operators draw the same numbers.
 
 ONNX Runtime draws from a generator for each such node, which begins anew with each session. Left alone, two
 sessions of one and the same model give other outputs; with one seed everywhere, what differs is what
-compiling changed.
+compiling changed. Models that select boxes return what they selected from; see ``selecting``.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import onnx
 
 from onnxq.errors import ModelError
 from onnxq.runtime.run import Run
+from onnxq.runtime.selecting import compare_before
 from onnxq.runtime.session import Session, open_session
 
 RANDOM = frozenset(
@@ -32,23 +33,24 @@ RANDOM = frozenset(
 SEED = 1
 
 
-def open_comparable(model: Path, run: Run = Run()) -> Session:
+def open_comparable(model: Path, run: Run = Run(), *, arena: bool = True) -> Session:
     """Open ``model`` as ``open_session`` does, with one seed for all of its random operators.
 
-    Two sessions give the same numbers in the same run, counted from the first.
+    Two sessions give the same numbers in the same run, counted from the first. Where boxes are selected, what
+    they are selected from is returned besides.
 
     Raises:
         OnnxqError: As ``open_session``.
 
     """
     proto = _proto(model)
-    nodes = list(random_nodes(proto))
-    if not nodes:
-        return open_session(model, run)
+    nodes, selected = list(random_nodes(proto)), compare_before(proto)
+    if not nodes and not selected:
+        return open_session(model, run, arena=arena)
     for node in nodes:
         _seed(node)
-    session = open_session(proto, run, external_data_folder=model.parent)
-    return replace(session, source=str(model), drawing=_kinds(nodes))
+    session = open_session(proto, run, external_data_folder=model.parent, arena=arena)
+    return replace(session, source=str(model), drawing=_kinds(nodes), selected=selected)
 
 
 def random_operators(model: Path) -> tuple[str, ...]:

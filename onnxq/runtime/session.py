@@ -84,6 +84,7 @@ class Session:
         outputs: What a run gives back, in order.
         create_ms: Milliseconds that opening took.
         drawing: The operators that draw random numbers, if they were given one seed.
+        selected: The outputs that depend on which boxes were selected, if what was selected from is returned.
 
     """
 
@@ -94,6 +95,7 @@ class Session:
     outputs: tuple[ValueSpec, ...]
     create_ms: float
     drawing: tuple[str, ...] = ()
+    selected: tuple[str, ...] = ()
 
     @property
     def providers(self) -> tuple[str, ...]:

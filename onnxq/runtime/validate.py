@@ -16,11 +16,15 @@ from onnxq.runtime.compare import EqualityComparison, FloatComparison, OutputAcc
 from onnxq.runtime.metrics import Metric
 from onnxq.runtime.run import Run
 from onnxq.runtime.seeded import open_comparable
+from onnxq.runtime.selecting import SELECTS
 from onnxq.runtime.session import Session, ValueSpec
 from onnxq.shown import Shown
 
 MASK = "attention_mask"
 """The feed of shape (N, T) whose zeros mark padding, by the name exporters give it."""
+
+_FLOAT_MAPS = (",tensor(float))", ",tensor(float)))")
+"""How ONNX Runtime's names of types end for a map to floats, and for a row of them."""
 
 Progress = Callable[[int, int | None], None]
 Comparison = FloatComparison | EqualityComparison
@@ -93,7 +97,8 @@ def validate(
 
     Float tensors are compared by cosine, SQNR, largest difference and, where they look like
     rows of classes, by the place of the largest value; all else by equality. Random operators of models
-    given as files draw the same numbers in both. Where the data
+    given as files draw the same numbers in both, and where they select boxes, what they select from is
+    compared, and not what depends on the selection. Where the data
     has an ``attention_mask`` of shape (N, T), outputs of shape (N, T, ...) are compared only
     where it is not zero, and the report's notes say so.
 
@@ -139,9 +144,9 @@ class _Pair:
         """Run both on one batch, and compare."""
         results = [run(batch.feeds) for run in self.runs]
         size = batch_size(self.first.select(batch.feeds))
-        for comparison, spec in zip(self.comparisons, self.first.outputs, strict=True):
-            ours, theirs = (result[spec.name] for result in results)
-            _need_equal_shapes(self.second.source, spec.name, ours, theirs)
+        for comparison, spec in self.comparisons:
+            values = (_numbers(spec, result[spec.name]) for result in results)
+            ours, theirs = _aligned(self.second.source, spec, *values)
             comparison.update(ours, theirs, _kept(batch, spec, ours), size)
         for score, result in zip(self.scores, results, strict=bool(self.scores)):
             score.update(result, batch)
@@ -157,7 +162,7 @@ class _Pair:
         """
         if not self.batches:
             raise DataError("there is no data to validate on", hint="give at least one batch")
-        outputs = tuple(comparison.result() for comparison in self.comparisons)
+        outputs = tuple(comparison.result() for comparison, _ in self.comparisons)
         metric = self.metric
         return AccuracyReport(
             reference=self.first.source,
@@ -166,19 +171,20 @@ class _Pair:
             batches=self.batches,
             outputs=outputs,
             metric=MetricResult(metric.name, *(one.result() for one in self.scores)) if metric else None,
-            notes=(*_notes(outputs), *_note_of_seeds(self.first)),
+            notes=(*_notes(outputs), *_note_of_seeds(self.first), *_note_of_selection(self.first)),
         )
 
 
-def _comparisons(first: Session, second: Session) -> list[Comparison]:
-    """Return one empty comparison for each output, in the reference's order."""
+def _comparisons(first: Session, second: Session) -> list[tuple[Comparison, ValueSpec]]:
+    """Return one empty comparison for each output but those behind a selection, in the reference's order."""
     ours, theirs = set(second.output_names), set(first.output_names)
     if ours != theirs:
         parts = [("lacks", theirs - ours), ("has besides", ours - theirs)]
         text = "; ".join(f"{verb} {', '.join(map(repr, sorted(names)))}" for verb, names in parts if names)
         raise ModelError(f"its outputs differ from those of {first.source}: it {text}", where=second.source)
     types = {spec.name: spec for spec in second.outputs}
-    return [_comparison(spec, types[spec.name], second.source) for spec in first.outputs]
+    compared = [spec for spec in first.outputs if spec.name not in first.selected]
+    return [(_comparison(spec, types[spec.name], second.source), spec) for spec in compared]
 
 
 def _comparison(reference: ValueSpec, candidate: ValueSpec, source: str) -> Comparison:
@@ -192,16 +198,40 @@ def _comparison(reference: ValueSpec, candidate: ValueSpec, source: str) -> Comp
 
 
 def _is_float(spec: ValueSpec) -> bool:
-    return spec.dtype is not None and spec.dtype.kind == "f"
+    return spec.type.endswith(_FLOAT_MAPS) or (spec.dtype is not None and spec.dtype.kind == "f")
 
 
-def _need_equal_shapes(source: str, name: str, reference: Any, candidate: Any) -> None:
-    if isinstance(reference, np.ndarray) and reference.shape != np.shape(candidate):
+def _numbers(spec: ValueSpec, value: Any) -> Any:
+    """Return the numbers of a row of maps, in the order of their keys; other values are what they are."""
+    if not spec.type.endswith(_FLOAT_MAPS):
+        return value
+    rows = value if isinstance(value, list) else [value]
+    return np.array([[row[key] for key in sorted(row)] for row in rows], np.float32)
+
+
+def _aligned(source: str, spec: ValueSpec, reference: Any, candidate: Any) -> tuple[Any, Any]:
+    """Return both results in one shape: where sizes depend on the data, with zeros at the end."""
+    if not isinstance(reference, np.ndarray) or reference.shape == np.shape(candidate):
+        return reference, candidate
+    shapes = reference.shape, np.shape(candidate)
+    numbers = reference.dtype.kind in "fiub"
+    if len(shapes[0]) != len(shapes[1]) or not numbers or not _may_differ(spec, *shapes):
         raise ModelError(
-            f"output {name!r} has shape {list(np.shape(candidate))}, "
-            f"the reference gives {list(reference.shape)}",
+            f"output {spec.name!r} has shape {list(shapes[1])}, the reference gives {list(shapes[0])}",
             where=source,
         )
+    largest = [max(sizes) for sizes in zip(*shapes, strict=True)]
+    return _padded(reference, largest), _padded(np.asarray(candidate), largest)
+
+
+def _may_differ(spec: ValueSpec, first: Sequence[int], second: Sequence[int]) -> bool:
+    """Tell whether the sizes differ only where the model does not fix them."""
+    sizes = zip(spec.shape or (None,) * len(first), first, second, strict=False)
+    return all(one == other or not isinstance(stated, int) for stated, one, other in sizes)
+
+
+def _padded(array: Array, sizes: Sequence[int]) -> Array:
+    return np.pad(array, [(0, want - size) for want, size in zip(sizes, array.shape, strict=True)])
 
 
 def _kept(batch: Batch, spec: ValueSpec, output: Any) -> Array | None:
@@ -224,6 +254,14 @@ def _notes(outputs: Sequence[OutputAccuracy]) -> tuple[str, ...]:
         (one.name, one.non_finite + one.new_non_finite, "NaN or infinite values") for one in outputs
     ]
     return tuple(f"output {name!r}: {count} {what} were left out" for name, count, what in left_out if count)
+
+
+def _note_of_selection(reference: Session) -> tuple[str, ...]:
+    """Say what was not compared, as a box more or less moves all rows behind it."""
+    if not reference.selected:
+        return ()
+    names = ", ".join(map(repr, reference.selected))
+    return (f"{names}: depends on which boxes {SELECTS} takes; compared is what it takes them from",)
 
 
 def _note_of_seeds(reference: Session) -> tuple[str, ...]:

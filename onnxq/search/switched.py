@@ -17,7 +17,8 @@ from onnxq.rewrite.switches import SWITCHES, Edge
 from onnxq.runtime.batch import Array, Batch, Feeds
 from onnxq.runtime.gates import worst_db
 from onnxq.runtime.run import Run
-from onnxq.runtime.session import Session, open_session
+from onnxq.runtime.seeded import open_comparable
+from onnxq.runtime.session import Session
 from onnxq.runtime.validate import validate
 
 
@@ -58,13 +59,13 @@ class Switchboard:
     @cached_property
     def reference(self) -> Session:
         """The source, which runs once on each batch."""
-        return Remembered(**vars(open_session(self.source, self.run)))
+        return Remembered(**vars(open_comparable(self.source, self.run)))
 
     @cached_property
     def switched(self) -> Session:
         """The model with switches."""
         with called(self.model, "the model with switches"):
-            return open_session(self.model, self.run)
+            return open_comparable(self.model, self.run)
 
     def sqnr_db(self, chosen: Callable[[Edge], bool]) -> float:
         """Return the SQNR of the output that errs most, where the chosen edges are quantized."""

@@ -234,11 +234,9 @@ RELU = node("Relu", ["x"], "y", name="r")
         (graph(RELU, inputs=("x", "x")), "'x' has been used as graph input names multiple times"),
         (graph(RELU, weights=[numpy_helper.from_array(WEIGHT, "w")] * 2), "w initializer name is not unique"),
         (graph(node("Relu", ["z"], "y", name="r")), "input 'z' of node: name: r OpType: Relu is not output"),
-        (graph(node("Relu", ["t"], "y"), node("Relu", ["x"], "t")), "must be topologically sorted"),
         (graph(node("Add", ["x", "y"], "t"), node("Relu", ["t"], "y")), "must be topologically sorted"),
         (graph(RELU, outputs=("q",)), "'q' is not an output of any node"),
         (graph(node("Relu", ["x", "x"], "y")), "input size 2 not in range"),
-        (graph(node("Foo", ["x"], "y", domain="mine")), "No opset import for domain 'mine'"),
     ],
 )
 def test_an_invalid_graph_is_an_error(tmp_path: Path, model: onnx.ModelProto, message: str) -> None:
@@ -246,15 +244,6 @@ def test_an_invalid_graph_is_an_error(tmp_path: Path, model: onnx.ModelProto, me
     assert error.message.startswith("the graph is not valid: ")
     assert message in error.message
     assert error.hint
-
-
-@pytest.mark.parametrize("kind", ["input", "output"])
-def test_an_input_or_output_without_a_shape_is_named(tmp_path: Path, kind: str) -> None:
-    model = matmul()
-    getattr(model.graph, kind)[0].type.tensor_type.ClearField("shape")
-    error = refusal(written(model, tmp_path / "model.onnx"))
-    name = "x" if kind == "input" else "y"
-    assert f"{kind} {name!r}: it has no shape" in str(error)
 
 
 @pytest.mark.parametrize("text", [b"producer", b"someone", b"weight", b"note"])

@@ -182,6 +182,19 @@ def test_models_with_other_outputs_are_refused(save: Save, pair: Any, text: str,
         validate(pair[0], save(text, "other.onnx"), batches(24))
 
 
+def test_maps_of_numbers_are_compared_as_numbers(save: Save, pair: Any) -> None:
+    text = LINEAR.replace("=> (float[N,5] y)", "=> (seq(map(int64, float[])) z)").replace(
+        "}", "z = ai.onnx.ml.ZipMap <classlabels_int64s = [10, 9, 7, 8, 6]> (y) }"
+    )
+    first, second = (
+        save(text, f"{name}.onnx", {"w": weight})
+        for name, weight in zip(("zipped", "disturbed"), pair[2:], strict=True)
+    )
+    plain, maps = (validate(*models, batches(5)).outputs[0] for models in (pair[:2], (first, second)))
+    assert maps.sqnr_db == pytest.approx(plain.sqnr_db)
+    assert maps.agreement == plain.agreement
+
+
 def test_no_data_is_an_error(pair: Any) -> None:
     with pytest.raises(DataError, match="there is no data to validate on"):
         validate(*pair[:2], [])
