@@ -86,8 +86,13 @@ def axes_of(encoding: Encoding) -> dict[str, int | None]:
 def restore(
     value: ir.Value, reader: ir.Node, stored: ir.Value, grid: Grid, encoding: Encoding, edit: Editor
 ) -> None:
-    """Give ``reader`` a DequantizeLinear of its own: one that two layers share is not fused into either."""
-    op, name = edit.at(reader, why="weight of its own reader"), f"{value.name}_dq"
+    """Give ``reader`` a DequantizeLinear of its own: one that two layers share is not fused into either.
+
+    What a body reads is restored outside of it, once for all of its runs.
+    """
+    why, name = "weight of its own reader", f"{value.name}_dq"
+    inside = reader.graph is not edit.module.graph
+    op = edit.behind(stored, why=why) if inside else edit.at(reader, why=why)
     restored = op.DequantizeLinear(stored, *grid, **axes_of(encoding), name=name, like=value)
     edit.reroute(value, restored, readers=[reader], why="reads the integers")
 
