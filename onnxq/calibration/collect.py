@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from onnxq.calibration.masks import TokenAxes, find_token_axes, padding, without_padding
 from onnxq.calibration.observers import ValueObserver
-from onnxq.calibration.opening import opened
+from onnxq.calibration.opening import bytes_inside, opened
 from onnxq.calibration.trimming import one_by_one, trimmed
 from onnxq.errors import CalibrationError
 from onnxq.quant.facts import Facts, Need, Place
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 HEAVY = 1 << 28
 """Bytes of a batch's observed values from which on samples run one by one: two batches are held at a time."""
+
+HEAVY_INSIDE = 1 << 29
+"""The same of all values that are computed: a session holds a good part of them at a time."""
 
 Progress = Callable[[int], None]
 
@@ -102,7 +105,8 @@ def collect(
     if not observers:
         return Collected({}, 0)
     with opened(model, observers, run) as session:
-        samples = _stream(session, observers, data, on_progress)
+        batches = _Batches(session, data, 0 if isinstance(model, Path) else bytes_inside(model))
+        samples = _stream(session, observers, batches, on_progress)
     if samples == 0:
         raise CalibrationError(
             "there is no sample to calibrate on", hint="give data with at least one sample"
@@ -127,10 +131,10 @@ def _of_gradients(
 
 
 def _stream(
-    session: Session, observers: Mapping[str, ValueObserver], data: Data, on_progress: Progress | None
+    session: Session, observers: Mapping[str, ValueObserver], batches: _Batches, on_progress: Progress | None
 ) -> int:
     """Observe one batch while the next one runs; return the number of samples."""
-    samples, watch, batches = 0, _Watch(session, observers), _Batches(session, data)
+    samples, watch = 0, _Watch(session, observers)
     with ThreadPoolExecutor(1) as observing:
         pending: Future[None] = observing.submit(lambda: None)
         for number, batch in enumerate(batches):
@@ -148,17 +152,27 @@ def _stream(
 
 @dataclass
 class _Batches:
-    """The batches of data without padding; its samples one by one once a batch's values were large."""
+    """The batches of data without padding; its samples one by one where a batch's values are large.
+
+    Args:
+        session: What runs them.
+        data: The samples.
+        inside: The bytes of what is computed of one sample, as far as shapes tell.
+        heavy: Whether what was observed of a batch was large.
+
+    """
 
     session: Session
     data: Data
+    inside: int
     heavy: bool = field(default=False, init=False)
 
     def __iter__(self) -> Iterator[Batch]:
         """Begin anew."""
         shapes = {spec.name: spec.shape for spec in self.session.inputs}
         for batch in trimmed(self.data.batches(), self.session):
-            single = self.heavy and batch.rows > 1
+            heavy = self.heavy or batch.rows * self.inside > HEAVY_INSIDE
+            single = heavy and batch.rows > 1
             yield from one_by_one(batch, shapes) if single else [batch]
 
 

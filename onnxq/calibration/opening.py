@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -42,6 +43,16 @@ def opened(model: ir.Model | Path, names: Iterable[str], run: Run) -> Iterator[S
                 if types[name] not in FLOATS:
                     raise PreconditionError(f"it holds {types[name]}, not floats", where=f"value {name!r}")
             yield session
+
+
+def bytes_inside(model: ir.Model) -> int:
+    """Return the bytes of all that the nodes of the main graph make of one sample, as far as shapes tell."""
+    made = (value for node in model.graph for value in node.outputs)
+    return sum(
+        prod(size for size in value.shape if isinstance(size, int)) * value.dtype.bitwidth // 8
+        for value in made
+        if value.shape is not None and value.dtype is not None
+    )
 
 
 def _saved(model: ir.Model, folder: Path) -> Path:

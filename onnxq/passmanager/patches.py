@@ -48,7 +48,7 @@ def patch_grams(
 ) -> Iterator[NDArray[np.float32] | None]:
     """Yield the Gram matrix of the patches of each Conv, channel by channel, as its weight is laid out.
 
-    Of channels in groups it is one for each group, (G, C, C), and the mean over the batches, not the sum. The
+    Of channels in groups it is one for each group, (G, C, C), and the mean over the samples, not the sum. The
     data is run as often as memory asks for: once, unless the layers are many or large.
 
     Args:
@@ -108,14 +108,13 @@ def _probe(node: ir.Node, layer: Layer, edit: Editor) -> ir.Value:
 
 
 def _group_products(layer: Layer, patches: ir.Value, edit: Editor) -> ir.Value:
-    """Write out the products of the patches of each group, summed over the batch: (1, G * C * C)."""
+    """Write out the products of the patches of each group: (N, G * C * C)."""
     op, name = edit.behind(patches, why="groups are products of their own"), name_of(patches)
     split = op.constant(f"{name}_split", np.array([0, _groups(layer), patch_size(layer), -1]))
     rows = op.Reshape(patches, split, name=f"{name}_by_group")
     turned = op.Transpose(rows, perm=[0, 1, 3, 2], name=f"{name}_turned")
     products = op.MatMul(rows, turned, name=f"{name}_products")
-    summed = op.ReduceSum(products, [0], keepdims=1, name=f"{name}_summed")
-    return op.Flatten(summed, axis=1, name=f"{name}_flat")
+    return op.Flatten(products, axis=1, name=f"{name}_flat")
 
 
 def _need(probe: ir.Value, layer: Layer) -> Need:

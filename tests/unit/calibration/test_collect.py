@@ -11,12 +11,14 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
+from onnxq.calibration import collect as collecting
 from onnxq.calibration.collect import collect
 from onnxq.errors import CalibrationError, ModelError, PreconditionError
+from onnxq.ir.inference import infer_types
 from onnxq.quant.facts import Facts, Need
 from onnxq.quant.statistics import STATISTICS, Average, ChannelRange, Histogram, Mean, Range, Rows
 from onnxq.runtime.run import Run
-from onnxq.runtime.session import open_session
+from onnxq.runtime.session import Session, open_session
 
 HEADS, HEAD, WIDTH = 2, 4, 8
 
@@ -200,6 +202,28 @@ def test_batch_size_does_not_matter(size: int, padded: bool) -> None:
     if not padded:
         feeds["attention_mask"][:] = 1
     assert_alike(measure(encoder(), feeds, size), measure(encoder(), feeds, 4))
+
+
+INSIDE = """<ir_version: 10, opset_import: ["" : 17]>
+main (float[n,4] x) => (float[n,8] z) { y = Concat <axis = 1> (x, x) z = Relu(y) }"""
+
+
+@pytest.mark.parametrize(("most", "rows"), [(3 * 2 * 8 * 4, [3, 3]), (3 * 2 * 8 * 4 - 1, [1] * 6)])
+def test_samples_run_one_by_one_where_what_is_computed_of_a_batch_is_large(
+    most: int, rows: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = infer_types(ir.from_proto(onnx.parser.parse_model(INSIDE)))
+    monkeypatch.setattr(collecting, "HEAVY_INSIDE", most)
+    ran, run = [], Session.run
+
+    def counted(session: Session, feeds: Mapping[str, NDArray[Any]]) -> dict[str, Any]:
+        ran.append(len(feeds["x"]))
+        return run(session, feeds)
+
+    monkeypatch.setattr(Session, "run", counted)
+    x = np.arange(24, dtype=np.float32).reshape(6, 4)
+    facts = collect(model, [Need("z", frozenset({Range}))], Listed({"x": x}, 3)).facts["z"]
+    assert (ran, facts.low, facts.high) == (rows, 0, 23)
 
 
 def test_facts_are_those_of_the_values() -> None:
