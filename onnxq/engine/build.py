@@ -14,7 +14,7 @@ from onnxq.engine.learning import Learning, Unlearned
 from onnxq.engine.measurements import Measurements
 from onnxq.engine.source import Source
 from onnxq.errors import CalibrationError
-from onnxq.heap import give_back
+from onnxq.heap import make_room
 from onnxq.ir.module import GraphModule, name_of
 from onnxq.passmanager.base import Pass, PassRecord
 from onnxq.passmanager.instruments import BisectLimit, Instrument, VerifyEach
@@ -151,7 +151,8 @@ class Build:
     memo: Memo = field(default_factory=Memo)
     _varied: frozenset[str] = field(default=frozenset(), init=False)
     _states: OrderedDict[Beginning, GraphModule] = field(default_factory=OrderedDict, init=False)
-    _origins: dict[Beginning, GraphModule] = field(default_factory=dict, init=False)
+    _early: dict[Beginning, GraphModule] = field(default_factory=dict, init=False)
+    _origins: set[Beginning] = field(default_factory=set, init=False)
     _told: dict[str, Facts] = field(default_factory=dict, init=False)
     _idle: set[Beginning] = field(default_factory=set, init=False)
 
@@ -168,14 +169,15 @@ class Build:
     def _forget(self) -> None:
         """Forget what trials have in common, as there are no more."""
         self.memo.kept.clear()
+        self._early.clear()
         self._origins.clear()
         self._told = {}
-        give_back()
+        make_room()
 
     def let_go(self) -> None:
-        """Let go of the graphs that are kept, as none may be built any more."""
+        """Let go of the graphs that are kept, but those that nothing was measured of yet."""
         self._states.clear()
-        give_back()
+        make_room()
 
     def elsewhere(self) -> Build:
         """Return what gives the same trials in another process, and measures nothing there."""
@@ -240,12 +242,14 @@ class Build:
             count: So many of its passes run; None for all.
 
         """
-        keeping = _Keeping(self, recipe, frozenset())
-        return self._tried(recipe, self._answers(recipe, self._told), (keeping,), count=count)
+        return self._tried(recipe, self._answers(recipe, self._told), (), count=count)
 
     def outline(self, recipe: Recipe, feeds: Feeds) -> GraphModule:
-        """Return a graph that takes the time of the recipe's, for which one batch was looked at."""
-        return self._tried(recipe, Glimpse(feeds), ())
+        """Return a graph that takes the time of the recipe's, for which one batch was looked at.
+
+        It may begin with the graph of another target.
+        """
+        return self._tried(recipe, Glimpse(feeds), (), begun=self._begun_anywhere(_texts(recipe)))
 
     def _answers(self, recipe: Recipe, likely: Mapping[str, Facts] | None = None) -> Answers:
         texts = _texts(recipe)
@@ -254,7 +258,7 @@ class Build:
     def _origin(self, texts: Beginning) -> GraphModule | None:
         """Return the graph before the first pass that asks for facts; None if no run has got there."""
         ends = range(len(texts), 0, -1)
-        return next((self._origins[texts[:end]] for end in ends if texts[:end] in self._origins), None)
+        return next((self._early[texts[:end]] for end in ends if texts[:end] in self._origins), None)
 
     def _tried(
         self,
@@ -263,10 +267,11 @@ class Build:
         instruments: Sequence[Instrument],
         foreseen: Sequence[Pass] = (),
         count: int | None = None,
+        begun: tuple[int, GraphModule] | None = None,
     ) -> GraphModule:
         texts = _texts(recipe)
         last = len(texts) - 1 if count is None else count
-        start, module = self._begun(texts[: last + 1])
+        start, module = begun or self._begun(texts[: last + 1])
         manager = self._manager(recipe, (BisectLimit(last), *instruments), answers)
         manager.foreseen = foreseen
         with only_valid(self.source.path):
@@ -283,10 +288,12 @@ class Build:
         """Remember that the last of these passes made no edit."""
         self._idle.add(ending)
 
-    def keep_origin(self, beginning: Beginning, module: GraphModule) -> None:
-        """Remember the graph that nothing was measured of yet."""
-        if beginning not in self._origins:
-            self._origins[beginning] = module.clone()
+    def keep_early(self, beginning: Beginning, module: GraphModule, *, asked: bool) -> None:
+        """Remember a graph that nothing was measured of yet, or for the next pass alone if that has asked."""
+        if beginning not in self._early:
+            self._early[beginning] = module.clone()
+        if asked:
+            self._origins.add(beginning)
 
     def keep(self, beginning: Beginning, module: GraphModule) -> None:
         """Remember the graph that passes gave, with what was measured."""
@@ -298,10 +305,18 @@ class Build:
     def _begun(self, texts: Beginning) -> tuple[int, GraphModule]:
         """Return how many of the passes ran already, and their graph."""
         for end in range(len(texts), 0, -1):
-            if (state := self._states.get(texts[:end])) is not None:
+            if texts[:end] in self._states:
                 self._states.move_to_end(texts[:end])
-                return end - 1, state.clone()
+                return end - 1, self._states[texts[:end]].clone()
+            if texts[:end] in self._early:
+                return end - 1, self._early[texts[:end]].clone()
         return 0, self.source.clone()
+
+    def _begun_anywhere(self, texts: Beginning) -> tuple[int, GraphModule]:
+        """Return the same of any target, from before the second pass that asks for facts."""
+        early = {beginning[1:]: module for beginning, module in self._early.items()}
+        end = next((end for end in range(len(texts), 1, -1) if texts[1:end] in early), None)
+        return (0, self.source.clone()) if end is None else (end - 1, early[texts[1:end]].clone())
 
     def _manager(
         self, recipe: Recipe, instruments: Sequence[Instrument], answers: Answers | Glimpse
@@ -384,24 +399,25 @@ def gives_precision(pass_: Pass) -> bool:
 
 
 class _Keeping(Instrument):
-    """Keeps the graph before the first pass that asks for facts, and before passes in which trials differ.
+    """Keeps the graph before passes in which trials differ, those of some names.
 
-    Those are the passes of some names, and the first that may be left out.
+    Where nothing was measured yet, it is kept for all trials: before the first pass that may be left out, and
+    before the first that asks for facts.
     """
 
     def __init__(self, build: Build, recipe: Recipe, names: frozenset[str]) -> None:
         passes = parse_pipeline(recipe.pipeline)
-        self.build, self.texts = build, _texts(recipe)
-        self.first = next((place for place, pass_ in enumerate(passes) if pass_.asks), None)
-        optional = [pass_.name for pass_ in passes if pass_.optional]
-        self.names = {*names, *optional[:1]} if names else names
+        self.build, self.texts, self.names = build, _texts(recipe), names
+        self.asking = next((place for place, pass_ in enumerate(passes) if pass_.asks), len(passes))
+        self.optional = next((place for place, pass_ in enumerate(passes) if pass_.optional), len(passes))
 
     def before(self, module: GraphModule, pass_: Pass, index: int) -> None:
         """Keep a copy."""
-        if index == self.first:
-            self.build.keep_origin(self.texts[: index + 1], module)
-        if pass_.name in self.names:
-            self.build.keep(self.texts[: index + 1], module)
+        beginning = self.texts[: index + 1]
+        if index == self.asking or index == self.optional < self.asking:
+            self.build.keep_early(beginning, module, asked=index == self.asking)
+        elif pass_.name in self.names:
+            self.build.keep(beginning, module)
 
     def after(self, module: GraphModule, pass_: Pass, index: int, record: PassRecord) -> None:
         """Note that the pass did nothing."""
