@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import onnx
 import onnx_ir as ir
 from numpy.typing import NDArray
 
@@ -28,12 +30,19 @@ def external_tensors(model: ir.Model) -> Iterator[ir.ExternalTensor]:
     return (tensor for tensor in tensors(model) if isinstance(tensor, ir.ExternalTensor))
 
 
-def external_files(model: ir.Model) -> list[Path]:
-    """Return the data files that the model refers to, sorted."""
-    return sorted({Path(tensor.path) for tensor in external_tensors(model)})
+def external_in(model: onnx.ModelProto) -> list[ir.ExternalTensor]:
+    """Return the same of a model that is a message still, of which nothing else is looked at."""
+    external = onnx.TensorProto.EXTERNAL
+    stored = [tensor for tensor in _messages(model) if tensor.data_location == external]
+    return [cast("ir.ExternalTensor", ir.serde.deserialize_tensor(tensor)) for tensor in stored]
 
 
-def attach_external(model: ir.Model, folder: Path) -> None:
+def files_of(external: Iterable[ir.ExternalTensor]) -> list[Path]:
+    """Return the data files in which these tensors lie, sorted."""
+    return sorted({Path(tensor.path) for tensor in external})
+
+
+def attach_external(external: Iterable[ir.ExternalTensor], folder: Path) -> None:
     """Let external tensors read their files from ``folder``, after all of them were checked.
 
     Only names and sizes of files are looked at.
@@ -42,7 +51,7 @@ def attach_external(model: ir.Model, folder: Path) -> None:
         ModelError: A file is missing, too short, outside ``folder`` or reachable by other names.
 
     """
-    for tensor in external_tensors(model):
+    for tensor in external:
         tensor.base_dir = folder
         problem = _name_problem(tensor) or _location_problem(tensor, folder) or _size_problem(tensor)
         if problem is not None:
@@ -136,6 +145,25 @@ def _stored_bytes(tensor: ir.TensorProtoTensor) -> int:
     return len(proto.raw_data) if proto.HasField("raw_data") else len(proto.int32_data)
 
 
+def _messages(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    """Yield every initializer and every attribute tensor of a message."""
+    yield from _messages_of(model.graph)
+    for function in model.functions:
+        yield from _messages_of_nodes(function.node)
+
+
+def _messages_of(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    yield from graph.initializer
+    yield from _messages_of_nodes(graph.node)
+
+
+def _messages_of_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    for attribute in chain.from_iterable(node.attribute for node in nodes):
+        yield from (attribute.t, *attribute.tensors)
+        for graph in (attribute.g, *attribute.graphs):
+            yield from _messages_of(graph)
+
+
 def _all_nodes(model: ir.Model) -> Iterator[ir.Node]:
     yield from model.graph.all_nodes()
     for function in model.functions.values():
@@ -147,9 +175,9 @@ def _attribute_tensors(node: ir.Node) -> Iterator[ir.TensorProtocol]:
         if attr.is_ref():
             continue
         if attr.type == ir.AttributeType.TENSOR:
-            yield attr.as_tensor()
+            yield attr.value  # as_tensor looks all members of its protocol up, each time
         elif attr.type == ir.AttributeType.TENSORS:
-            yield from attr.as_tensors()
+            yield from attr.value
 
 
 def _name_problem(tensor: ir.ExternalTensor) -> tuple[str, str] | None:

@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,9 @@ from onnxq.ir.external import (
     MappedTensor,
     attach_external,
     believe_tensors,
-    external_files,
+    external_in,
+    external_tensors,
+    files_of,
     read_embedded,
     settle_tensors,
     tensors,
@@ -76,7 +79,7 @@ def load_model(path: Path | str) -> GraphModule:
         model, checked = _read(path)
         read_embedded(model)
         believe_tensors(model)
-        attach_external(model, path.absolute().parent)
+        attach_external(external_tensors(model), path.absolute().parent)
         settle_tensors(model)
         check(model, checked)
     _shorten_domain(model)
@@ -125,17 +128,35 @@ def write_model(
 
     """
     *data, path = files
-    model = module.model.clone()
-    _sort_initializers(model.graph)
-    for file in data:
-        ir.external_data.unload_from_model(
-            model, file.parent, file.name, size_threshold_bytes=_SMALL_TENSOR, max_workers=WRITERS
-        )
-    if not data:
-        ir.external_data.load_to_model(model)
-    model.metadata_props.update(metadata())
-    path.write_bytes(_serialized(model))
+    model = module.model
+    with _unchanged(model):
+        _sort_initializers(model.graph)
+        for file in data:
+            ir.external_data.unload_from_model(
+                model, file.parent, file.name, size_threshold_bytes=_SMALL_TENSOR, max_workers=WRITERS
+            )
+        if not data:
+            ir.external_data.load_to_model(model)
+        model.metadata_props.update(metadata())
+        path.write_bytes(_serialized(model))
     trim()
+
+
+@contextmanager
+def _unchanged(model: ir.Model) -> Iterator[None]:
+    """Let the block change where weights lie, their order, and what the model says of itself, for a while."""
+    order, said = dict(model.graph.initializers), dict(model.metadata_props)
+    values = [value for graph in model.graphs() for value in graph.initializers.values()]
+    weights = [value.const_value for value in values]
+    try:
+        yield
+    finally:
+        for value, weight in zip(values, weights, strict=True):
+            value.const_value = weight
+        model.graph.initializers.clear()
+        model.graph.initializers.update(order)
+        model.metadata_props.clear()
+        model.metadata_props.update(said)
 
 
 def _serialized(model: ir.Model) -> bytes:
@@ -157,17 +178,21 @@ def output_files(
     """
     large = external_data or _must_stream(module.model)
     targets = (path.with_name(path.name + DATA_SUFFIX), path) if large else (path,)
-    inputs = [*external_files(module.model), *(model_files(source) if source else [])]
-    for target in targets:
-        _refuse_overwriting(target, inputs)
+    there = [target for target in targets if target.exists()]
+    if there:
+        data = files_of(external_tensors(module.model))
+        _refuse_overwriting(there, [*data, *(model_files(source) if source else [])])
     return targets
 
 
 def _must_stream(model: ir.Model) -> bool:
     """Tell whether the weights are too large for the model's own file."""
     weights = list(tensors(model))
+    size = sum(tensor.nbytes for tensor in weights)
+    if size <= STREAMED_LIMIT:
+        return False
     in_files = any(isinstance(tensor, MappedTensor | StoredTensor) for tensor in weights)
-    return sum(tensor.nbytes for tensor in weights) > (STREAMED_LIMIT if in_files else EMBEDDED_LIMIT)
+    return in_files or size > EMBEDDED_LIMIT
 
 
 def model_files(path: Path) -> list[Path]:
@@ -218,11 +243,8 @@ def foreign_operators(module: GraphModule) -> list[Remark]:
     ]
 
 
-def _read(path: Path) -> tuple[ir.Model, Path | onnx.ModelProto]:
-    """Return the model in the file, its external data not yet looked for, and what to check as ONNX.
-
-    The latter is the file itself, unless something had to be said otherwise.
-    """
+def _message(path: Path) -> onnx.ModelProto:
+    """Return the message that the file holds, its external data not yet looked for."""
     try:
         with _readable(path):
             _check_file(path)
@@ -231,6 +253,15 @@ def _read(path: Path) -> tuple[ir.Model, Path | onnx.ModelProto]:
         raise _not_onnx(path) from error
     if not proto.HasField("graph"):
         raise _not_onnx(path)
+    return proto
+
+
+def _read(path: Path) -> tuple[ir.Model, Path | onnx.ModelProto]:
+    """Return the model in the file, and what to check as ONNX.
+
+    The latter is the file itself, unless something had to be said otherwise.
+    """
+    proto = _message(path)
     if proto.graph.sparse_initializer:
         raise ModelError(
             "sparse weights are not supported", where=str(path), hint="export them as dense ones"
@@ -389,9 +420,9 @@ def _sort_initializers(graph: ir.Graph) -> None:
     graph.initializers.update(values)
 
 
-def _refuse_overwriting(target: Path, inputs: list[Path]) -> None:
-    for file in inputs:
-        if target.exists() and file.exists() and target.samefile(file):
+def _refuse_overwriting(targets: Sequence[Path], inputs: Sequence[Path]) -> None:
+    for target, file in product(targets, inputs):
+        if file.exists() and target.samefile(file):
             raise InputError(
                 "this is the model that is being read; it is not overwritten",
                 where=str(target),
@@ -405,9 +436,9 @@ def _data_files(path: Path) -> list[Path]:
         if not _may_have_data_files(path):
             return []
     with _at_the_door(path):
-        model, _ = _read(path)
-        attach_external(model, path.absolute().parent)
-    return external_files(model)
+        external = external_in(_message(path))
+        attach_external(external, path.absolute().parent)
+    return files_of(external)
 
 
 def _may_have_data_files(path: Path) -> bool:
