@@ -35,7 +35,7 @@ from onnxq.engine.source import Source
 from onnxq.engine.trial import Trial
 from onnxq.errors import DataError, InputError, ToleranceError, called
 from onnxq.files import as_utf8, replacing
-from onnxq.heap import give_back
+from onnxq.heap import make_room
 from onnxq.ir.module import GraphModule
 from onnxq.ir.store import (
     foreign_operators,
@@ -360,7 +360,7 @@ class Compilation:
         module.forget_facts()
         if self._measurements is not None:
             self._measurements.let_go()
-        give_back()
+        make_room()
 
     def _run(self, module: GraphModule) -> Run | None:
         """Return where and how the target runs a model; None if that is not here."""

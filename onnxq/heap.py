@@ -19,16 +19,14 @@ def keep_imported() -> None:
     gc.freeze()
 
 
-def give_back() -> None:
-    """Let go of graphs that nobody holds, which are full of circles, and of the heap that was freed."""
-    gc.collect()
-    trim()
-
-
 def make_room() -> None:
-    """Do the same between trials, of which there are many, where so much is held that it tells."""
+    """Let go of graphs that nobody holds, which are full of circles, and of the heap that was freed.
+
+    Where so little is held that nobody misses it, Python lets go of them when there are many.
+    """
     if resident_bytes() >= WORTH_IT:
-        give_back()
+        gc.collect()
+        trim()
 
 
 def resident_bytes() -> float:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 import onnx_ir as ir
@@ -14,8 +15,23 @@ from onnxq.ir.stored import StoredTensor
 _tensor_digests: WeakKeyDictionary[ir.TensorProtocol, str] = WeakKeyDictionary()
 
 
+_PLAIN = frozenset(
+    {
+        ir.AttributeType.FLOAT,
+        ir.AttributeType.FLOATS,
+        ir.AttributeType.INT,
+        ir.AttributeType.INTS,
+        ir.AttributeType.STRING,
+        ir.AttributeType.STRINGS,
+    }
+)
+"""The types of attributes that are numbers and texts, or tuples of some."""
+
 TensorName = Callable[[ir.TensorProtocol], str]
 """Returns what tells a tensor from others."""
+Form = TypeVar("Form", bound=Hashable)
+NodeForm = Callable[[ir.Node], Form]
+"""Returns what tells a node from others."""
 
 
 def graph_digest(module: GraphModule, *, decisions: bool = True) -> str:
@@ -23,12 +39,16 @@ def graph_digest(module: GraphModule, *, decisions: bool = True) -> str:
 
     Metadata and documentation do not count. A tensor is hashed once, as tensors do not change.
     """
-    return _of_lines((*_lines(module, tensor_digest), *(_decision_lines(module) if decisions else ())))
+    decided = _decision_lines(module) if decisions else ()
+    return _of_lines((*_lines(module, tensor_digest, _node_line), *decided))
 
 
-def graph_state(module: GraphModule) -> str:
-    """Return the same with decisions, for one process: weights in files count by their place, unread."""
-    return _of_lines((*_lines(module, _tensor_state), *_decision_lines(module)))
+def graph_state(module: GraphModule) -> tuple[Hashable, ...]:
+    """Return what the digest is made of, decisions too: quickly, as it is asked for after every pass.
+
+    Weights in files count by their place, unread.
+    """
+    return (*_lines(module, _tensor_state, _node_state), *_decision_lines(module))
 
 
 def _of_lines(lines: Iterable[str]) -> str:
@@ -39,9 +59,9 @@ def _of_lines(lines: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
-def _lines(module: GraphModule, named: TensorName) -> Iterator[str]:
+def _lines(module: GraphModule, named: TensorName, told: NodeForm[Form]) -> Iterator[str | Form]:
     yield f"opsets {sorted(module.model.opset_imports.items())} ir {module.model.ir_version}"
-    yield from _graph_lines(module.graph, named)
+    yield from _graph_lines(module.graph, named, told)
     for _, function in sorted(module.model.functions.items()):
         yield function_text(function)
 
@@ -58,12 +78,12 @@ def function_text(function: ir.Function) -> str:
     return "\n".join([f"function {function.identifier()}", *map(_node_line, function)])
 
 
-def _graph_lines(graph: ir.Graph, named: TensorName) -> Iterator[str]:
+def _graph_lines(graph: ir.Graph, named: TensorName, told: NodeForm[Form]) -> Iterator[str | Form]:
     for value in graph.inputs:
         yield f"input {value.name} {value.type} {value.shape}"
     for name, value in sorted(graph.initializers.items()):
         yield f"initializer {name} {named(value.const_value) if value.const_value else None}"
-    yield from map(_node_line, graph)
+    yield from map(told, graph)
     for value in graph.outputs:
         yield f"output {value.name} {value.type} {value.shape}"
 
@@ -72,6 +92,18 @@ def _node_line(node: ir.Node) -> str:
     attributes = [f"{name}={attribute_text(attr)}" for name, attr in sorted(node.attributes.items())]
     inputs, outputs = [name_of(v) for v in node.inputs], [name_of(v) for v in node.outputs]
     return f"node {node.domain}.{node.op_type}.{node.overload} {node.name} {inputs} {outputs} {attributes}"
+
+
+def _node_state(node: ir.Node) -> Hashable:
+    """Return the same as numbers and names, which takes a fraction of the time of a line."""
+    attributes = [(attr.name, attr.type, _attribute_state(attr)) for attr in node.attributes.values()]
+    inputs, outputs = tuple(map(name_of, node.inputs)), tuple(map(name_of, node.outputs))
+    return node.domain, node.op_type, node.overload, node.name, inputs, outputs, tuple(attributes)
+
+
+def _attribute_state(attr: ir.Attr) -> Hashable:
+    plain = attr.type in _PLAIN and not attr.is_ref()
+    return attr.value if plain else attribute_text(attr)
 
 
 def attribute_text(attr: ir.Attr) -> str:
@@ -87,7 +119,7 @@ def attribute_text(attr: ir.Attr) -> str:
 
 def _subgraph_digest(graph: ir.Graph) -> str:
     """Return a short name for a subgraph, so that a line does not grow with the depth of the nesting."""
-    return hashlib.sha256("\n".join(_graph_lines(graph, tensor_digest)).encode()).hexdigest()
+    return hashlib.sha256("\n".join(_graph_lines(graph, tensor_digest, _node_line)).encode()).hexdigest()
 
 
 def tensor_digest(tensor: ir.TensorProtocol) -> str:
@@ -102,6 +134,8 @@ def tensor_digest(tensor: ir.TensorProtocol) -> str:
 
 def _tensor_state(tensor: ir.TensorProtocol) -> str:
     """Return what tells a tensor from others while the files that hold weights stay as they are."""
+    if type(tensor) is ir.Tensor:  # as most are; asking what else it might be takes longer
+        return tensor_digest(tensor)
     if isinstance(tensor, StoredTensor):
         encoding = tensor.encoding
         return f"{_tensor_state(tensor.weight)} as {encoding.grid} {encoding.form}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -45,21 +45,21 @@ class Instrument:
 class VerifyEach(Instrument):
     """Checks the module before and after each pass, and that the Editor made every change."""
 
-    _digest: str | None = field(default=None, init=False)
+    _state: Hashable = field(default=None, init=False)
 
     def before(self, module: GraphModule, pass_: Pass, index: int) -> None:
         """Verify the graph that the pipeline begins with; later ones are those of the pass before."""
-        if self._digest is None:
+        if self._state is None:
             verify(module)
-            self._digest = graph_state(module)
+            self._state = graph_state(module)
 
     def after(self, module: GraphModule, pass_: Pass, index: int, record: PassRecord) -> None:
         """Verify; onnx's checker too, if the pass says that it changed something."""
-        old, self._digest = self._digest, graph_state(module)
+        old, self._state = self._state, graph_state(module)
         if record.edits:
             verify(module)
             check_operators(module)
-        elif old != self._digest:
+        elif old != self._state:
             raise VerifyError("the pass changed the graph behind the Editor's back")
 
 

@@ -123,7 +123,9 @@ def _packages() -> dict[str, str]:
     return {point.value: point.dist.name if point.dist else "?" for point in entry_points(group=GROUP)}
 
 
+@cache
 def _class_in(place: PassModule) -> type[Pass]:
+    """Return the class of a pass; a search asks for the same ones a thousand times."""
     try:
         module = import_module(place.module)
     except Exception as error:

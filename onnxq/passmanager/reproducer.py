@@ -49,7 +49,8 @@ class Reproducer(Instrument):
     def before(self, module: GraphModule, pass_: Pass, index: int) -> None:
         """Keep a copy; it shares the weights."""
         needed = {need.value for need in pass_.needs(module)}
-        self._facts = {name: facts for name, facts in module.facts().items() if name in needed}
+        known = module.facts() if needed else {}
+        self._facts = {name: facts for name, facts in known.items() if name in needed}
         if self._copy is None or self._source is not module.model:
             self._source, self._copy = module.model, module.clone()
 

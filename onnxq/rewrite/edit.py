@@ -266,6 +266,7 @@ class Editor(Writer):
         """
         self._check_current([value])
         self._record("encode", name_of(value), why)
+        self._keeper.decide()
         if readers is None:
             note_for_all(value, encoding)
         own = None if encoding_for_all(value) == encoding else encoding

@@ -43,6 +43,7 @@ class Keeper:
 
     module: GraphModule
     made: list[ir.Node] = field(default_factory=list)
+    _decided: bool = field(default=True, init=False)
     _held: list[Held] = field(default_factory=list, init=False)
     _moved: dict[tuple[ir.Value, ir.Node | None], ir.Value] = field(default_factory=dict, init=False)
     _given_up: set[tuple[ir.Value, ir.Node | None]] = field(default_factory=set, init=False)
@@ -54,6 +55,10 @@ class Keeper:
     def move(self, value: ir.Value, to: ir.Value, readers: Iterable[ir.Node | None]) -> None:
         """Note that ``readers``, and everyone if None is among them, read ``to`` instead of ``value``."""
         self._moved |= {(value, reader): to for reader in readers if value is not to}
+
+    def decide(self) -> None:
+        """Note that something is decided now."""
+        self._decided = True
 
     def give_up(self, value: ir.Value, readers: Iterable[ir.Node | None]) -> None:
         """Note that the decision for ``readers``, and for everyone if None is among them, was taken back."""
@@ -89,7 +94,8 @@ class Keeper:
 
     def _hold(self, live: set[ir.Node] | None = None) -> None:
         self.made, self._moved, self._given_up = [], {}, set()
-        decisions = self.module.decisions()
+        decisions = self.module.decisions() if self._decided else []
+        self._decided = bool(decisions)
         live = live or (live_nodes(self.module.graph) if decisions else set())
         self._held = []
         for one in decisions:
