@@ -7,11 +7,13 @@ quantization in the loop; with the others, what was learned becomes the integer 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from onnxq.calibration.data import Dataset
@@ -37,6 +39,7 @@ from onnxq.training.fitting import Check, Fitting, Plan
 from onnxq.training.goals import Kind
 from onnxq.training.learned import Gridded, Plain, Steps
 from onnxq.training.network import Network, network_of
+from onnxq.training.penalty import STRENGTH
 
 BEHIND = ("fit-biases", "correct-bias", "encode-biases")
 """Passes that follow from scales and weights: they run on what was learned."""
@@ -56,6 +59,7 @@ class FinetuneOptions:
         judging: Samples that judge; by default some of the data are not learned from.
         labels: Of the data, for ``cross-entropy``: one number for each sample; None if the data has them.
         checkpoint: A folder from which training goes on if it was stopped.
+        penalty: How much outliers count, where they are tamed (``quanttuning.py``).
 
     """
 
@@ -66,6 +70,7 @@ class FinetuneOptions:
     judging: Dataset | None = None
     labels: NDArray[Any] | None = None
     checkpoint: Path | None = None
+    penalty: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -140,26 +145,27 @@ def finetune_model(
     around = around or CompileOptions(bench=False)
     recipe = finetune_recipe(options.recipe or load_recipe("cpu"), options.bits).settled()
     work = Compilation(Source.of(Path(source)), recipe, data, around, on_progress)
-    outputs = Outputs(Path(output), tuple(_read(work, options)), around.force)
+    outputs = Outputs(Path(output), tuple(read_by(work, options)), around.force)
     outputs.files(work.source.module)  # what cannot be written is better known now
-    place = _place(recipe)
+    place = place_of_training(recipe)
     decided = work.build.of(recipe, (BisectLimit(place),))
-    tuning = _Finetuning(decided.module, data, options, Run(threads=around.threads), on_progress, on_check)
-    fitting = tuning.fitted(_digest(work, data, options))
+    training = Training(data, options, Run(threads=around.threads), on_progress, on_check)
+    fitting = training.of(decided.module, training_digest(work, options))
     work.remarks = (_told(fitting),)
     records = work.build.rest(recipe, decided.module, place)
     built = Built(decided.module, (*decided.records, *records), decided.facts, decided.assigned)
     return Finetuned(work.finish(built, outputs, render_report), tuple(fitting.checks))
 
 
-def _read(work: Compilation, options: FinetuneOptions) -> Iterator[Path]:
+def read_by(work: Compilation, options: FinetuneOptions) -> Iterator[Path]:
+    """Yield what is read, which must not be replaced."""
     yield from model_files(work.source.path)
     yield from work.options.also_read
     for data in (work.data, options.judging):
         yield from data.paths if data is not None else ()
 
 
-def _place(recipe: Recipe) -> int:
+def place_of_training(recipe: Recipe) -> int:
     """Return how many passes run before training.
 
     Raises:
@@ -174,11 +180,12 @@ def _place(recipe: Recipe) -> int:
     )
 
 
-def _digest(work: Compilation, data: Dataset, options: FinetuneOptions) -> str:
+def training_digest(work: Compilation, options: FinetuneOptions) -> str:
     """Return what tells this training from any other."""
-    plain = {**asdict(options.plan), "bits": options.bits, "loss": options.loss}
+    plain = {**asdict(options.plan), "bits": options.bits, "loss": options.loss, "penalty": options.penalty}
     labels = None if options.labels is None else options.labels.tobytes()
-    told = (work.source.digest, data.digest(), labels, work.recipe.pipeline, sorted(plain.items()))
+    data = None if work.data is None else work.data.digest()
+    told = (work.source.digest, data, labels, work.recipe.pipeline, sorted(plain.items()))
     return hashlib.sha256(repr(told).encode()).hexdigest()
 
 
@@ -189,26 +196,46 @@ def _told(fitting: Fitting) -> str:
 
 
 @dataclass(frozen=True)
-class _Finetuning:
-    module: GraphModule
+class Training:
+    """What trains graphs.
+
+    Args:
+        data: Samples to learn from.
+        options: What is trained, and how.
+        run: Where and how it runs.
+        on_progress: Called as the work goes on.
+        on_check: Called with each check.
+
+    """
+
     data: Dataset
     options: FinetuneOptions
     run: Run
     on_progress: Progress
     on_check: OnCheck
 
-    def fitted(self, digest: str) -> Fitting:
-        """Train, and put what was learned into the graph."""
-        plan, goals = self.options.plan, goals_of(self.module, self.options.loss)
-        network = network_of(self.module, goals)
-        teacher = Teacher(self.module, goals, self.run)
+    def of(
+        self, module: GraphModule, digest: str, penalized: Mapping[str, float] = MappingProxyType({})
+    ) -> Fitting:
+        """Train a graph, and put what was learned into it.
+
+        Args:
+            module: In it is decided what is quantized.
+            digest: What tells this training from any other.
+            penalized: How much outliers of values count, by name: see ``network_of``.
+
+        """
+        plan, goals = self.options.plan, goals_of(module, self.options.loss)
+        network = network_of(module, goals, penalized)
+        teacher = Teacher(module, goals, self.run)
         parts = list(teacher.parts(with_options(self.data, batch_size=plan.batch), self.options.labels))
         judging = self.options.judging
         apart = parted(parts) if judging is None else (parts, list(teacher.parts(judging)))
-        with fitting_of(network, goals, apart, plan, self.run) as fitting:
+        fixed = {STRENGTH: np.array(self.options.penalty, np.float32)}
+        with fitting_of(network, goals, apart, plan, self.run, fixed if penalized else {}) as fitting:
             self._fit(fitting, digest)
         fitting.take_best()
-        put_back(self.module, network, fitting)
+        put_back(module, network, fitting)
         return fitting
 
     def _fit(self, fitting: Fitting, digest: str) -> None:

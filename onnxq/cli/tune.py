@@ -11,18 +11,19 @@ import typer
 
 from onnxq.cli.choose import RecipeSettings
 from onnxq.cli.compile import Output, present
-from onnxq.cli.console import progress, remark
+from onnxq.cli.console import progress, remark, show, show_json
 from onnxq.cli.options import Json, MetricName, Model, NeededDataSettings, ReadingSettings, Threads, metric_of
 from onnxq.errors import DataError, RecipeError, did_you_mean
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from onnxq.calibration.data import Dataset
     from onnxq.comparison import CompileOptions
     from onnxq.finetuning import FinetuneOptions
     from onnxq.training.fitting import Check, Plan
 
-METHODS = ("lsq", "qat")
+METHODS = ("lsq", "qat", "quanttune")
 LOSSES = ("cross-entropy", "kl", "mse")
 OPTIMIZERS = ("adam", "sgd")
 SHAPES = ("constant", "cosine")
@@ -110,6 +111,9 @@ class PlanSettings:
         int | None,
         typer.Option(min=1, metavar="N", help="End after N checks without a better.", rich_help_panel=_HOW),
     ] = None
+    penalty: Annotated[
+        float, typer.Option(help="How much outliers count, with quanttune.", rich_help_panel=_HOW)
+    ] = 1.0
     checkpoint: Annotated[
         Path | None,
         typer.Option(
@@ -150,7 +154,8 @@ class MethodSettings:
         str,
         typer.Option(
             metavar="|".join(METHODS),
-            help="lsq learns weights, scales and offsets; qat weights alone, on grids as measured.",
+            help="lsq learns weights, scales and offsets; qat weights alone, on grids as measured; quanttune "
+            "tames outliers of a model that stays in float, to be compiled then.",
         ),
     ] = "lsq"
     bits: Annotated[str, typer.Option(metavar="wNaN", help="Of weights and activations, 2 to 8.")] = "w8a8"
@@ -186,7 +191,11 @@ def run(
         judging=None if goal.val is None else reading.read(goal.val, model),
         labels=labels,
         checkpoint=plan.checkpoint,
+        penalty=plan.penalty,
     )
+    if work.method == "quanttune":
+        _tame(model, output, reading.open(model), options, _around(goal, options, work, wanted), as_json)
+        return
     with progress() as on_progress:
         tuned = finetune_model(
             *(model, output, reading.open(model), options),
@@ -195,6 +204,23 @@ def run(
             on_check=_tell,
         )
     present(output, tuned.compiled.manifest, as_json=as_json, passed=True)
+
+
+def _tame(
+    model: Path, output: Path, data: Dataset, options: FinetuneOptions, around: CompileOptions, as_json: bool
+) -> None:
+    from onnxq.quanttuning import tame_model
+    from onnxq.report.tamed import tamed_table
+    from onnxq.report.text import draw
+
+    with progress() as on_progress:
+        tamed = tame_model(
+            model, output, data, options, around=around, on_progress=on_progress, on_check=_tell
+        )
+    if as_json:
+        show_json("tune", {"output": str(output), **tamed.to_dict()})
+        return
+    show(draw(tamed_table(tamed)), f"wrote {output}: a float model, for onnxq compile")
 
 
 def _around(

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -139,6 +140,7 @@ def fitting_of(
     parts: tuple[Sequence[Part], Sequence[Part]],
     plan: Plan,
     run: Run,
+    fixed: Arrays = MappingProxyType({}),
 ) -> Iterator[Fitting]:
     """Open the sessions of a network, for as long as it is trained.
 
@@ -148,10 +150,11 @@ def fitting_of(
         parts: What is learned from, and what judges.
         plan: How it goes.
         run: Where and how it runs.
+        fixed: What is fed besides, always the same.
 
     """
     learned = learned_of(network)
-    kept = {name: array for one in learned for name, array in one.fed.items()}
+    kept = {**fixed, **{name: array for one in learned for name, array in one.fed.items()}}
     with (
         opened(network.training, run) as training,
         opened(network.evaluation, run) as evaluation,

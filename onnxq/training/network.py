@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 import numpy as np
 import onnx_ir as ir
@@ -24,8 +25,10 @@ from onnxq.errors import ModelError
 from onnxq.ir.knowledge import Decision
 from onnxq.ir.module import LINEAR, GraphModule, array_of, constant_tensor, input_of, is_standard, name_of
 from onnxq.quant.encodings import Affine, Encoding
+from onnxq.rewrite.builder import Builder
 from onnxq.rewrite.edit import Editor
 from onnxq.training.goals import Goal, reached
+from onnxq.training.penalty import STRENGTH, penalty
 
 WHY = "training"
 LOSS = "loss"
@@ -84,24 +87,29 @@ class Network:
     grids: Mapping[str, Grid]
 
 
-def network_of(module: GraphModule, goals: Sequence[Goal]) -> Network:
+def network_of(
+    module: GraphModule, goals: Sequence[Goal], penalized: Mapping[str, float] = MappingProxyType({})
+) -> Network:
     """Return what trains a graph in which is decided what is quantized, and nothing is realised.
 
     Args:
         module: Stays as it is.
         goals: What makes up the loss.
+        penalized: How much the outliers of values count, by their names: see ``penalty.py``. With any, the
+            network has one more input, ``strength``: as often the sum of the penalties is part of the loss.
 
     Raises:
         ModelError: An operator on the way has no gradient, or an encoding cannot be learned.
 
     """
-    return _Making(module, goals).network()
+    return _Making(module, goals, penalized).network()
 
 
 @dataclass
 class _Making:
     module: GraphModule
     goals: Sequence[Goal]
+    penalized: Mapping[str, float]
     parameters: dict[str, Parameter] = field(default_factory=dict)
     grids: dict[str, Grid] = field(default_factory=dict)
     added: dict[str, ir.Value] = field(default_factory=dict)
@@ -125,18 +133,38 @@ class _Making:
         for parameter in list(_parameters(self.module)):
             self._feed(parameter)
         self._restore_the_rest()
-        loss, ends = self._loss()
+        terms, ends = self._terms()
+        seeds = {term: self._one(term) for term in terms}
+        if self.penalized:
+            slopes_of, more = self._penalties()
+            seeds, terms = {**seeds, **slopes_of}, [*terms, more]
+        loss = self._behind()("Sum", *terms, name=LOSS)
         self.edit.set_inputs([*given, *self.added.values()], why=WHY)
-        found = pulled_back(self.copy, {loss: self._one(loss)}, self._learned())
+        found = pulled_back(self.copy, seeds, self._learned())
         slopes = {name_of(v): s for v, s in zip(self._learned(), found, strict=True) if s is not None}
         evaluation = self._evaluated(ends)
-        training = with_outputs([loss, *self._named(slopes, "slope"), *self.sizes.values()], self.edit)
+        outputs = [loss, *self._named(slopes, "slope"), *self.sizes.values()]
+        training = with_outputs(outputs, self.edit)
         parameters = {name: one for name, one in self.parameters.items() if name in slopes}
         return Network(training, evaluation, parameters, self.grids)
 
     def _learned(self) -> list[ir.Value]:
         offsets = [grid.offset for grid in self.grids.values() if grid.offset is not None]
         return [self.added[name] for name in (*self.parameters, *self.grids, *offsets)]
+
+    def _behind(self) -> Builder:
+        return self.edit.behind(self.copy.graph[-1].outputs[0], why=WHY)
+
+    def _penalties(self) -> tuple[dict[ir.Value, ir.Value], ir.Value]:
+        """Return the gradient that each penalty adds to that of its value, and what they add to the loss."""
+        strength = self._input(STRENGTH, ir.DataType.FLOAT, ())
+        seeds, terms = {}, []
+        for name, weight in self.penalized.items():
+            found, slope = penalty(Term(self._behind(), self.values[name]))
+            terms.append((found * weight).value)
+            seeds[self.values[name]] = (slope * (Term(slope.op, strength) * weight)).value
+        op = self._behind()
+        return seeds, op.Mul(op.Sum(*terms), strength)
 
     def _evaluated(self, ends: Sequence[ir.Value]) -> GraphModule:
         copy = self.copy.clone()
@@ -147,7 +175,7 @@ class _Making:
         return Term(self.edit.behind(loss, why=WHY), loss).number(1).value
 
     def _named(self, found: Mapping[str, ir.Value], suffix: str) -> list[ir.Value]:
-        op = self.edit.behind(self.copy.graph[-1].outputs[0], why=WHY)
+        op = self._behind()
         return [op.Identity(value, name=f"{name}_{suffix}") for name, value in found.items()]
 
     def _input(self, name: str, dtype: ir.DataType, shape: Sequence[int | str | None]) -> ir.Value:
@@ -221,17 +249,16 @@ class _Making:
                     constant = self.edit.constant(f"{name_of(decision.value)}_restored", array, why=WHY)
                     self.edit.rewire(self.nodes[use.node.name], use.idx, constant, why=WHY)
 
-    def _loss(self) -> tuple[ir.Value, list[ir.Value]]:
-        """Return the sum of what the goals say, and the values that they look at."""
+    def _terms(self) -> tuple[list[ir.Value], list[ir.Value]]:
+        """Return what each goal says, and the values that they look at."""
         ends, terms = [], []
         for goal in self.goals:
             end = self.shown.get(goal.value, self.values[goal.value])
             target = self._input(goal.target, *goal.fed(end))
-            op = self.edit.behind(self.copy.graph[-1].outputs[0], why=WHY)
+            op = self._behind()
             ends.append(end)
-            terms.append(reached(goal, Term(op, end), Term(op, target)))
-        op = self.edit.behind(self.copy.graph[-1].outputs[0], why=WHY)
-        return op.Sum(*(term.value for term in terms), name=LOSS), ends
+            terms.append(reached(goal, Term(op, end), Term(op, target)).value)
+        return terms, ends
 
 
 def _along(vector: Term, encoding: Encoding, value: ir.Value) -> Term:

@@ -40,6 +40,23 @@ def test_labels_are_learned_from(onnxq: Onnxq, model: Path, data: Path, tmp_path
     assert not (tmp_path / "new.onnx").exists()
 
 
+def test_outliers_are_tamed_in_float(onnxq: Onnxq, model: Path, data: Path, tmp_path: Path) -> None:
+    output = tmp_path / "tamed.onnx"
+    plan = ("--method", "quanttune", "--loss", "mse", *PLAN)
+    result = onnxq("tune", model, "-o", output, "--data", data, *plan)
+    assert result.exit_code == 0, result.stderr
+    assert "mean of all" in result.stdout
+    assert onnxq("compile", output, "-o", tmp_path / "int8.onnx", "--data", data, "--no-bench").exit_code == 0
+    output.write_bytes(b"mine")
+    result = onnxq("tune", model, "-o", output, "--data", data, *plan)
+    assert result.exit_code == 2
+    assert output.read_bytes() == b"mine"
+    content = json.loads(
+        onnxq("tune", model, "-o", output, "--data", data, *plan, "--force", "--json").stdout
+    )
+    assert sorted(content["before"]) == sorted(content["after"])
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [

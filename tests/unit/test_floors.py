@@ -37,7 +37,7 @@ FLOORS = [
     {"diff", "manifest", "outputs", "written"},
     {"compilation", "export", "inspection", "story", "verification"},
     {"report"},
-    {"compile", "finetuning"},
+    {"compile", "finetuning", "quanttuning"},
     {"cli"},
 ]
 """From the ground; a module may import from its own floor and from those below."""
