@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
-from onnxq.analysis.attention import HEADS_FIRST, asks_for_leading_axes, unscaled, without_mask
+from onnxq.analysis.attention import HEADS_FIRST, asks_for_leading_axes, key_of, unfolded
 from onnxq.analysis.cases import AtMostZero, Condition, IsSet
 from onnxq.analysis.masks import BATCH, KEY, QUERY, length_of, ruling_of
 from onnxq.analysis.padding import ABSORBING
+from onnxq.analysis.scores import Mask, scores_of, weighing_of
 from onnxq.ir.module import attribute, constant_of, is_standard, rank_of
 
-TURNED = [0, 1, 3, 2]
 LENGTH_AXIS = 2
 """The axis of a cache of shape (batch, heads, tokens, size) that grows with each step."""
 
@@ -79,39 +79,37 @@ class CachedCore:
 
 def cached_core_of(softmax: ir.Node) -> CachedCore | str | None:
     """Return the core around ``softmax``, why it is taken for none, or None where there is no cache."""
-    weighing = _weighing_of(softmax)
-    value = None if weighing is None else _cache_of(weighing.inputs[1])
-    if weighing is None or value is None:
+    found, scores = weighing_of(softmax), scores_of(softmax.inputs[0])
+    value = None if found is None else _cache_of(found[0].inputs[1])
+    if found is None or value is None:
         return None
     if attribute(softmax, "axis", -1) not in (-1, 3):
         return "it is not taken over the last axis"
-    scores, mask = without_mask(softmax.inputs[0])
-    bare, scale = unscaled(scores)
-    product = None if bare is None else bare.producer()
-    if product is None or not is_standard(product, "MatMul"):
+    if scores is None:
         return "its input is no product of queries and keys"
-    (query, query_scale), (turned, key_scale) = (unscaled(one) for one in product.inputs)
-    key = _cache_of(_before_transpose(turned, TURNED))
+    (query, query_scale), (right, right_scale) = (unfolded(one) for one in scores.product.inputs)
+    keys, key_scale = key_of(right)
+    key = None if keys is None or keys.by_token else _cache_of(keys.value)
     if query is None or key is None or rank_of(query) != 4:
         return "its keys are not those of a cache"
-    factor = scale * query_scale * key_scale
+    factor = scores.factor * query_scale * right_scale * key_scale
     if not factor > 0:
         return "its factor is not positive"
     heads = _heads_of(query, key, value)
-    context = _sole_transpose(weighing.outputs[0])
+    context = _sole_transpose(found[0].outputs[0])
     merged = None if context is None else _merge_of(context)
     if heads is None or context is None or merged is None:
         return "nobody knows how many heads it has, or they are not merged right behind it"
     core = CachedCore(query, key, value, heads, factor, None, context, merged)
-    return _with_mask(core, mask)
+    return _with_masks(core, scores.masks)
 
 
-def _with_mask(core: CachedCore, mask: ir.Value | None) -> CachedCore | str:
-    """Return the core with the flags that its mask reads, or why that rules out other keys than it may."""
-    ruling = None if mask is None else ruling_of(mask)
-    if mask is not None and (ruling is None or ruling.entry > ABSORBING):
+def _with_masks(core: CachedCore, masks: tuple[Mask, ...]) -> CachedCore | str:
+    """Return the core with the flags that its masks read, or why they rule out other keys than they may."""
+    rulings = [ruling_of(mask.value) if mask.low is None or mask.keeps else None for mask in masks]
+    if any(one is None or one.entry > ABSORBING for one in rulings):
         return "its mask cannot be read, or does not swallow the scores of what it rules out"
-    conditions: frozenset[Condition] = frozenset() if ruling is None else ruling.conditions
+    conditions: frozenset[Condition] = frozenset().union(*(one.conditions for one in rulings if one))
     flags = [one for one in conditions if isinstance(one, IsSet) and one.index == (BATCH, KEY)]
     past = length_of(core.key.past, LENGTH_AXIS)
     causal = [one for one in conditions if past is not None and one == AtMostZero(KEY - QUERY - past)]
@@ -129,24 +127,6 @@ def _sizes(past: ir.Value) -> tuple[int, int]:
     assert isinstance(heads, int)
     assert isinstance(size, int)
     return heads, size
-
-
-def _weighing_of(softmax: ir.Node) -> ir.Node | None:
-    """Return the product of weights and values; 0 may have taken the place of what is no number before it."""
-    weights = softmax.outputs[0]
-    readers = {node.op_type: node for node in weights.consumers()}
-    if readers.keys() == {"IsNaN", "Where"} and _guards(readers["Where"], readers["IsNaN"], weights):
-        weights = readers["Where"].outputs[0]
-    consumers = list(weights.consumers())
-    if len(consumers) != 1 or weights.is_graph_output() or not is_standard(consumers[0], "MatMul"):
-        return None
-    return consumers[0] if consumers[0].inputs[0] is weights else None
-
-
-def _guards(where: ir.Node, is_nan: ir.Node, weights: ir.Value) -> bool:
-    zero = constant_of(where.inputs[1])
-    reads = where.inputs[0] is is_nan.outputs[0] and where.inputs[2] is weights
-    return reads and zero is not None and not zero.any()
 
 
 def _cache_of(value: ir.Value | None) -> Cache | None:
@@ -190,13 +170,6 @@ def _heads_of(query: ir.Value, key: Cache, value: Cache) -> int | None:
     if isinstance(own, int):
         return own if own == heads else None
     return heads if heads > 1 else None  # a single head would serve any number of queries'
-
-
-def _before_transpose(value: ir.Value | None, order: list[int]) -> ir.Value | None:
-    node = None if value is None else value.producer()
-    if node is None or not is_standard(node, "Transpose") or list(attribute(node, "perm", ())) != order:
-        return None
-    return node.inputs[0]
 
 
 def _sole_transpose(value: ir.Value) -> ir.Value | None:

@@ -11,12 +11,13 @@ import sympy
 
 from onnxq.analysis.cases import AtMostZero, IsSet
 from onnxq.analysis.masks import BATCH, KEY, ruling_of
-from onnxq.ir.module import constant_of
+from onnxq.ir.module import LINEAR, constant_of
 
 ABSORBING = -1e30
 """A mask entry from here down swallows every finite score of less than 1e22: the sum is the entry itself."""
 
-_OF_SHAPES = ("Shape", "Size")
+_OF_OTHER_NUMBERS = (*LINEAR, "Shape", "Size")
+"""Operators whose results rule out no key by themselves: lengths, and sums of products."""
 
 
 @dataclass(frozen=True)
@@ -69,20 +70,23 @@ def is_of_padding(mask: ir.Value) -> bool:
     They are by ``False``, or by a constant that swallows the score. What shapes alone decide, as a causal
     mask, rules out none for all queries.
     """
-    made_of = list(_sources(mask))
+    made_of = list(sources_of(mask))
     ruled_out = mask.dtype == ir.DataType.BOOL or any(_absorbs(value) for value in made_of)
     return ruled_out and any(value.is_graph_input() for value in made_of)
 
 
-def _sources(value: ir.Value) -> Iterator[ir.Value]:
-    """Yield the inputs of the model and the constants whose numbers ``value`` is computed from."""
+def sources_of(value: ir.Value) -> Iterator[ir.Value]:
+    """Yield the inputs of the model and the constants whose numbers ``value`` is computed from.
+
+    What comes out of a linear layer is not followed: that would be most of the model.
+    """
     ahead, seen = [value], {value}
     while ahead:
         found = ahead.pop()
         node = found.producer()
         if node is None:
             yield found
-        elif node.op_type not in _OF_SHAPES:
+        elif node.op_type not in _OF_OTHER_NUMBERS:
             new = [one for one in node.inputs if one is not None and one not in seen]
             seen.update(new)
             ahead.extend(new)
