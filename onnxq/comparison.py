@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import onnx_ir as ir
 
@@ -41,6 +41,9 @@ JUDGED_ON = 32
 LEAST_BYTES, FEWEST, MOST_FEW = 1 << 18, 2, 16
 """How large the samples are together on which layers are compared, and how many they are."""
 
+Prefer = Literal["speed", "balanced", "size"]
+"""What counts where a form is faster, and another smaller."""
+
 LARGE = 1 << 22
 """A sample of so many bytes tells enough by itself."""
 
@@ -64,6 +67,9 @@ class CompileOptions:
         bench: Time both.
         choose: Decide the recipe's choices by the error of the outputs, where there is data.
         tune: Time forms of the graph first and keep the fastest, where the target is this machine.
+        prefer: What counts where one form is faster and another smaller. ``balanced``: a form may be larger
+            where it is so much faster that it is worth the bytes, and no result is slower than the source;
+            ``speed``: the fastest; ``size``: the smallest, be it slower than the source.
         keep_floor: Keep as many layers in float as it takes for the gates to hold, or without any for every
             output to reach ``FLOOR_DB``, where the target is this machine.
         threads: Threads within an operator; None leaves it to ONNX Runtime.
@@ -82,6 +88,7 @@ class CompileOptions:
     bench: bool = True
     choose: bool = True
     tune: bool = True
+    prefer: Prefer = "balanced"
     keep_floor: bool = True
     threads: int | None = None
     processes: int = 1

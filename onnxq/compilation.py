@@ -222,6 +222,7 @@ class Compilation:
                 Run(provider, self.options.threads, dict(target.session_entries)),
                 self.progress,
                 self.judge,
+                self.options.prefer,
             )
         except InputError:
             if not samples.made_up:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -79,6 +79,13 @@ class WorkSettings:
             "Default: shipped recipes.",
         ),
     ] = None
+    prefer: Annotated[
+        Literal["speed", "balanced", "size"],
+        typer.Option(
+            help="What counts where forms are timed: int8 gives way to float where that is so much faster "
+            "that it is worth its bytes (balanced), wherever it is faster (speed), or never (size)."
+        ),
+    ] = "balanced"
     no_bench: Annotated[bool, typer.Option("--no-bench", help="Do not time the models.")] = False
     no_validate: Annotated[
         bool, typer.Option("--no-validate", help="Do not compare the models; the result is only opened.")
@@ -117,6 +124,7 @@ class WorkSettings:
             bench=not self.no_bench,
             choose=not self.no_choose,
             tune=shipped if self.tune is None else self.tune,
+            prefer=self.prefer,
             keep_floor=shipped,
             threads=self.threads,
             processes=self.processes,

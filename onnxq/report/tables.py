@@ -208,7 +208,10 @@ def _decision(verdict: Verdict) -> str:
         return "not part of a model"
     if is_variant(verdict.name):
         return "taken" if verdict.dropped else "not taken"
-    return "left out" if verdict.dropped else "kept, for accuracy" if verdict.needed else "kept"
+    if verdict.dropped:
+        return "left out"
+    why = ", for accuracy" if verdict.needed else ", for size" if verdict.faster else ""
+    return f"kept{why}"
 
 
 def reasons_table(passes: Sequence[PassSummary]) -> Table:

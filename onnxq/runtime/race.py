@@ -56,15 +56,21 @@ class Standing:
 
     Args:
         gain: How many times faster it is than the first one, over the rounds.
+        larger: How many times larger its files are.
 
     """
 
     gain: Spread
+    larger: float = 1.0
 
     @property
     def faster(self) -> bool:
         """Whether it is faster beyond doubt; whom the noise does not tell from the first is equal."""
         return self.gain.median > CLEAR_GAIN and self.gain.p10 > 1
+
+    def worth(self, price: float) -> bool:
+        """Tell whether it is so much faster that it may be larger: by ``larger ** price``."""
+        return self.faster and self.gain.median >= self.larger**price
 
     @property
     def doubtful(self) -> bool:
@@ -118,7 +124,10 @@ def race(
     on_progress(done, done)
     del entrants
     trim()
-    return {name: Standing(Spread.of(found)) for name, found in gains.items()}
+    size = model_size(models[first])
+    return {
+        name: Standing(Spread.of(found), model_size(models[name]) / size) for name, found in gains.items()
+    }
 
 
 def _entrants(

@@ -8,6 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from onnxq.comparison import Prefer
 from onnxq.engine.cache import cache_folder
 from onnxq.errors import InputError
 from onnxq.files import write_whole
@@ -21,13 +22,13 @@ from onnxq.runtime.run import Run
 
 @dataclass(frozen=True)
 class Memory:
-    """Verdicts of earlier runs, by ONNX Runtime, what runs it, threads, input shapes, passes and form."""
+    """Verdicts of earlier runs, by ONNX Runtime, what runs it, threads, taste, shapes, passes and form."""
 
     path: Path | None
     place: str
 
     @classmethod
-    def of(cls, recipe: Recipe, feeds: Sequence[Feeds], run: Run) -> Memory:
+    def of(cls, recipe: Recipe, feeds: Sequence[Feeds], run: Run, prefer: Prefer = "balanced") -> Memory:
         """Look where the verdicts on forms of ``recipe`` are, whose passes all have a part in the time."""
         shapes = ", ".join(
             f"{name} {'x'.join(map(str, array.shape))}" for name, array in sorted(feeds[0].items())
@@ -36,7 +37,7 @@ class Memory:
             cpu_name() if run.provider == "cpu" else ", ".join(f"{g.name} {g.driver}" for g in gpu().devices)
         )
         machine = f"onnxruntime {runtime_versions()['onnxruntime']} | {device} | threads {run.threads}"
-        place = f"{machine} | {shapes} | {recipe.pipeline}"
+        place = f"{machine} | prefer {prefer} | {shapes} | {recipe.pipeline}"
         return cls(cache_file(), f"{place} | {recipe.precision}" if recipe.assigns else place)
 
     def recall(self, forms: Sequence[str]) -> dict[str, bool] | None:

@@ -4,17 +4,20 @@ Each distinct layer shape is tried in float where the profile does not show inte
 each optional rewrite is left out, one at a time and in the whole model; all forms race against the model with
 everything, as do the exact passes alone and the source. What is clearly faster without is left out, as far as
 the result then still has the accuracy that is asked for, and races once more, against all three.
+
+What is larger has to be faster by more (``PRICES``), unless the result would be slower than the source.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
 
+from onnxq.comparison import Prefer
 from onnxq.engine.build import Build
 from onnxq.engine.judge import Judge
 from onnxq.errors import OnnxqError
@@ -55,6 +58,10 @@ SOURCE, EXACT = "the source as it is", "the exact passes alone"
 TOGETHER = "int8 for what is slower in it"
 """The form without all layers whose integer kernels take longer in a profile than those for floats."""
 
+PRICES: Mapping[Prefer, float] = {"speed": 0.0, "balanced": 0.1, "size": 10.0}
+"""What is f times larger has to be f ** price times faster. In the balance, four times the bytes are worth
+15 % of the time, and a layer that is a tenth of the model 3 %; for size, 1 % of bytes is worth 10 %."""
+
 FASTER = 0.9
 """A layer whose integer kernels take no more of its float kernels' time, what quantizes for them included, is
 not tried in float."""
@@ -77,6 +84,7 @@ class Verdict:
         spread: The tenth and ninetieth percentile of the same over the rounds; None where a profile told.
         dropped: Whether it is left out.
         needed: Whether it stays though the model is faster without: the result would miss what is asked for.
+        faster: Whether the model is faster without it, be that worth the bytes or not.
 
     """
 
@@ -85,6 +93,7 @@ class Verdict:
     spread: tuple[float, float] | None
     dropped: bool
     needed: bool = False
+    faster: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,7 @@ class Tuning:
         verdicts: One for each form that was tried.
         warnings: What the user has to know.
         in_float: How many layers are in float, as they are faster so.
+        slower: Whether the result is slower than the source.
 
     """
 
@@ -103,6 +113,7 @@ class Tuning:
     verdicts: tuple[Verdict, ...]
     warnings: tuple[str, ...] = ()
     in_float: int = 0
+    slower: bool = False
 
 
 def tune(
@@ -113,6 +124,7 @@ def tune(
     run: Run,
     on_progress: Progress = quiet,
     judge: Judge | None = None,
+    prefer: Prefer = "balanced",
 ) -> Tuning:
     """Return the fastest form of ``recipe`` for ``source`` on this machine.
 
@@ -124,28 +136,42 @@ def tune(
         run: Where and how all run.
         on_progress: Told of the forms that are built, and of the rounds of each race.
         judge: Says what a form misses of what is asked for; None where nothing is.
+        prefer: What counts where a form is faster and another smaller.
 
     """
     with TemporaryDirectory(prefix="onnxq-tune-") as folder:
-        timing = _Timing(source, build, Path(folder), feeds, run, on_progress)
+        timing = _Timing(source, build, Path(folder), feeds, run, on_progress, prefer)
         on_progress("building forms", 0, None)
         alone, passes = timed_alone(recipe), timed_passes(recipe)
         build.vary(alone, (pass_.name for pass_ in passes if pass_.optional or pass_.encodes_weights))
         timing.make(recipe, build.trial)
         groups = groups_of(build.sketch(alone, deciding(passes)), recipe.precision)
         forms = list(forms_of(recipe, groups))
-        memory = Memory.of(timed_alone(recipe), feeds, run)
+        memory = Memory.of(timed_alone(recipe), feeds, run, prefer)
         known = memory.recall([form.name for form in forms])
         remembered = [Verdict(name, None, None, dropped) for name, dropped in (known or {}).items()]
         found, standings = (remembered, {}) if remembered else _tried(recipe, forms, groups, timing)
-        verdicts = _confirmed(recipe, groups, found, timing)
-        memory.keep({verdict.name: verdict.dropped for verdict in verdicts})
-        if judge is not None:
-            verdicts = _holding(verdicts, lambda names: timing.misses(without(recipe, groups, names), judge))
-        dropped = _dropped(verdicts)
-        tuned = without(recipe, groups, dropped)
-        tuning = _never_slower(tuned, verdicts, timing, {} if dropped else standings)
+        for priced in _by_price(found, prefer):
+            verdicts = _confirmed(recipe, groups, priced, timing)
+            memory.keep({verdict.name: verdict.dropped for verdict in verdicts})
+            if judge is not None:
+                verdicts = _holding(
+                    verdicts, lambda names: timing.misses(without(recipe, groups, names), judge)
+                )
+            dropped = _dropped(verdicts)
+            tuned = without(recipe, groups, dropped)
+            tuning = _never_slower(tuned, verdicts, timing, {} if dropped else standings)
+            if not tuning.slower:
+                break
         return _with_graph(tuning, timing) if run.provider == "cuda" else tuning
+
+
+def _by_price(found: Sequence[Verdict], prefer: Prefer) -> Iterator[Sequence[Verdict]]:
+    """Yield the verdicts, and in the balance those by time alone, for a result slower than the source."""
+    yield found
+    by_time = [replace(one, dropped=one.dropped or one.faster) for one in found]
+    if prefer == "balanced" and by_time != found:
+        yield by_time
 
 
 def _dropped(verdicts: Sequence[Verdict]) -> list[str]:
@@ -162,7 +188,13 @@ class _Timing:
     feeds: Sequence[Feeds]
     run: Run
     on_progress: Progress
+    prefer: Prefer = "balanced"
     made: dict[str, Path] = field(default_factory=dict)
+
+    @property
+    def price(self) -> float:
+        """What is f times larger has to be f ** price times faster."""
+        return PRICES[self.prefer]
 
     @property
     def whole(self) -> Path:
@@ -242,22 +274,24 @@ def _tried(
     rivals = _rivals(recipe, timing)
     standings = timing.race("racing forms", {**models, **rivals})
     stood = {name: standings.pop(name) for name in rivals}
-    loses = any(stood[name].faster for name in (SOURCE, EXACT) if name in stood)
-    found |= _verdicts(standings, slow if loses else [])
+    loses = stood[SOURCE].faster or (EXACT in stood and stood[EXACT].worth(timing.price))
+    found |= _verdicts(standings, slow if loses else [], timing.price)
     equal = {form.name: Verdict(form.name, 1.0, (1.0, 1.0), dropped=False) for form in forms}
     return list((equal | found).values()), stood
 
 
-def _verdicts(standings: Mapping[str, Standing], slow: Sequence[str]) -> dict[str, Verdict]:
+def _verdicts(
+    standings: Mapping[str, Standing], slow: Sequence[str], price: float = 0.0
+) -> dict[str, Verdict]:
     """Return a verdict on each form; slow ones have the one on all of them where that is to leave them out.
 
     They are given where the model would go back to float as a whole for them. A layer of a small model takes
     too little of its time for a race to tell, and thirty of them take much.
     """
-    found = {name: _verdict(name, one) for name, one in standings.items() if name != TOGETHER}
+    found = {name: _verdict(name, one, price) for name, one in standings.items() if name != TOGETHER}
     together = standings.get(TOGETHER)
     if together is not None and together.faster:
-        found |= {name: _verdict(name, together) for name in slow}
+        found |= {name: _verdict(name, together, price) for name in slow}
     return _one_of_each(found)
 
 
@@ -313,10 +347,11 @@ def _profiled(
     return found, slow
 
 
-def _verdict(name: str, standing: Standing) -> Verdict:
+def _verdict(name: str, standing: Standing, price: float) -> Verdict:
     gain = standing.gain
-    worth = gain.median >= WORTH or not is_variant(name)
-    return Verdict(name, gain.median, (gain.p10, gain.p90), standing.faster and worth)
+    faster = standing.faster and (gain.median >= WORTH or not is_variant(name))
+    dropped = faster and standing.worth(price)
+    return Verdict(name, gain.median, (gain.p10, gain.p90), dropped, faster=faster)
 
 
 def _confirmed(
@@ -354,19 +389,22 @@ def _never_slower(
 ) -> Tuning:
     """Let the tuned form race against the exact passes and the source, unless ``standings`` tell already.
 
-    What the noise does not tell apart is equal, and then int8 is kept.
+    What the noise does not tell apart is equal, and then int8 is kept; so it is where it is slower than the
+    exact passes by less than its size is worth, unless the source is faster, too.
     """
     if not standings:
         models = {"tuned": timing.make(tuned), **_rivals(tuned, timing)}
         standings = timing.race("racing the source", models)
     everything = standings.get(EVERYTHING)
     standings = {name: one for name, one in standings.items() if name != EVERYTHING}
-    name, best = max(standings.items(), key=lambda one: one[1].gain.median)
+    name, best = max(standings.items(), key=lambda one: (one[1].faster, one[1].gain.median))
     hint = (_faster(everything),) if everything is not None and _ahead(everything, best) else ()
-    if best.faster:
-        return Tuning(_instead(name, tuned), tuple(verdicts), (_kept(name, best, standings), *hint))
-    doubt = (_doubt(name, best),) if best.doubtful else ()
-    return Tuning(tuned, tuple(verdicts), doubt + hint)
+    slower = standings[SOURCE].faster
+    if (slower and timing.prefer != "size") or best.worth(timing.price):
+        instead = _instead(name, tuned)
+        return Tuning(instead, tuple(verdicts), (_kept(name, best, standings), *hint), slower=slower)
+    told = (_smaller(name, best, standings),) if best.faster else (_doubt(name, best),) * best.doubtful
+    return Tuning(tuned, tuple(verdicts), told + hint)
 
 
 def _everything(tuned: Recipe, timing: _Timing) -> Mapping[str, Path]:
@@ -432,6 +470,14 @@ def _kept(name: str, best: Standing, standings: Mapping[str, Standing]) -> str:
     return (
         f"the recipe's result runs at {slower:.2f}x the speed of the source here: kept {name}{at} "
         "(--no-tune for the result)"
+    )
+
+
+def _smaller(name: str, best: Standing, standings: Mapping[str, Standing]) -> str:
+    source = 1 / standings[SOURCE].gain.median
+    return (
+        f"kept for its size: {name} would run at {best.gain.median * source:.2f}x the speed of the source "
+        f"here, not at {source:.2f}x, in {best.larger:.1f} times the bytes (--prefer speed for that)"
     )
 
 

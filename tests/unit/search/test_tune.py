@@ -1,21 +1,28 @@
 """Which forms are tried, and what is left out of a recipe, given what races and profiles told."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from onnxq.recipe import load_recipe
+from onnxq.comparison import Prefer
+from onnxq.recipe import Recipe, load_recipe
 from onnxq.runtime.bench import Spread
 from onnxq.runtime.race import Standing
 from onnxq.runtime.run import Run
 from onnxq.search.forms import BETWEEN, forms_of, in_float
 from onnxq.search.tune import (
+    EXACT,
     GRAPH,
+    PRICES,
+    SOURCE,
     TOGETHER,
     Tuning,
     Verdict,
+    _by_price,
     _holding,
+    _never_slower,
     _profiled,
     _verdicts,
     _with_graph,
@@ -51,6 +58,51 @@ def test_layers_that_no_race_tells_apart_are_left_out_together(gain: float, left
     assert {name for name, one in found.items() if one.dropped} == (
         {"int8 for B", "int8 for C"} if left_out else set()
     )
+
+
+@pytest.mark.parametrize(
+    ("larger", "price", "left_out"),
+    [(1.0, 0.1, True), (1.5, 0.1, True), (4.0, 0.1, False), (4.0, 0.0, True), (1.05, 10.0, False)],
+)
+def test_a_layer_in_float_has_to_be_worth_its_bytes(larger: float, price: float, left_out: bool) -> None:
+    """It makes the model 1.1 times faster: that pays for 1.1 ** 10 = 2.6 times the bytes in the balance."""
+    found = _verdicts({"int8 for C": Standing(Spread(1.1, 1.1, 1.1), larger)}, [], price)
+    assert (found["int8 for C"].dropped, found["int8 for C"].faster) == (left_out, True)
+
+
+def test_in_the_balance_time_alone_decides_where_the_source_would_be_faster() -> None:
+    kept = Verdict("int8 for C", 1.1, (1.1, 1.1), dropped=False, faster=True)
+    assert [*_by_price([kept], "balanced")] == [[kept], [replace(kept, dropped=True)]]
+    assert [*_by_price([kept], "size")] == [[kept]]
+    same = Verdict("pass a", 1.0, None, dropped=False)
+    assert [*_by_price([same], "balanced")] == [[same]]
+
+
+SMALL, FLOAT = load_recipe("cpu"), in_float(load_recipe("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("source", "exact", "prefer", "kept", "slower", "told"),
+    [
+        (0.8, 1.1, "balanced", SMALL, False, "kept for its size: the exact passes alone"),
+        (0.8, 1.1, "speed", FLOAT, False, "kept the exact passes alone, at 1.38x"),
+        (0.8, 1.2, "balanced", FLOAT, False, "kept the exact passes alone, at 1.50x"),
+        (1.05, 1.1, "balanced", FLOAT, True, "kept the exact passes alone, at 1.05x"),
+        (1.05, 1.1, "size", SMALL, True, "not at 0.95x, in 3.9 times the bytes"),
+        (0.8, 0.9, "size", SMALL, False, ""),
+    ],
+)
+def test_the_exact_passes_have_to_be_worth_their_bytes(
+    source: float, exact: float, prefer: Prefer, kept: Recipe, slower: bool, told: str
+) -> None:
+    """They are 3.9 times as large as the result, which pays from 3.9 ** 0.1 = 1.146 times its speed."""
+    gains = {SOURCE: source, EXACT: exact}
+    standings = {name: Standing(Spread(gain, gain, gain), 3.9) for name, gain in gains.items()}
+    timing = SimpleNamespace(prefer=prefer, price=PRICES[prefer])
+    found = _never_slower(SMALL, (), timing, standings)
+    assert found.recipe == kept
+    assert found.slower == (slower and prefer != "size")
+    assert told in "".join(found.warnings)
 
 
 def test_what_is_asked_for_decides_what_is_left_out() -> None:
