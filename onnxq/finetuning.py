@@ -38,7 +38,8 @@ from onnxq.training.checkpoint import resume, save
 from onnxq.training.fitting import Check, Fitting, Plan
 from onnxq.training.goals import Kind
 from onnxq.training.learned import Gridded, Plain, Steps
-from onnxq.training.network import Network, network_of
+from onnxq.training.network import FED, Network, network_of
+from onnxq.training.oscillations import Oscillations
 from onnxq.training.penalty import STRENGTH
 
 BEHIND = ("fit-biases", "correct-bias", "encode-biases")
@@ -80,11 +81,13 @@ class Finetuned:
     Args:
         compiled: The integer model, with its manifest and report.
         checks: What was found on the way; the best is what the model has.
+        oscillating: Of the weights of each layer, of up to 4 bits, the part that oscillates at the end.
 
     """
 
     compiled: CompileResult
     checks: tuple[Check, ...]
+    oscillating: Mapping[str, float]
 
     @property
     def best(self) -> Check:
@@ -154,7 +157,8 @@ def finetune_model(
     work.remarks = (_told(fitting),)
     records = work.build.rest(recipe, decided.module, place)
     built = Built(decided.module, (*decided.records, *records), decided.facts, decided.assigned)
-    return Finetuned(work.finish(built, outputs, render_report), tuple(fitting.checks))
+    compiled = work.finish(built, outputs, render_report)
+    return Finetuned(compiled, tuple(fitting.checks), oscillating(fitting))
 
 
 def read_by(work: Compilation, options: FinetuneOptions) -> Iterator[Path]:
@@ -193,6 +197,12 @@ def _told(fitting: Fitting) -> str:
     best = fitting.best_check
     step = 0 if best is None else best.step
     return f"weights and scales were learned in {step} steps: the recipe alone does not give this model again"
+
+
+def oscillating(fitting: Fitting) -> dict[str, float]:
+    """Return the part of each weight of few bits that oscillates, by the names of weights."""
+    watched = [cure for cure in fitting.cures if isinstance(cure, Oscillations)]
+    return {one.weight.name.removesuffix(FED): one.share for one in watched}
 
 
 @dataclass(frozen=True)

@@ -111,6 +111,18 @@ class PlanSettings:
         int | None,
         typer.Option(min=1, metavar="N", help="End after N checks without a better.", rich_help_panel=_HOW),
     ] = None
+    dampen: Annotated[
+        float,
+        typer.Option(
+            metavar="L",
+            help="Draw weights of up to 4 bits to grid points, in the end L.",
+            rich_help_panel=_HOW,
+        ),
+    ] = 0.0
+    freeze: Annotated[
+        bool,
+        typer.Option("--freeze", help="Freeze weights of up to 4 bits that oscillate.", rich_help_panel=_HOW),
+    ] = False
     penalty: Annotated[
         float, typer.Option(help="How much outliers count, with quanttune.", rich_help_panel=_HOW)
     ] = 1.0
@@ -143,6 +155,8 @@ class PlanSettings:
             check_every=self.check_every,
             patience=self.patience,
             seed=reading.seed,
+            dampen=self.dampen,
+            freeze=self.freeze,
         )
 
 
@@ -181,6 +195,8 @@ def run(
     asked for. Writes OUT.onnx, OUT.manifest.json and OUT.report.md.
     """
     from onnxq.finetuning import FinetuneOptions, finetune_model
+    from onnxq.report.tables_of_training import oscillating_table
+    from onnxq.report.text import draw
 
     labels = goal.read_labels()
     options = FinetuneOptions(
@@ -203,6 +219,8 @@ def run(
             on_progress=on_progress,
             on_check=_tell,
         )
+    if tuned.oscillating and not as_json:
+        show(draw(oscillating_table(tuned.oscillating)))
     present(output, tuned.compiled.manifest, as_json=as_json, passed=True)
 
 
@@ -210,7 +228,7 @@ def _tame(
     model: Path, output: Path, data: Dataset, options: FinetuneOptions, around: CompileOptions, as_json: bool
 ) -> None:
     from onnxq.quanttuning import tame_model
-    from onnxq.report.tamed import tamed_table
+    from onnxq.report.tables_of_training import tamed_table
     from onnxq.report.text import draw
 
     with progress() as on_progress:

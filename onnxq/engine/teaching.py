@@ -27,6 +27,7 @@ from onnxq.training.fitting import Check, Fitting, Plan
 from onnxq.training.goals import Goal, Kind
 from onnxq.training.learned import Gridded, Learned, Plain, Steps
 from onnxq.training.network import LOSS, Network
+from onnxq.training.oscillations import cures_of
 from onnxq.training.pool import Part, Pool
 
 Array = NDArray[Any]
@@ -161,7 +162,8 @@ def fitting_of(
     ):
         judge = _Judge(Resident(evaluation, _of(kept, evaluation)), goals, parts[1])
         model = Resident(training, _of(kept, training))
-        yield Fitting(plan, learned, Pool(parts[0], plan.batch, plan.seed), model.run, judge)
+        cures = cures_of(learned, plan.dampen, plan.freeze)
+        yield Fitting(plan, learned, Pool(parts[0], plan.batch, plan.seed), model.run, judge, cures)
 
 
 def _of(kept: Arrays, session: Session) -> dict[str, Array]:

@@ -55,6 +55,8 @@ class Plan:
         check_every: How many steps lie between checks.
         patience: After so many checks without a better one training ends; None for never.
         seed: Of the order of the samples.
+        dampen: How strongly weights of few bits are drawn to grid points in the end: ``oscillations.py``.
+        freeze: Whether those that flip between integers are frozen.
 
     """
 
@@ -70,6 +72,8 @@ class Plan:
     check_every: int = 100
     patience: int | None = None
     seed: int = 0
+    dampen: float = 0.0
+    freeze: bool = False
 
 
 @dataclass(frozen=True)

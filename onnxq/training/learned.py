@@ -135,6 +135,16 @@ class Gridded:
         return np.asarray(np.clip(np.rint(self._steps), *self._bounds))
 
     @property
+    def off_grid(self) -> Array:
+        """How far each weight lies from where it is rounded to; 0 where the grid ends before it."""
+        latent, low, high = self.variables[self.name], *(bound * self._spread for bound in self._bounds)
+        return np.asarray(np.clip(latent, low, high) - self.integers * self._spread)
+
+    def place(self, integers: Array, where: Array) -> None:
+        """Put weights at integers, as many steps from the zero point, where a mask is true."""
+        np.copyto(self.variables[self.name], integers * self._spread, where=where)
+
+    @property
     def _steps(self) -> Array:
         return np.asarray(self.variables[self.name] / self._spread)
 

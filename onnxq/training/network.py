@@ -31,7 +31,7 @@ from onnxq.training.goals import Goal, reached
 from onnxq.training.penalty import STRENGTH, penalty
 
 WHY = "training"
-LOSS = "loss"
+LOSS, FED = "loss", "_weight"
 OF_THEIR_OPERATOR = ("Softmax",)
 """What their outputs are quantized to is known beforehand; kernels take no less: see encode-activations."""
 NORMS = ("BatchNormalization", "GroupNormalization", "InstanceNormalization", "LayerNormalization")
@@ -232,7 +232,7 @@ class _Making:
     def _feed(self, one: Parameter) -> None:
         node, index = one.uses[0]
         name = name_of(self.nodes[node].inputs[index])
-        fed = self._input(f"{name}_weight", ir.DataType.FLOAT, one.array.shape)
+        fed = self._input(f"{name}{FED}", ir.DataType.FLOAT, one.array.shape)
         self.parameters[name_of(fed)] = one
         for node, index in one.uses:
             self.edit.rewire(self.nodes[node], index, fed, why=WHY)

@@ -1,4 +1,4 @@
-"""The table of what outliers amplify, before and after training."""
+"""Tables of training: what outliers amplify, and which weights oscillate."""
 
 from __future__ import annotations
 
@@ -39,3 +39,11 @@ def _largest(one: Amplification) -> str:
 def _mean(found: Mapping[str, Amplification]) -> str:
     shares = [one.share for one in found.values()]
     return f"{sum(shares) / max(len(shares), 1):.0%}"
+
+
+def oscillating_table(shares: Mapping[str, float]) -> Table:
+    """Return the part of each weight that oscillates, the largest first; the first row is the mean."""
+    mean = sum(shares.values()) / max(len(shares), 1)
+    worst = sorted(shares, key=lambda name: -shares[name])[:MOST_ROWS]
+    rows = [("mean of all", f"{mean:.2%}"), *((name, f"{shares[name]:.2%}") for name in worst)]
+    return Table("Oscillating weights", ("weight", "part"), tuple(rows))
