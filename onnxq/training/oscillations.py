@@ -1,7 +1,7 @@
 """Weights that flip between two integers for ever, and what cures them.
 
-Straight through a rounding, a weight whose best value lies between two grid points is driven across the border
-between them again and again. The output it gives then depends on where training happens to end.
+Straight through a rounding, a weight whose best value lies between two grid points is driven across the
+border between them again and again. The output it gives then depends on where training happens to end.
 
 Source: Nagel et al., 2022, arXiv:2203.11086 (Overcoming Oscillations in Quantization-Aware Training).
 """

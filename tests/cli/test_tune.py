@@ -19,6 +19,7 @@ def test_it_writes_model_manifest_and_report(onnxq: Onnxq, model: Path, data: Pa
     assert result.exit_code == 0, result.stderr
     assert "note: step 0: loss " in result.stderr
     assert "note: step 4: loss " in result.stderr
+    assert "Oscillating weights" in result.stdout  # its weights have 4 bits
     written = sorted(path.name for path in tmp_path.iterdir())
     assert written == ["out.manifest.json", "out.onnx", "out.report.md"]
     pipeline = json.loads((tmp_path / "out.manifest.json").read_text())["recipe"]["pipeline"]

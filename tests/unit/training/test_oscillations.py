@@ -36,17 +36,14 @@ def _fitting(plan: Plan) -> Fitting:
 
 
 def _plan(**more: Any) -> Plan:
-    return Plan(
-        steps=400, rate=0.05, scale_rate=0.0, optimizer="sgd", shape="constant", check_every=400, **more
-    )
+    plain: dict[str, Any] = {"optimizer": "sgd", "shape": "constant", "check_every": 400}
+    return Plan(steps=400, rate=0.05, scale_rate=0.0, **plain, **more)
 
 
 def _last_flips(fitting: Fitting) -> np.ndarray[Any, Any]:
     """Train, and return which integers changed in the last fifty steps."""
     weight: Any = fitting.learned[0]
-    seen = []
-    for _ in fitting.run():
-        seen.append(weight.integers)
+    seen = [weight.integers for _ in fitting.run()]
     return np.asarray(np.ptp(np.stack(seen[-50:]), axis=0) > 0)
 
 
