@@ -392,12 +392,15 @@ class Compilation:
         of_float = self.held.warnings if self.held is not None else ()
         of_gates = ("the recipe's gates were not measured, as asked",) if unmeasured else ()
         of_target = self._warnings_of_target(module)
-        told = (*self.remarks, *self._warnings_of_source())
+        told = (*self.remarks, *self._warnings_of_source(module))
         return of_data + told + of_float + of_tuning + of_target + of_gates
 
-    def _warnings_of_source(self) -> tuple[str, ...]:
-        """Name the operators that onnxq knows nothing about."""
-        kinds = sorted({remark.op_type for remark in foreign_operators(self.source.module)})
+    def _warnings_of_source(self, module: GraphModule) -> tuple[str, ...]:
+        """Name the operators that onnxq knows nothing about, and that are still there."""
+        before, after = (
+            {remark.op_type for remark in foreign_operators(one)} for one in (self.source.module, module)
+        )
+        kinds = sorted(before & after)
         return (f"left alone, as they are no standard operators: {', '.join(kinds)}",) if kinds else ()
 
     def _warnings_of_weights(self, built: Built, output: Path) -> tuple[str, ...]:
