@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
+from onnxq.analysis.weights import weights_of
 from onnxq.ir.module import (
     LINEAR,
     GraphModule,
@@ -103,7 +104,8 @@ class Choice:
 
     def _note_counted(self, node: ir.Node) -> None:
         read = [value for value in node.inputs if value is not None and constant_of(value) is None]
-        if not _reads_table(node) and all(value in self.counted or _is_whole(value) for value in read):
+        whole = all(value in self.counted or _is_whole(value) for value in read)
+        if whole and not (_reads_table(node) or _sums_by_weights(node)):
             self.counted.update(value for value in node.outputs if is_float(value))
 
     def _is_reached(self, node: ir.Node) -> bool:
@@ -185,6 +187,15 @@ def _used(node: ir.Node) -> list[ir.Value]:
 def _is_whole(value: ir.Value) -> bool:
     """Tell whether the value is known to hold integers or truth values."""
     return value.dtype is not None and not value.dtype.is_floating_point()
+
+
+def _sums_by_weights(node: ir.Node) -> bool:
+    """Tell whether the node adds up products with constants: bytes of images or texts become features then.
+
+    A product of positions and frequencies has one term for each number, and stays what it was.
+    """
+    arrays = [(array_of(weight.value), weight.axis) for weight in weights_of(node)]
+    return any(array.size > array.shape[axis] for array, axis in arrays)
 
 
 def _reads_table(node: ir.Node) -> bool:

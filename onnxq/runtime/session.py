@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 Optimization = Literal["none", "basic", "extended", "all"]
 
+LACKING = "Could not find an implementation"
+"""What ONNX Runtime says of an operator on a type that it has no kernel for."""
 _SECOND_CHOICES: Mapping[Provider, tuple[Provider, ...]] = {
     "cpu": (),
     "cuda": ("cpu",),
@@ -162,7 +164,7 @@ def open_session(
     external_data_folder: Path | None = None,
     arena: bool = True,
 ) -> Session:
-    """Open ``model`` in ONNX Runtime.
+    """Open ``model`` in ONNX Runtime; one of bfloat16, for which the CPU has no kernels, in float32.
 
     Args:
         model: A file (needed above 2 GB, with external data beside it), or the model itself.
@@ -189,7 +191,16 @@ def open_session(
     options.enable_cpu_mem_arena = arena
     for key, value in {**_folder_entry(external_data_folder), **run.entries}.items():
         options.add_session_config_entry(key, value)
-    session = _create(ort, _loadable(model, extra_outputs, source), options, run, source)
+    loadable = _loadable(model, extra_outputs, source)
+    try:
+        session = _create(ort, loadable, options, run, source)
+    except ModelError as error:
+        from onnxq.runtime.widened import in_float32  # it rewrites graphs, which few sessions need
+
+        wide = in_float32(model) if run.provider == "cpu" and LACKING in str(error) else None
+        if wide is None:
+            raise
+        session = _create(ort, _loadable(wide, extra_outputs, source), options, run, source)
     _refuse_another_provider(session)
     trim()
     return session
