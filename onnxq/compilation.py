@@ -53,6 +53,7 @@ from onnxq.manifest import (
 from onnxq.outputs import Outputs
 from onnxq.passmanager.base import Pass, PassRecord
 from onnxq.passmanager.instruments import Count, Instrument
+from onnxq.passmanager.left_in_float import left_in_float
 from onnxq.passmanager.pipeline import override, parse_pipeline
 from onnxq.passmanager.summary import summarise
 from onnxq.processor import cpu_flags
@@ -403,11 +404,15 @@ class Compilation:
         kinds = sorted(before & after)
         return (f"left alone, as they are no standard operators: {', '.join(kinds)}",) if kinds else ()
 
+    @property
+    def _encodes(self) -> bool:
+        """Whether a pass of the recipe quantizes weights."""
+        return any(pass_.encodes_weights for pass_ in parse_pipeline(self.recipe.pipeline))
+
     def _warnings_of_weights(self, built: Built, output: Path) -> tuple[str, ...]:
         """Say what a recipe that quantizes weights left as it was, where that is not told already."""
-        encodes = any(pass_.encodes_weights for pass_ in parse_pipeline(self.recipe.pipeline))
         told = any(found is not None and found.warnings for found in (self.held, self.tuning))
-        if told or not encodes:
+        if told or not self._encodes:
             return ()
         sizes = model_size(self.source.path), model_size(output)
         decided = warn_of_decisions(built.module)
@@ -483,6 +488,7 @@ class Compilation:
             passes=summarise(built.records),
             choices=None if self.choice is None else self.choice.trials,
             precision=built.assigned,
+            floats=left_in_float(module, built.records) if self._encodes else (),
             tuning=None if self.tuning is None else self.tuning.verdicts,
             frontier=self._frontier(model_size(output), comparison),
             accuracy=accuracy,

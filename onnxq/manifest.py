@@ -15,6 +15,7 @@ from typing import Annotated
 from pydantic import AfterValidator, BaseModel, ConfigDict, PositiveInt, ValidationError
 
 from onnxq.errors import InputError, ModelError
+from onnxq.passmanager.left_in_float import LeftInFloat
 from onnxq.passmanager.precision import Assigned
 from onnxq.passmanager.summary import PassSummary
 from onnxq.processor import find_processor
@@ -110,6 +111,7 @@ class Manifest(BaseModel):
     passes: tuple[PassSummary, ...]
     choices: tuple[Tried, ...] | None = None
     precision: tuple[Assigned, ...] = ()
+    floats: tuple[LeftInFloat, ...] = ()
     tuning: tuple[Tuned, ...] | None = None
     frontier: tuple[Reached, ...] | None = None
     accuracy: Accuracy | None

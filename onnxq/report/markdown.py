@@ -12,6 +12,7 @@ from onnxq.report.tables import (
     choices_table,
     conditions,
     file_size,
+    floats_table,
     footprint_table,
     frontier_table,
     kernels_table,
@@ -106,6 +107,8 @@ def _work(manifest: Manifest) -> Iterator[str]:
     skipped = skipped_table(manifest.passes)
     if skipped.rows:
         yield table_text(skipped)
+    if manifest.floats:
+        yield table_text(floats_table(manifest.floats))
     yield f"## Recipe\n\n{markdown_block(manifest.recipe.pipeline.strip())}"
 
 

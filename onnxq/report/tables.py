@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnxq.manifest import Manifest
+from onnxq.passmanager.left_in_float import LeftInFloat
 from onnxq.passmanager.precision import Assigned
 from onnxq.passmanager.summary import Edits, PassSummary, Skipped
 from onnxq.runtime.bench import LatencyReport, ModelLatency
@@ -234,6 +235,21 @@ def skipped_table(passes: Sequence[PassSummary]) -> Table:
         for (name, kind), remarks in groups.items()
     )
     return Table("Left alone", ("pass", "reason", "operators", "nodes"), rows, text_columns=3)
+
+
+def floats_table(left: Sequence[LeftInFloat]) -> Table:
+    """Return the weights that are still floats, one row for each operator and reason."""
+    rows = tuple((one.operator, one.reason, str(one.nodes), file_size(one.bytes)) for one in left)
+    return Table("Weights in float", ("operator", "reason", "nodes", "size"), rows, text_columns=2)
+
+
+def floats_summary(manifest: Manifest) -> Iterator[str]:
+    """Yield one sentence on them, if there are any: how many bytes of the file, and who reads the most."""
+    left = manifest.floats
+    if left:
+        total = sum(one.bytes for one in left)
+        part = f"{file_size(total)} of {file_size(manifest.output.size_bytes)}"
+        yield f"Weights in float: {part}, most of them of {left[0].operator}: {left[0].reason}."
 
 
 def session_options(manifest: Manifest) -> Iterator[str]:

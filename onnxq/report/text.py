@@ -13,6 +13,7 @@ from onnxq.manifest import DataUsed, Manifest
 from onnxq.report.tables import (
     Table,
     conditions,
+    floats_summary,
     frontier_table,
     layers_summary,
     result_table,
@@ -61,3 +62,4 @@ def compilation(manifest: Manifest) -> Iterator[RenderableType]:
     if manifest.frontier:
         yield draw(frontier_table(manifest.frontier))
     yield draw(result_table(manifest))
+    yield from (f"{sentence}\n" for sentence in floats_summary(manifest))
