@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -21,9 +21,9 @@ from onnxq.comparison import CompileOptions, with_options
 from onnxq.compilation import Compilation, CompileResult
 from onnxq.engine.build import Built
 from onnxq.engine.source import Source
-from onnxq.engine.teaching import Teacher, fitting_of, goals_of, parted
+from onnxq.engine.teaching import Teacher, fitting_of, goals_of, judging_data, parted
 from onnxq.errors import RecipeError
-from onnxq.ir.module import GraphModule, name_of
+from onnxq.ir.module import GraphModule, constant_tensor, name_of
 from onnxq.ir.store import model_files
 from onnxq.outputs import Outputs
 from onnxq.passmanager.instruments import BisectLimit
@@ -155,6 +155,8 @@ def finetune_model(
     training = Training(data, options, Run(threads=around.threads), on_progress, on_check)
     fitting = training.of(decided.module, training_digest(work, options))
     work.remarks = (_told(fitting),)
+    if around.validation_data is None:
+        work.options = replace(around, validation_data=training.held_back)
     records = work.build.rest(recipe, decided.module, place)
     built = Built(decided.module, (*decided.records, *records), decided.facts, decided.assigned)
     compiled = work.finish(built, outputs, render_report)
@@ -205,7 +207,7 @@ def oscillating(fitting: Fitting) -> dict[str, float]:
     return {one.weight.name.removesuffix(FED): one.share for one in watched}
 
 
-@dataclass(frozen=True)
+@dataclass
 class Training:
     """What trains graphs.
 
@@ -215,6 +217,7 @@ class Training:
         run: Where and how it runs.
         on_progress: Called as the work goes on.
         on_check: Called with each check.
+        held_back: Samples of the data that were not learned from, once there are such.
 
     """
 
@@ -223,6 +226,7 @@ class Training:
     run: Run
     on_progress: Progress
     on_check: OnCheck
+    held_back: Dataset | None = None
 
     def of(
         self, module: GraphModule, digest: str, penalized: Mapping[str, float] = MappingProxyType({})
@@ -241,6 +245,7 @@ class Training:
         parts = list(teacher.parts(with_options(self.data, batch_size=plan.batch), self.options.labels))
         judging = self.options.judging
         apart = parted(parts) if judging is None else (parts, list(teacher.parts(judging)))
+        self.held_back = judging or judging_data(apart[1], goals, self.data)
         fixed = {STRENGTH: np.array(self.options.penalty, np.float32)}
         with fitting_of(network, goals, apart, plan, self.run, fixed if penalized else {}) as fitting:
             self._fit(fitting, digest)
@@ -280,7 +285,7 @@ def put_back(module: GraphModule, network: Network, fitting: Fitting) -> None:
                 if isinstance(one, Gridded):
                     edit.encode(constant, one.encoding, readers=[node], why=WHY)
     for decision in module.decisions():
-        if decision.encoding in grids:
+        if decision.encoding in grids and constant_tensor(decision.value) is None:
             edit.encode(
                 decision.value,
                 grids[decision.encoding],

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from onnxq.autodiff import losses, prepared
 from onnxq.autodiff.model import named_values, with_outputs
-from onnxq.calibration.data import Dataset
+from onnxq.calibration.data import Batch, Dataset, open_feeds
 from onnxq.errors import DataError, ModelError
 from onnxq.ir.module import GraphModule, name_of
 from onnxq.ir.store import output_files, write_model
@@ -81,38 +81,53 @@ class Teacher:
         """Yield the batches of data with their targets; ``labels`` are those of all samples, in order.
 
         Raises:
-            DataError: The data cannot be read, or has no labels where they are the targets.
+            DataError: The data cannot be read, or has too few labels.
 
         """
         if self.goals[0].kind == "cross-entropy":
-            yield from self._labelled(data, labels)
+            for batch, own in _labelled(data, labels):
+                classes = _classes(own, data.name)
+                yield Part({**batch.feeds, **{goal.target: classes for goal in self.goals}}, batch.rows, own)
             return
         copy = prepared(self.module.undecided())
         ends = named_values(copy, [goal.value for goal in self.goals])
         with opened(with_outputs(ends, Editor(copy)), self.run) as session:
-            for batch in data.batches():
+            for batch, own in _labelled(data, labels):
                 found = session.run(batch.feeds)
                 targets = {goal.target: found[goal.value] for goal in self.goals}
-                yield Part({**batch.feeds, **targets}, batch.rows)
-
-    def _labelled(self, data: Dataset, labels: Array | None) -> Iterator[Part]:
-        seen = 0
-        for batch in data.batches():
-            own = batch.labels if labels is None else labels[seen : seen + batch.rows]
-            seen += batch.rows
-            classes = _classes(own, batch.rows, data.name)
-            yield Part({**batch.feeds, **{goal.target: classes for goal in self.goals}}, batch.rows)
+                yield Part({**batch.feeds, **targets}, batch.rows, own)
 
 
-def _classes(labels: Array | None, rows: int, where: str) -> NDArray[np.int64]:
+def _labelled(data: Dataset, labels: Array | None) -> Iterator[tuple[Batch, Array | None]]:
+    """Yield batches with their own labels, or with those that are given for all samples."""
+    seen = 0
+    for batch in data.batches():
+        own = batch.labels if labels is None else labels[seen : seen + batch.rows]
+        if own is not None and len(own) < batch.rows:
+            raise DataError(f"{len(own)} labels for {batch.rows} samples", where=data.name)
+        seen += batch.rows
+        yield batch, own
+
+
+def judging_data(parts: Sequence[Part], goals: Sequence[Goal], data: Dataset) -> Dataset:
+    """Return samples that were held back as data, to compare the result on."""
+    targets = {goal.target for goal in goals}
+
+    def batches() -> Iterator[Any]:
+        for part in parts:
+            feeds = {name: array for name, array in part.arrays.items() if name not in targets}
+            yield feeds if part.labels is None else (feeds, part.labels)
+
+    return open_feeds(f"{data.name}, held back", batches, data.inputs)
+
+
+def _classes(labels: Array | None, where: str) -> NDArray[np.int64]:
     if labels is None:
         raise DataError(
             "it has no labels",
             where=where,
             hint="give --labels or --label-column, or learn from the model itself: --loss kl",
         )
-    if len(labels) < rows:
-        raise DataError(f"{len(labels)} labels for {rows} samples", where=where)
     return labels.astype(np.int64)
 
 

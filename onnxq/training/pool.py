@@ -20,11 +20,13 @@ class Part:
     Args:
         arrays: What the graph is fed, by name.
         rows: How many samples.
+        labels: One for each, if they are known.
 
     """
 
     arrays: Arrays
     rows: int
+    labels: NDArray[Any] | None = None
 
     def owns(self, name: str) -> bool:
         """Tell whether axis 0 of an array counts the samples."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.cli.conftest import SAMPLES, Onnxq
+from tests.cli.conftest import CLASSES, SAMPLES, Onnxq
 
 PLAN = ("--steps", 4, "--check-every", 2, "--threads", 1, "--bits", "w4a8", "--batch-size", 4)
 
@@ -89,3 +90,21 @@ def test_scales_stay_where_weights_alone_are_learned(
         assert result.exit_code == 0, result.stderr
         scales.append(result.stderr)
     assert scales[0] != scales[1]
+
+
+def test_the_result_is_judged_by_samples_that_were_not_learned_from(
+    onnxq: Onnxq, model: Path, data: Path, tmp_path: Path
+) -> None:
+    labels = tmp_path / "labels.npy"
+    np.save(labels, np.arange(SAMPLES) % CLASSES)
+    given = ("--labels", labels, "--loss", "mse", "--metric", "tests.cli.test_tune:how_many")
+    result = onnxq("tune", model, "-o", tmp_path / "out.onnx", "--data", data, *given, *PLAN)
+    assert result.exit_code == 0, result.stderr
+    manifest = json.loads((tmp_path / "out.manifest.json").read_text())
+    assert manifest["accuracy"]["samples"] == 4  # one batch of the six
+    assert manifest["accuracy"]["metric"]["candidate"] == np.mean(np.arange(20, 24) % CLASSES)
+
+
+def how_many(outputs: Any, batch: Any) -> Any:
+    """Return the labels themselves."""
+    return batch.labels
