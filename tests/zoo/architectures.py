@@ -65,14 +65,15 @@ Builder = Callable[[], Example]
 
 
 def export(example: Example, path: Path, exporter: Exporter) -> Path:
-    """Write ``example`` with torch's exporter of that name, and return the path."""
+    """Write ``example`` into one file with torch's exporter of that name, and return the path."""
     torch = import_module("torch")
     common = {"input_names": list(example.inputs), "opset_version": OPSETS[exporter]}
     values = tuple(example.inputs.values())
     axes = [dict(example.axes.get(name, {})) for name in example.inputs]
     if exporter == "dynamo":
         shapes = {"values": tuple(axes)}
-        torch.onnx.export(example.model, values, path, dynamo=True, dynamic_shapes=shapes, **common)
+        more = {"dynamo": True, "dynamic_shapes": shapes, "external_data": False}
+        torch.onnx.export(example.model, values, path, **more, **common)
     else:
         named = dict(zip(example.inputs, axes, strict=True))
         torch.onnx.export(example.model, values, path, dynamo=False, dynamic_axes=named, **common)

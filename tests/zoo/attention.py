@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from onnxq.fragments import expand
+from onnxq.ir.module import GraphModule
 from onnxq.ir.store import load_model
+from onnxq.passmanager.base import PassRecord
 from onnxq.passmanager.manager import PassManager
 from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.target import find_target
@@ -29,10 +31,15 @@ class Attention:
         return self.fused > 0 and not self.left
 
 
+def fused(path: Path) -> tuple[GraphModule, list[PassRecord]]:
+    """Return the model at ``path`` with what can be fused, and what each pass did."""
+    module = load_model(path)
+    return module, PassManager(parse_pipeline(PIPELINE), find_target("cpu")).run(module)
+
+
 def attention_of(path: Path) -> Attention:
     """Fuse what can be fused in the model at ``path``, and count."""
-    module = load_model(path)
-    records = PassManager(parse_pipeline(PIPELINE), find_target("cpu")).run(module)
+    module, records = fused(path)
     operators = [node.op_type for node in module.graph]
     reasons = {remark.reason for one in records if one.text == "fuse-attention" for remark in one.remarks}
     return Attention(operators.count("Attention"), operators.count("Softmax"), frozenset(reasons))
