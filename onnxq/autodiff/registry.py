@@ -15,6 +15,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 import onnx_ir as ir
 
+from onnxq.autodiff import fake
 from onnxq.autodiff.step import Rule
 from onnxq.autodiff.table import RULES
 from onnxq.errors import PassError
@@ -32,6 +33,8 @@ def rule_of(node: ir.Node) -> Rule | None:
     """
     if is_standard(node) and node.op_type in RULES:
         return RULES[node.op_type]
+    if node.domain == fake.DOMAIN:
+        return fake.RULE
     return _offered(f"{node.domain or 'ai.onnx'}.{node.op_type}")
 
 

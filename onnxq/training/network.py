@@ -20,6 +20,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from onnxq.autodiff import Term, prepared, pulled_back
+from onnxq.autodiff.fake import fake_quantize, written_out
 from onnxq.autodiff.model import with_outputs
 from onnxq.errors import ModelError
 from onnxq.ir.knowledge import Decision
@@ -141,6 +142,7 @@ class _Making:
         loss = self._behind()("Sum", *terms, name=LOSS)
         self.edit.set_inputs([*given, *self.added.values()], why=WHY)
         found = pulled_back(self.copy, seeds, self._learned())
+        written_out(self.copy)
         slopes = {name_of(v): s for v, s in zip(self._learned(), found, strict=True) if s is not None}
         evaluation = self._evaluated(ends)
         outputs = [loss, *self._named(slopes, "slope"), *self.sizes.values()]
@@ -166,10 +168,10 @@ class _Making:
         op = self._behind()
         return seeds, op.Mul(op.Sum(*terms), strength)
 
-    def _evaluated(self, ends: Sequence[ir.Value]) -> GraphModule:
+    def _evaluated(self, ends: Sequence[str]) -> GraphModule:
         copy = self.copy.clone()
         values = copy.by_name()
-        return with_outputs([values[LOSS], *(values[name_of(end)] for end in ends)], Editor(copy))
+        return with_outputs([values[LOSS], *(values[end] for end in ends)], Editor(copy))
 
     def _one(self, loss: ir.Value) -> ir.Value:
         return Term(self.edit.behind(loss, why=WHY), loss).number(1).value
@@ -220,14 +222,9 @@ class _Making:
         self, value: ir.Value, encoding: Encoding, scale: ir.Value, offset: ir.Value | None
     ) -> ir.Value:
         op = self.edit.behind(value, why=WHY)
-        x, s = Term(op, value), _along(Term(op, scale), encoding, value)
-        low, high = (x.number(limit) for limit in encoding.limits)
-        if offset is not None:
-            zero = _along(Term(op, offset), encoding, value).Round()
-            low, high = low - zero, high - zero
-        steps = x / s
-        held = steps.Clip(low, high) if encoding.axis is None else steps.Max(low).Min(high)
-        return (held.Round() * s).value
+        steps = _along(Term(op, scale), encoding, value)
+        zero = None if offset is None else _along(Term(op, offset), encoding, value)
+        return fake_quantize(Term(op, value), steps, zero, encoding.limits).value
 
     def _feed(self, one: Parameter) -> None:
         node, index = one.uses[0]
@@ -249,14 +246,14 @@ class _Making:
                     constant = self.edit.constant(f"{name_of(decision.value)}_restored", array, why=WHY)
                     self.edit.rewire(self.nodes[use.node.name], use.idx, constant, why=WHY)
 
-    def _terms(self) -> tuple[list[ir.Value], list[ir.Value]]:
-        """Return what each goal says, and the values that they look at."""
+    def _terms(self) -> tuple[list[ir.Value], list[str]]:
+        """Return what each goal says, and the names of what they look at."""
         ends, terms = [], []
         for goal in self.goals:
             end = self.shown.get(goal.value, self.values[goal.value])
             target = self._input(goal.target, *goal.fed(end))
             op = self._behind()
-            ends.append(end)
+            ends.append(name_of(end))
             terms.append(reached(goal, Term(op, end), Term(op, target)).value)
         return terms, ends
 

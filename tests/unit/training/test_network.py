@@ -169,6 +169,17 @@ def test_what_cannot_be_learned_is_told() -> None:
     assert caught.value.where == "value 'x'"
 
 
+def test_outputs_may_be_on_grids_too_and_only_standard_operators_are_left() -> None:
+    module = _decided("encode-weights, encode-activations{scope=all-tensors, bits=3}")
+    network = network_of(module, [GOAL])
+    feeds = _fed(network)
+    _, found = open_session(ir.to_proto(network.evaluation.model), Run(threads=1)).run(feeds).values()
+    grid = network.grids["y_scale"].encoding
+    np.testing.assert_array_equal(found, grid.restored(found))
+    assert 4 < np.unique(found).size <= 8
+    assert {node.domain for graph in (network.training, network.evaluation) for node in graph.graph} == {""}
+
+
 def test_the_grid_of_a_softmax_stays() -> None:
     module = parse(TEXT.replace("Relu(a)", "Softmax(a)"))
     _run(module, "infer-shapes, encode-weights, encode-activations")
