@@ -124,23 +124,31 @@ class Dataset:
             match = self._matcher.match(chunk.arrays, chunk.where, whole=chunk.whole)
             if match.extra:
                 self._note(f"not an input of the model, ignored: {', '.join(match.extra)}")
-            for piece in self._cut(chunk, match):
+            whole = chunk.whole or self._is_one_graph(chunk, match)
+            for piece in self._cut(chunk, match, whole=whole):
                 feeds = {spec.name: self._convert(spec, piece, chunk, seen) for spec in self._used(match)}
                 seen += piece.rows
                 if piece.rows:
-                    yield replace(piece, feeds=feeds), chunk.whole
+                    yield replace(piece, feeds=feeds), whole
+
+    def _is_one_graph(self, chunk: Chunk, match: Match) -> bool:
+        """Tell whether arrays are of different lengths, and may be: of so many nodes and so many edges."""
+        carried = [name for name in match.names if name in self._matcher.carriers]
+        shapes = [chunk.arrays[match.names[name]].shape for name in carried]
+        lengths = {shape[ROW_AXIS] for shape in shapes if shape}
+        return self._matcher.counted_apart and len(lengths) > 1 and not match.single
 
     def _used(self, match: Match) -> list[InputSpec]:
         return [spec for spec in self.inputs if spec.name in match.names]
 
-    def _cut(self, chunk: Chunk, match: Match) -> Iterator[Batch]:
+    def _cut(self, chunk: Chunk, match: Match, *, whole: bool) -> Iterator[Batch]:
         arrays = {name: chunk.arrays[array] for name, array in match.names.items()}
         carried = {name: rows for name, rows in arrays.items() if name in self._matcher.carriers}
         shared = {name: rows.whole() for name, rows in arrays.items() if name not in carried}
         if match.single:
             one = {name: rows.whole()[None] for name, rows in carried.items()}
             yield Batch({**shared, **one}, _labels(chunk, 1), 1)
-        elif chunk.whole or not carried:
+        elif whole or not carried:
             feeds = {**shared, **{name: rows.whole() for name, rows in carried.items()}}
             rows = self._rows(feeds)
             yield Batch(feeds, _labels(chunk, rows), rows)
@@ -210,7 +218,7 @@ class Dataset:
 def batch_size_for(inputs: Sequence[InputSpec], options: DataOptions) -> int:
     """Return the batch size: the model's if fixed, else as asked or 8, and no more than the limit."""
     matcher = Matcher(inputs, options)
-    if matcher.batch_elsewhere:
+    if matcher.batch_elsewhere or not matcher.carriers:
         return 1
     asked = options.batch_size or DEFAULT_BATCH
     return matcher.fixed_batch or min(asked, options.limit or asked)

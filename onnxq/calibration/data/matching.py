@@ -64,6 +64,11 @@ class Matcher:
         return frozenset(axis for axis in first if isinstance(axis, str))
 
     @property
+    def counted_apart(self) -> bool:
+        """Whether first axes have several names, so that one may count nodes and another edges."""
+        return len(self.batch_symbols) > 1
+
+    @property
     def batch_elsewhere(self) -> bool:
         """Whether some input has the batch on another axis, so that samples cannot be cut or joined."""
         shared = [spec for spec in self.inputs if spec.required and spec.name not in self.carriers]
@@ -179,13 +184,30 @@ def is_float(dtype: np.dtype[Any]) -> bool:
 
 
 def _carriers(specs: Sequence[InputSpec]) -> frozenset[str]:
-    """Return the inputs with samples along axis 0: the dynamic ones, or all if they agree on a size."""
+    """Return the inputs with samples along axis 0: the dynamic ones, or all if they agree on a size.
+
+    None has where axes count other things than samples, as the nodes and edges of a graph.
+    """
     ranked = [spec for spec in specs if spec.shape != ()]
     firsts = {spec.name: spec.shape[ROW_AXIS] if spec.shape else None for spec in ranked}
     dynamic = [name for name, first in firsts.items() if not isinstance(first, int)]
     if dynamic:
-        return frozenset(dynamic)
+        return frozenset() if any(_counts_others(spec, specs) for spec in specs) else frozenset(dynamic)
     return frozenset(firsts) if len(set(firsts.values())) == 1 else frozenset()
+
+
+def _counts_others(spec: InputSpec, specs: Sequence[InputSpec]) -> bool:
+    """Tell whether an input, such as edges of shape [2, E], is as long as no sample of the others is.
+
+    Its axes are then named otherwise than the samples, and than all axes behind them.
+    """
+    first, *rest = spec.shape or (None,)
+    if not isinstance(first, int) or first < 2:
+        return False
+    others = [one.shape for one in specs if one.shape and not isinstance(one.shape[ROW_AXIS], int)]
+    samples, own = {shape[ROW_AXIS] for shape in others}, {axis for axis in rest if isinstance(axis, str)}
+    shared = samples if len(samples) == 1 else set()
+    return bool(own) and own.isdisjoint(shared.union(*(shape[1:] for shape in others)))
 
 
 def _fits_shape(spec: InputSpec, shape: tuple[int, ...], skip: int) -> bool:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from onnxq.calibration.data import DataOptions, InputSpec, input_specs, open_feeds
 from onnxq.calibration.data.base import ArrayRows, Chunk
 from onnxq.calibration.data.dataset import Dataset
+from onnxq.calibration.data.matching import Matcher
 from onnxq.errors import DataError
 
 F32, I64, I32 = np.dtype(np.float32), np.dtype(np.int64), np.dtype(np.int32)
@@ -294,3 +295,49 @@ def test_an_input_that_is_no_tensor_is_refused() -> None:
     model = ir.from_proto(onnx.helper.make_model(onnx.helper.make_graph([], "g", [value], [])))
     with pytest.raises(DataError, match=r"input 's': the model takes .*which no data format of onnxq holds"):
         input_specs(model)
+
+
+NODES, EDGES = InputSpec("x", F32, ("nodes", 4)), InputSpec("edges", I64, (2, "edges"))
+ENDS = [InputSpec(name, I64, ("edges",)) for name in ("source", "target")]
+
+
+class Files:
+    """A chunk of each file, as a folder of arrays gives them."""
+
+    warning = None
+
+    def __init__(self, files: list[dict[str, np.ndarray]]) -> None:
+        self.files = files
+
+    def count(self) -> None:
+        return None
+
+    def chunks(self) -> Iterator[Chunk]:
+        for arrays in self.files:
+            yield Chunk({name: ArrayRows(array) for name, array in arrays.items()}, "a file")
+
+
+def graph_of(nodes: int, edges: int) -> dict[str, np.ndarray]:
+    ends = np.random.default_rng(nodes).integers(0, nodes, (2, edges))
+    x = np.zeros((nodes, 4), np.float32)
+    return {"x": x, "edges": ends, "source": ends[0], "target": ends[1]}
+
+
+@pytest.mark.parametrize("inputs", [[NODES, EDGES], [NODES, *ENDS], [NODES, EDGES, ENDS[0]]])
+@pytest.mark.parametrize("sizes", [((3, 5), (4, 5), (3, 6)), ((3, 5), (3, 5))])
+def test_graphs_are_neither_cut_nor_joined(
+    inputs: list[InputSpec], sizes: tuple[tuple[int, int], ...]
+) -> None:
+    graphs = [graph_of(*size) for size in sizes]
+    found = list(Dataset("graphs", inputs, Files(graphs)).batches())
+    assert [batch.rows for batch in found] == [1] * len(sizes)
+    for batch, graph in zip(found, graphs, strict=True):
+        for name, array in batch.feeds.items():
+            np.testing.assert_array_equal(array, graph[name])
+
+
+def test_a_constant_of_the_same_axes_is_shared_by_samples() -> None:
+    """A state of the batch on its second axis, and positions as many as tokens, count no edges."""
+    state, places = InputSpec("h", F32, (2, "batch", 4)), InputSpec("p", I64, (3, "t"))
+    assert Matcher([*BERT, places], DataOptions()).carriers == {"input_ids", "attention_mask"}
+    assert Matcher([*X, state], DataOptions()).carriers == {"x"}
