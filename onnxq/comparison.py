@@ -8,13 +8,11 @@ from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, Literal
 
-import onnx_ir as ir
-
 from onnxq.calibration.data import Batch, DataOptions, Dataset, InputSpec, open_data
 from onnxq.errors import InputError, ModelError, PassError
 from onnxq.heap import trim
 from onnxq.ir.rounding import spell_out_rounding
-from onnxq.ir.store import load_model
+from onnxq.ir.store import load_model, proto_of
 from onnxq.progress import Progress
 from onnxq.runtime.bench import LatencyReport, Timing, bench
 from onnxq.runtime.gates import Gates
@@ -345,7 +343,7 @@ def _validate(
 
 def _rounded(output: Path, run: Run) -> Session | str:
     """Open a model on the CPU so that it rounds as on a GPU; where it does not open, return the reason."""
-    model = ir.to_proto(spell_out_rounding(load_model(output).model))
+    model = proto_of(spell_out_rounding(load_model(output).model))
     try:
         return replace(open_session(model, run.with_defaults(KEEP_INT8)), source=str(output))
     except ModelError as error:

@@ -138,7 +138,7 @@ def write_model(
         if not data:
             ir.external_data.load_to_model(model)
         model.metadata_props.update(metadata())
-        path.write_bytes(_serialized(model))
+        path.write_bytes(proto_of(model).SerializeToString(deterministic=True))
     trim()
 
 
@@ -159,12 +159,12 @@ def _unchanged(model: ir.Model) -> Iterator[None]:
         model.metadata_props.update(said)
 
 
-def _serialized(model: ir.Model) -> bytes:
+def proto_of(model: ir.Model) -> onnx.ModelProto:
+    """Return the whole model, with what waits beside it; see ``aside``."""
     proto = ir.serde.serialize_model(model)
     if (aside := aside_of(model)) is not None:
         put_back(proto, aside)
-    written: bytes = proto.SerializeToString(deterministic=True)
-    return written
+    return proto
 
 
 def output_files(
