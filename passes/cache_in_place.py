@@ -111,12 +111,13 @@ def _write(core: CachedCore, lengths: dict[ir.Value, _Lengths], ctx: PassContext
         value.past,
         *lengths[source],
         names=names,
-        like=[merged, key.present, value.present],
+        like=[core.context, key.present, value.present],
         domain=CONTRIB,
         num_heads=core.heads,
         kv_num_heads=key.heads,
         scale=core.scale,
     )
+    attended.shape = ir.Shape([*(core.context.shape or ())[:2], core.heads * value.size])
     for reader in list(core.context.consumers()):
         why = "the same numbers in the same order" if reader is core.merged else "the same leading axes"
         ctx.edit.rewire(reader, 0, attended, why=why)

@@ -58,7 +58,7 @@ class CachedCore:
         flags: An input of the model of shape (batch, all tokens), which is 1 where a key counts; None where
             all do.
         context: The result, of shape (batch, tokens, heads, size).
-        merged: The Reshape that makes three axes of it.
+        merged: The Reshape that makes three axes of it, or two.
 
     """
 
@@ -181,9 +181,9 @@ def _sole_transpose(value: ir.Value) -> ir.Value | None:
 
 
 def _merge_of(context: ir.Value) -> ir.Node | None:
-    """Return the Reshape to three axes; others may ask for the leading two lengths."""
+    """Return the Reshape to three axes, or to rows of tokens; others may ask for the leading two lengths."""
     merges = [node for node in context.consumers() if is_standard(node, "Reshape")]
     others = [node for node in context.consumers() if node not in merges]
-    if len(merges) != 1 or context.is_graph_output() or rank_of(merges[0].outputs[0]) != 3:
+    if len(merges) != 1 or context.is_graph_output() or rank_of(merges[0].outputs[0]) not in (2, 3):
         return None
     return merges[0] if all(map(asks_for_leading_axes, others)) else None

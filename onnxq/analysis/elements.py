@@ -8,7 +8,7 @@ taken to be of one length.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -129,7 +129,7 @@ class Reader:
             return sympy.expand(self.scalar(node.inputs[1]) - self.scalar(node.inputs[0]))
         if size == ir.SymbolicDim(None):
             raise UnreadableError
-        return sympy.Symbol(f"{LENGTH}{size}", integer=True)
+        return _length_symbol(str(size).split(" + "))
 
     def _length_of_gathered(self, node: ir.Node, axis: int) -> Expression:
         table, indices = _first(node), input_of(node, 1)
@@ -161,13 +161,28 @@ class Reader:
         source, output = _first(node), node.outputs[0]
         place = ZERO
         for axis, at in enumerate(index):
-            place = sympy.expand(place if at == 0 and place == 0 else place * self.length(output, axis) + at)
-        sizes = [self.length(source, axis) for axis in range(rank_of(source) or 0)]
+            size = _as_one(self.length(output, axis))
+            place = sympy.expand(place if at == 0 and place == 0 else place * size + at)
+        sizes = [_as_one(self.length(source, axis)) for axis in range(rank_of(source) or 0)]
         return self.element(source, _unfolded(place, sizes))
+
+
+def _length_symbol(names: Iterable[str]) -> Expression:
+    """Return the length that is called so, or that is the sum of lengths that are; in any order."""
+    return sympy.Symbol(f"{LENGTH}{' + '.join(sorted(names))}", integer=True)
+
+
+def _as_one(length: Expression) -> Expression:
+    """Return the symbol of a sum of lengths, as inference calls the length of what is joined."""
+    parts = [str(part) for part in length.args] if length.is_Add else []
+    named = parts and all(part.is_Symbol and str(part).startswith(LENGTH) for part in length.args)
+    return _length_symbol(part.removeprefix(LENGTH) for part in parts) if named else length
 
 
 def _unfolded(place: Expression, sizes: Sequence[Expression]) -> Index:
     """Return the index of what is at ``place`` in a row; each length but the first is a 1 or a symbol."""
+    if not sizes:
+        return ()
     if len(sizes) == 1:
         return (place,)
     found: list[Expression] = []
@@ -358,18 +373,41 @@ def _slice(reader: Reader, node: ir.Node, index: Index) -> Element:
 
 
 def _concat(reader: Reader, node: ir.Node, index: Index) -> Element:
-    """Return an entry of a shape that is put together."""
-    at = index[0]
-    if len(index) != 1 or not at.is_Integer or at < 0:
+    """Return an element whose place on the axis of joining is known: in which input it lies."""
+    axis = attribute(node, "axis", 0) % len(index)
+    at = index[axis]
+    if not at.is_Integer or at < 0:
         raise UnreadableError
     for value in node.inputs:
-        size = None if value is None or value.shape is None else value.shape[0]
+        size = None if value is None or value.shape is None else value.shape[axis]
         if not isinstance(size, int):
             raise UnreadableError
         if at < size:
-            return reader.element(value, (at,))
+            return reader.element(value, (*index[:axis], at, *index[axis + 1 :]))
         at -= size
     raise UnreadableError
+
+
+def _squeeze(reader: Reader, node: ir.Node, index: Index) -> Element:
+    source = _first(node)
+    shape = tuple(source.shape or ())
+    ones = [axis for axis, size in enumerate(shape) if size == 1]
+    axes = {axis % len(shape) for axis in _numbers(input_of(node, 1))} if input_of(node, 1) else set(ones)
+    if len(axes) + len(index) != len(shape):
+        raise UnreadableError
+    left = iter(index)
+    return reader.element(source, tuple(ZERO if axis in axes else next(left) for axis in range(len(shape))))
+
+
+def _gather_elements_at(reader: Reader, node: ir.Node, index: Index) -> Element:
+    """GatherND whose indices are those of single elements."""
+    source, places = _first(node), input_of(node, 1)
+    rank = rank_of(source) or 0
+    depth = None if places is None or places.shape is None else places.shape[-1]
+    if attribute(node, "batch_dims", 0) or depth != rank:
+        raise UnreadableError
+    at = [reader.integer(places, (*index, sympy.Integer(axis))) for axis in range(rank)]
+    return reader.element(source, tuple(at))
 
 
 def _numbers(value: ir.Value | None) -> list[int]:
@@ -391,6 +429,7 @@ RULES: dict[str, Rule] = {
     "Expand": _same,
     "Flatten": Reader.reshaped,
     "Gather": _gather,
+    "GatherND": _gather_elements_at,
     "Greater": _comparison(operator.gt, lambda one, other: other - one + 1),
     "GreaterOrEqual": _comparison(operator.ge, lambda one, other: other - one),
     "Identity": _same,
@@ -403,6 +442,7 @@ RULES: dict[str, Rule] = {
     "Reshape": Reader.reshaped,
     "Shape": _shape,
     "Slice": _slice,
+    "Squeeze": _squeeze,
     "Sub": _arithmetic(operator.sub),
     "Unsqueeze": _unsqueeze,
     "Where": _where,

@@ -9,11 +9,15 @@ import onnx_ir as ir
 import pytest
 from numpy.typing import NDArray
 
+from onnxq.fragments import expand
 from onnxq.ir.store import load_model
+from onnxq.passmanager.manager import PassManager
+from onnxq.passmanager.pipeline import parse_pipeline
 from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
+from onnxq.target import find_target
 
-from .architectures import ARCHITECTURES, EXPORTERS, WORDS, Exporter, export
+from .architectures import ARCHITECTURES, EXPORTERS, LAYERS, WORDS, Exporter, export
 from .attention import Attention, attention_of, fused
 
 pytestmark = pytest.mark.export
@@ -77,3 +81,20 @@ def test_attention_of_each_export_is_fused(name: str, exporter: Exporter, tmp_pa
         pytest.skip(f"torch cannot export it: {error}")
     whole = check(path).whole
     assert whole or (exporter == "torchscript" and name in UNREADABLE)
+
+
+@pytest.mark.slow
+def test_a_step_of_llama_keeps_its_cache_in_place(tmp_path: Path) -> None:
+    path = export(ARCHITECTURES["llama_past"](), tmp_path / "model.onnx", "dynamo")
+    source, module = load_model(path), load_model(path)
+    pipeline = expand("@tidy, cache-in-place{padding=behind}, remove-dead, infer-shapes")
+    PassManager(parse_pipeline(pipeline), find_target("cuda")).run(module)
+    assert [node.op_type for node in module.graph].count("GroupQueryAttention") == LAYERS
+    before, after = (
+        open_session(ir.to_proto(model), Run(threads=1)) for model in (source.model, module.model)
+    )
+    for sizes in ({"batch": 1, "tokens": 5, "past": 3}, {"batch": 3, "tokens": 1, "past": 7}):
+        feeds = feeds_of(list(source.graph.inputs), sizes, "none")
+        wanted, found = before.run(feeds), after.run(feeds)
+        for name, value in wanted.items():
+            np.testing.assert_allclose(found[name], value, atol=ROUNDING, err_msg=name)

@@ -2,6 +2,7 @@
 
 import math
 
+import onnx_ir as ir
 import pytest
 import sympy
 
@@ -17,7 +18,8 @@ TEXT = """<ir_version: 10, opset_import: ["" : 21]>
 main (float[B,S,8] x, int64[B,T] flags, bool[B,T] bits, int64[B] lengths, float[B,2,P,4] past,
       float[B,T] floats) => ({dtype}[a,b,c,d] mask)
 <int64 zero = {{0}}, int64 one = {{1}}, int64 two = {{2}}, int64 window = {{4}}, int64 minus = {{-2}},
- int64[1] flat = {{-1}}, int64[2] middle = {{1, 2}}, int64[3] behind = {{1, 2, 3}},
+ int64[1] flat = {{-1}}, int64[1] first = {{0}}, int64[1] second = {{1}},
+ int64[2] middle = {{1, 2}}, int64[3] behind = {{1, 2, 3}},
  int64[3] before = {{0, 1, 2}}, int64[3] around = {{0, 1, 3}}, float nothing = {{0}},
  float whole = {{1}}, float much = {{-10000}}, float least = {{-3.4028234663852886e+38}}>
 {{
@@ -51,10 +53,42 @@ LOOKED_UP = """
     keep = And(seen, real)
     """
 
+LOOKED_UP_BY_TWO = """
+    truths = Cast <to = 9> (flags)
+    samples = Range(zero, B, one)
+    b = Unsqueeze(samples, second)
+    before_1 = Shape <start = 2, end = 3> (past)
+    before_0 = Squeeze(before_1)
+    keys = Add(before_0, S)
+    places = Range(zero, keys, one)
+    kb = Unsqueeze(places, first)
+    joined = Max(b, kb)
+    wide = Shape(joined)
+    bw = Expand(b, wide)
+    kw = Expand(kb, wide)
+    b3 = Unsqueeze(bw, flat)
+    k3 = Unsqueeze(kw, flat)
+    pairs = Concat <axis = -1> (b3, k3)
+    found = GatherND(truths, pairs)
+    real = Unsqueeze(found, second)
+    qs = Unsqueeze(query_places, second)
+    earlier = LessOrEqual(kb, qs)
+    both = And(earlier, real)
+    B1 = Reshape(B, flat)
+    S1 = Reshape(S, flat)
+    all1 = Reshape(keys, flat)
+    four = Concat <axis = 0> (B1, second, S1, all1)
+    keep = Reshape(both, four)
+    mask = Where(keep, nothing, least)"""
 
-def ruling(body: str, dtype: str = "float") -> Ruling | None:
+
+def ruling(body: str, dtype: str = "float", **shapes: list[str]) -> Ruling | None:
+    """Return what the mask says; ``shapes`` are those that the exporter has told."""
     module = parse(TEXT.format(body=body, dtype=dtype))
     PassManager(parse_pipeline("infer-shapes"), find_target("cuda")).run(module)
+    for value in module.values():
+        if value.name in shapes:
+            value.shape = ir.Shape(shapes[value.name])
     return ruling_of(module.graph.outputs[0])
 
 
@@ -180,3 +214,12 @@ def test_flags_are_of_the_sample_and_the_key() -> None:
     (condition,) = found.conditions
     assert isinstance(condition, IsSet)
     assert (condition.value.name, condition.index) == ("flags", (BATCH, KEY))
+
+
+def test_flags_looked_up_by_sample_and_key_are_read() -> None:
+    """As torch's dynamo exporter writes masks: GatherND, and a sum of two lengths as one axis."""
+    found = ruling(LOOKED_UP_BY_TWO, both=["B", "S", "S + P"])
+    assert found is not None
+    causal, flags = AtMostZero(KEY - QUERY - sympy.Symbol("length P", integer=True)), (BATCH, KEY)
+    assert causal in found.conditions
+    assert [one.index for one in found.conditions if isinstance(one, IsSet)] == [flags]
