@@ -1,8 +1,8 @@
 """What a convolution multiplies its weight with: patches of its input, measured by the graph itself.
 
 A Conv is a product of matrices whose left one has a row for each place of the output: the window of the
-input that lies there, flattened. A Slice for each place of the window, with the strides of the layer, and a
-Concat of them write these rows out (im2col).
+input that lies there, flattened (im2col). Another Conv writes these rows out: each of its outputs takes one
+place of the window of one channel.
 """
 
 from __future__ import annotations
@@ -133,33 +133,23 @@ def _patches(node: ir.Node, layer: Layer, edit: Editor) -> ir.Value:
     """Write the patches of ``node`` out, channel by channel, (N, C * kernel, places)."""
     channels, kernel = _ints(layer.weight)[1] * _groups(layer), _ints(layer.weight)[2:]
     op, name = edit.at(node, why="its input is measured as it is multiplied"), f"{layer.output.name}_patches"
-    spread, strides = _spread(layer), np.array(_strides(layer))
-    padded, pads = node.inputs[0], _pads(layer)
-    if any(pads):
-        around = [0, 0, *pads[: len(kernel)], 0, 0, *pads[len(kernel) :]]
-        padded = op.Pad(
-            padded, op.constant(f"{name}_pads", np.array(around, np.int64)), name=f"{name}_padded"
-        )
-    axes = op.constant(f"{name}_axes", np.arange(2, 2 + len(kernel)))
-    steps = op.constant(f"{name}_steps", strides)
-    single = op.constant(f"{name}_single", np.array([0, channels, 1, -1]))
-    places = []
-    for number, place in enumerate(np.ndindex(*kernel)):
-        start = np.array(place) * spread
-        left = (np.array(kernel) - 1) * spread - start  # of the window, behind this place
-        end = np.where(left > 0, -left, np.iinfo(np.int64).max)
-        bounds = [
-            op.constant(f"{name}_{which}_{number}", bound) for which, bound in (("from", start), ("to", end))
-        ]
-        moved = op.Slice(padded, *bounds, axes, steps, name=f"{name}_{number}")
-        places.append(op.Reshape(moved, single, name=f"{name}_{number}_flat"))
-    rows = op.constant(f"{name}_rows", np.array([0, channels * len(places), -1]))
-    return op.Reshape(op.Concat(*places, axis=2, name=f"{name}_all"), rows, name=name)
+    single = np.tile(np.eye(prod(kernel), dtype=np.float32), (channels, 1)).reshape(-1, 1, *kernel)
+    written = op.Conv(
+        node.inputs[0],
+        op.constant(f"{name}_single", single),
+        group=channels,
+        pads=_pads(layer),
+        strides=_strides(layer),
+        dilations=_spread(layer),
+        name=f"{name}_written",
+    )
+    rows = op.constant(f"{name}_rows", np.array([0, len(single), -1]))
+    return op.Reshape(written, rows, name=name)
 
 
-def _spread(layer: Layer) -> NDArray[np.int64]:
+def _spread(layer: Layer) -> list[int]:
     """Return how far neighbours of the window lie apart, along each axis."""
-    return np.array(attribute(layer.node, "dilations", [1] * (len(_ints(layer.weight)) - 2)))
+    return list(attribute(layer.node, "dilations", [1] * (len(_ints(layer.weight)) - 2)))
 
 
 def _pads(layer: Layer) -> list[int]:
@@ -174,8 +164,8 @@ def _pads(layer: Layer) -> list[int]:
     shape = layer.activation.shape
     sizes = [None] * len(kernel) if shape is None else list(shape)[2:]
     steps = attribute(layer.node, "strides", [1] * len(kernel))
-    both = []
-    for size, step, window in zip(sizes, steps, (np.array(kernel) - 1) * _spread(layer) + 1, strict=True):
+    both, windows = [], (np.array(kernel) - 1) * np.array(_spread(layer)) + 1
+    for size, step, window in zip(sizes, steps, windows, strict=True):
         over = (size % step or step) if isinstance(size, int) else step
         both.append(max(int(window) - over, 0))
     less, more = [total // 2 for total in both], [total - total // 2 for total in both]
