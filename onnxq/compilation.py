@@ -274,6 +274,7 @@ class Compilation:
             return
         self.trials = None  # the rest is measured on all samples
         self.build.let_go()
+        self.build.vary(self.recipe, ())
         options, run = self.options, Run(threads=self.options.threads)
         few = list(with_few(one_by_one(samples)).batches())
         timed = samples.timed(options.bench_batch_size) if options.bench and options.tune else ()

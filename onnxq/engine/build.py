@@ -245,11 +245,8 @@ class Build:
         return self._tried(recipe, self._answers(recipe, self._told), (), count=count)
 
     def outline(self, recipe: Recipe, feeds: Feeds) -> GraphModule:
-        """Return a graph that takes the time of the recipe's, for which one batch was looked at.
-
-        It may begin with the graph of another target.
-        """
-        return self._tried(recipe, Glimpse(feeds), (), begun=self._begun_anywhere(_texts(recipe)))
+        """Return a graph that takes the time of the recipe's, for which one batch was looked at."""
+        return self._tried(recipe, Glimpse(feeds), ())
 
     def _answers(self, recipe: Recipe, likely: Mapping[str, Facts] | None = None) -> Answers:
         texts = _texts(recipe)
@@ -267,11 +264,10 @@ class Build:
         instruments: Sequence[Instrument],
         foreseen: Sequence[Pass] = (),
         count: int | None = None,
-        begun: tuple[int, GraphModule] | None = None,
     ) -> GraphModule:
         texts = _texts(recipe)
         last = len(texts) - 1 if count is None else count
-        start, module = begun or self._begun(texts[: last + 1])
+        start, module = self._begun(texts[: last + 1])
         manager = self._manager(recipe, (BisectLimit(last), *instruments), answers)
         manager.foreseen = foreseen
         with only_valid(self.source.path):
@@ -311,12 +307,6 @@ class Build:
             if texts[:end] in self._early:
                 return end - 1, self._early[texts[:end]].clone()
         return 0, self.source.clone()
-
-    def _begun_anywhere(self, texts: Beginning) -> tuple[int, GraphModule]:
-        """Return the same of any target, from before the second pass that asks for facts."""
-        early = {beginning[1:]: module for beginning, module in self._early.items()}
-        end = next((end for end in range(len(texts), 1, -1) if texts[1:end] in early), None)
-        return (0, self.source.clone()) if end is None else (end - 1, early[texts[1:end]].clone())
 
     def _manager(
         self, recipe: Recipe, instruments: Sequence[Instrument], answers: Answers | Glimpse

@@ -51,6 +51,22 @@ def graph_state(module: GraphModule) -> tuple[Hashable, ...]:
     return (*_lines(module, _tensor_state, _node_state), *_decision_lines(module))
 
 
+def changed_nodes(
+    module: GraphModule, before: tuple[Hashable, ...], now: tuple[Hashable, ...]
+) -> list[ir.Node] | None:
+    """Return the nodes of the main graph that are not as they were; None if operator sets are others too.
+
+    Args:
+        module: The module.
+        before: Its state as it was, see ``graph_state``.
+        now: Its state as it is.
+
+    """
+    first, known = 1 + len(module.graph.inputs) + len(module.graph.initializers), set(before)
+    changed = [node for node, state in zip(module.graph, now[first:], strict=False) if state not in known]
+    return changed if now[0] == before[0] else None
+
+
 def _of_lines(lines: Iterable[str]) -> str:
     digest = hashlib.sha256()
     for line in lines:

@@ -56,7 +56,7 @@ class GraphModule(Shown):
     def values(self) -> Iterator[ir.Value]:
         """Yield inputs, initializers and node outputs of the main graph."""
         yield from self.graph.inputs
-        yield from self.graph.initializers.values()
+        yield from self.graph.initializers.data.values()  # of a dict of Python's own: several times as fast
         for node in self.graph:
             yield from node.outputs
 

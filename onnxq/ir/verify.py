@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import onnx
@@ -13,6 +13,8 @@ from onnxq.errors import VerifyError
 from onnxq.ir.knowledge import stale_inputs
 from onnxq.ir.module import GraphModule, constant_of, name_of
 from onnxq.quant.encodings import Encoding
+
+GRAPHS = frozenset({ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS})
 
 
 def verify(module: GraphModule) -> None:
@@ -47,6 +49,25 @@ def check_operators(module: GraphModule) -> None:
         initializers.clear()
         for value in order:
             initializers.add(value)
+
+
+def check_nodes(module: GraphModule, nodes: Sequence[ir.Node]) -> None:
+    """Check the inputs and attributes of some nodes with onnx's own checker; all, if some hold graphs.
+
+    Raises:
+        VerifyError: What the checker says.
+
+    """
+    if any(attr.type in GRAPHS for node in nodes for attr in node.attributes.values()):
+        check_operators(module)
+        return
+    context = type(onnx.checker.DEFAULT_CONTEXT)()
+    context.ir_version, context.opset_imports = module.model.ir_version, dict(module.model.opset_imports)
+    try:
+        for node in nodes:
+            onnx.checker.check_node(ir.serde.serialize_node(node), context)
+    except onnx.checker.ValidationError as error:
+        raise VerifyError(" ".join(str(error).split())) from error
 
 
 @contextmanager

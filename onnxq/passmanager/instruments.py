@@ -10,10 +10,10 @@ from typing import IO
 
 from onnxq.errors import PassError, VerifyError
 from onnxq.files import write_errors
-from onnxq.ir.digest import graph_state
+from onnxq.ir.digest import changed_nodes, graph_state
 from onnxq.ir.module import GraphModule
 from onnxq.ir.text import render
-from onnxq.ir.verify import check_operators, verify
+from onnxq.ir.verify import check_nodes, check_operators, verify
 from onnxq.overwriting import DUMP, refuse_overwriting
 from onnxq.passmanager.base import Pass, PassRecord
 
@@ -45,20 +45,21 @@ class Instrument:
 class VerifyEach(Instrument):
     """Checks the module before and after each pass, and that the Editor made every change."""
 
-    _state: Hashable = field(default=None, init=False)
+    _state: tuple[Hashable, ...] = field(default=(), init=False)
 
     def before(self, module: GraphModule, pass_: Pass, index: int) -> None:
         """Verify the graph that the pipeline begins with; later ones are those of the pass before."""
-        if self._state is None:
+        if not self._state:
             verify(module)
             self._state = graph_state(module)
 
     def after(self, module: GraphModule, pass_: Pass, index: int, record: PassRecord) -> None:
-        """Verify; onnx's checker too, if the pass says that it changed something."""
+        """Verify; onnx's checker looks at what has changed, if the pass says that something has."""
         old, self._state = self._state, graph_state(module)
         if record.edits:
             verify(module)
-            check_operators(module)
+            changed = changed_nodes(module, old, self._state)
+            check_operators(module) if changed is None else check_nodes(module, changed)
         elif old != self._state:
             raise VerifyError("the pass changed the graph behind the Editor's back")
 

@@ -86,15 +86,6 @@ def test_what_nothing_was_measured_of_yet_stays(build: Build, ran: Counter[str])
     assert ran == {"encode-weights": 1, "insert-qdq": 2}
 
 
-def test_a_form_for_another_target_begins_with_what_there_is(build: Build, ran: Counter[str]) -> None:
-    portable = RECIPE.model_copy(update={"target": "portable"})
-    feeds = {"x": np.ones((2, 4), np.float32)}
-    alone = [node.op_type for node in build.outline(portable, feeds).graph]
-    build.trial(RECIPE)
-    assert [node.op_type for node in build.outline(portable, feeds).graph] == alone
-    assert ran == {"encode-weights": 2, "insert-qdq": 3}
-
-
 def test_a_sketch_ends_where_it_is_told_to(build: Build) -> None:
     """The trial keeps graphs from behind that place, too."""
     build.vary(RECIPE, ["encode-weights", "insert-qdq", "remove-dead"])

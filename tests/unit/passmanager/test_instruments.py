@@ -84,6 +84,39 @@ def test_an_operator_with_wrong_attributes_is_found_after_the_pass_that_made_it(
         run(Do(spoil), instruments=[VerifyEach()])
 
 
+IF = """<ir_version: 10, opset_import: ["" : 21]>
+main (bool c, float[N,2] x) => (float[N,2] y)
+{
+    y = If (c) <
+        then_branch = a () => (float[N,2] z) { z = Relu(x) },
+        else_branch = b () => (float[N,2] w) { w = Abs(x) }
+    >
+}
+"""
+
+
+def test_one_in_a_branch_is_found_too() -> None:
+    def spoil(module: GraphModule, ctx: PassContext) -> None:
+        (node,) = module.graph
+        branch = node.attributes["then_branch"].as_graph()
+        (inner,) = branch
+        inner.attributes["no_such"] = ir.AttrInt64("no_such", 1)
+        ctx.edit.set_outputs(module.graph.outputs[:], why="test")
+
+    with pytest.raises(VerifyError, match=r"pass 1 \(do\): .*Unrecognized attribute: no_such"):
+        run(Do(spoil), instruments=[VerifyEach()], text=IF)
+
+
+def test_all_operators_are_looked_at_where_their_versions_have_changed() -> None:
+    def lower(module: GraphModule, ctx: PassContext) -> None:
+        module.model.opset_imports[""] = 5
+        ctx.edit.set_outputs(module.graph.outputs[:], why="test")
+
+    text = TEXT.replace("Relu(h)", "Gelu(h)").replace("21]", "20]")
+    with pytest.raises(VerifyError, match=r"pass 1 \(do\): .*No Op registered for Gelu"):
+        run(Do(lower), instruments=[VerifyEach()], text=text)
+
+
 def test_print_after_one_pass_or_all() -> None:
     one, every = io.StringIO(), io.StringIO()
     passes = [*parse_pipeline("insert-qdq"), Do()]
