@@ -46,6 +46,8 @@ class Judge:
 
         """
         report = validate(self._reference, self._opened(model), self.few, self.metric, self.run)
+        if isinstance(self._reference, Remembered):
+            self._reference = self._reference.without_model(self.few)
         missed = self.missed(report)
         if self.rest is not None and not missed:
             report = validate(self.source, model, self.rest(), self.metric, self.run)
