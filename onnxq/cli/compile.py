@@ -91,7 +91,22 @@ class WorkSettings:
         bool, typer.Option("--no-validate", help="Do not compare the models; the result is only opened.")
     ] = False
     metric: MetricName = None
+    custom_ops: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--custom-ops",
+            metavar="LIBRARY",
+            help="A library of operators that ONNX Runtime shall load; may be repeated.",
+        ),
+    ] = None
     force: Annotated[bool, typer.Option("--force", help="Replace a file that onnxq did not write.")] = False
+
+    def name_libraries(self) -> None:
+        """Let all sessions, here and in processes that are begun, know the operators of the libraries."""
+        from onnxq.runtime.libraries import LIBRARIES
+
+        if self.custom_ops:
+            os.environ[LIBRARIES] = os.pathsep.join(map(str, self.custom_ops))
 
     def require_tunable(self, recipe: Recipe) -> None:
         """Refuse to tune for what is not here.
@@ -199,6 +214,7 @@ def run(
     from onnxq.engine.source import Source
 
     source = Source.of(model)  # hashed while the rest is imported
+    work.name_libraries()
     from onnxq.compile import compile_model
     from onnxq.heap import keep_imported
     from onnxq.manifest import manifest_path, read_manifest

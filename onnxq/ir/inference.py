@@ -25,6 +25,8 @@ NO_TENSORS = (
 )
 ANY_TYPE = ("Identity", "If", "Loop", "OptionalGetElement", "Scan")
 """What they pass on may be no tensor."""
+ONE_TYPE = ("Add", "Conv", "ConvTranspose", "Div", "Gemm", "MatMul", "Mul", "Sub")
+"""Their inputs are all of one type."""
 LONGEST_VECTOR = 1 << 20
 """onnx follows the elements of vectors, for the sake of shapes; longer ones than this are no shapes."""
 
@@ -40,7 +42,8 @@ def infer_types(model: ir.Model) -> ir.Model:
 
     Values of subgraphs get names that nobody else in the model has: onnx keeps what it knows of shapes in
     one table for all graphs, so that one branch would get the shapes of another. What onnx_ir 1.1 takes for
-    tensors in a model with sequences or optional values, where it is none, is forgotten again.
+    tensors in a model with sequences or optional values, where it is none, is forgotten again. The type of
+    what foreign operators make is told by what it is multiplied with.
     """
     _name_apart(model)
     nodes = list(model.graph.all_nodes())
@@ -49,10 +52,30 @@ def infer_types(model: ir.Model) -> ir.Model:
     if not _infer(model, strict_mode=True):
         _correct_shapes(model)
         _infer(model)
+    if _told_by_readers(nodes):
+        _infer(model)
     if any(is_standard(node, *NO_TENSORS) for node in nodes):
         for value in unknown:
             value.type, value.shape = None, None
     return model
+
+
+def _told_by_readers(nodes: Iterable[ir.Node]) -> bool:
+    """Give what foreign operators make the type of what else its readers read; tell whether there is any."""
+    told = {
+        value: other.dtype
+        for node in nodes
+        if not is_standard(node)
+        for value in node.outputs
+        if value.type is None
+        for reader in value.consumers()
+        if is_standard(reader, *ONE_TYPE)
+        for other in reader.inputs
+        if other is not None and other.dtype is not None
+    }
+    for value, dtype in told.items():
+        value.dtype = dtype
+    return bool(told)
 
 
 def types_known(nodes: Iterable[ir.Node], *, shapes: bool = False) -> bool:

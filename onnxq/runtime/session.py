@@ -18,6 +18,7 @@ from onnxq.heap import trim
 from onnxq.runtime.batch import Array, Feeds
 from onnxq.runtime.environment import import_onnxruntime
 from onnxq.runtime.gpu import TENSORRT_REMEDY, has_device, has_tensorrt, load_tensorrt
+from onnxq.runtime.libraries import register_libraries
 from onnxq.runtime.run import PROVIDERS, Provider, Run, known_provider
 
 if TYPE_CHECKING:
@@ -280,6 +281,7 @@ def _options(
     ort: Any, threads: int | None, profile: Path | None, optimized: Path | None, optimization: Optimization
 ) -> Any:
     options = ort.SessionOptions()
+    register_libraries(options)
     options.log_severity_level = _FATAL
     options.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[optimization])
     options.intra_op_num_threads = threads or 0

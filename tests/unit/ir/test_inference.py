@@ -10,6 +10,7 @@ import pytest
 from onnxq.comparison import CompileOptions
 from onnxq.compile import compile_model
 from onnxq.ir.inference import infer_all, infer_types
+from onnxq.ir.text import parse
 from onnxq.recipe import load_recipe
 from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
@@ -91,3 +92,15 @@ def test_a_failure_of_inference_is_not_shown_as_a_traceback(caplog: pytest.LogCa
     assert last.inputs[0] is not None
     assert last.inputs[0].shape is None
     assert not caplog.records
+
+
+def test_a_weight_tells_the_type_of_what_a_foreign_operator_makes() -> None:
+    module = parse("""<ir_version: 10, opset_import: ["" : 21, "own" : 1]>
+main (float[4] x) => (float[K] y) <float[2,2] w = {1, 2, 3, 4}>
+{
+    h = own.Op(x)
+    y = MatMul(h, w)
+    z = own.Op(y)
+}""")
+    infer_types(module.model)
+    assert [node.outputs[0].dtype for node in module.graph] == [ir.DataType.FLOAT, ir.DataType.FLOAT, None]
