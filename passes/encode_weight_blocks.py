@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxq.analysis.layers import Layer, layer_of
+from onnxq.analysis.layers import SMALL, Layer, layer_of, smallest_layers
 from onnxq.errors import PreconditionError
 from onnxq.ir.module import GraphModule, array_of, is_standard
 from onnxq.passmanager.base import Effect, Pass, PassContext
@@ -37,6 +37,8 @@ class EncodeWeightBlocks(Pass):
         float8: Store numbers of type float8e4m3fn; then ``bits`` has to be 8, and ``symmetric`` set.
         block: How many values of one column share a scale: shorter blocks err less and take more room.
         symmetric: Whether zero is the integer 0; otherwise each block has a zero point of its own.
+        spared: The smallest weights stay in float, as long as they are together no more than this part of
+            all weights of layers.
         exclude: Layers to leave in float: names of nodes, in which * stands for anything.
         method: How ranges are set: ``min-max``, or ``mse``, which clips where that errs less.
 
@@ -52,6 +54,7 @@ class EncodeWeightBlocks(Pass):
     float8: bool = False
     block: Literal[32, 64, 128] = 32
     symmetric: bool = False
+    spared: float = 0.0
     exclude: tuple[str, ...] = ()
     method: Literal["min-max", "mse"] = "min-max"
 
@@ -73,11 +76,14 @@ class EncodeWeightBlocks(Pass):
                 "float8 has 8 bits and is symmetric around zero",
                 hint="write encode-weight-blocks{float8=true, bits=8, symmetric=true}",
             )
+        spared = smallest_layers(module, self.spared)
         for node in module.graph:
             if not is_standard(node, "MatMul"):
                 continue
             chosen = self._assigned(node, ctx)
-            layer = chosen._layer(node, module, ctx)
+            layer = (
+                SMALL if node in spared and not ctx.is_assigned(node) else chosen._layer(node, module, ctx)
+            )
             if isinstance(layer, str):
                 ctx.skip(node, layer)
                 continue

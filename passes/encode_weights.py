@@ -10,9 +10,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxq.analysis.layers import Layer, layer_of, linear_layers, makes_tokens
+from onnxq.analysis.layers import SMALL, Layer, layer_of, linear_layers, makes_tokens, smallest_layers
 from onnxq.analysis.products import TOO_MANY
-from onnxq.ir.module import LINEAR, GraphModule, array_of, is_standard, name_of, tensor_of
+from onnxq.ir.module import LINEAR, GraphModule, array_of, is_standard, name_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.quant.encodings import Encoding, family_of, limit_of_bits, symmetric_encoding
 from onnxq.quant.facts import Need
@@ -33,7 +33,8 @@ class EncodeWeights(Pass):
             do not saturate there; none is what the target takes. Where it saturates, a channel's grid is as
             fine as its own neighbours allow. 2 to 6 are stored in 8 and gain nothing: they simulate what has
             such integers.
-        minimum: Weights of fewer elements stay in float: scales and nodes take what their integers save.
+        spared: The smallest weights stay in float, as long as they are together no more than this part of
+            all weights of layers: most of the error for their size is theirs, and hardly any of the bytes.
         patches: Encode the convolution that cuts an image into tokens too. It is a hundredth of a vision
             transformer's work, and 8 bits of what it gives are all that its residual stream begins with.
         dtype: ``int8``, or ``float8e4m3fn``, which has no bits to spare and whose range is ``min-max``.
@@ -53,7 +54,7 @@ class EncodeWeights(Pass):
     granularity: Literal["channel", "tensor"] = "channel"
     exclude: tuple[str, ...] = ()
     bits: Literal[2, 3, 4, 5, 6, 7, 8] | None = None
-    minimum: int = 0
+    spared: float = 0.0
     patches: bool = True
     dtype: Literal["int8", "float8e4m3fn"] = "int8"
     method: Literal["min-max", "mse", "hessian"] = "min-max"
@@ -87,10 +88,11 @@ class EncodeWeights(Pass):
 
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Leave a node alone where its weight is no constant or the target has no kernel for it."""
+        spared = smallest_layers(module, self.spared)
         for node in module.graph:
             if not is_standard(node, *LINEAR) or module.reads_encoded(node, node.inputs[1]):
                 continue
-            layer = self._layer(node, ctx)
+            layer = SMALL if node in spared and not ctx.is_assigned(node) else self._layer(node, ctx)
             if isinstance(layer, str):
                 ctx.skip(node, layer)
                 continue
@@ -112,8 +114,6 @@ class EncodeWeights(Pass):
         asked = self.patches or ctx.precision.of_layer(node) is not None
         if isinstance(layer, Layer) and not asked and makes_tokens(layer):
             return "what it gives begins a residual stream, which is in float"
-        if isinstance(layer, Layer) and tensor_of(layer.weight).size < self.minimum:
-            return f"its weight has fewer than {self.minimum} elements"
         return layer
 
     def _encoding(self, layer: Layer, module: GraphModule, ctx: PassContext) -> Encoding:

@@ -13,7 +13,7 @@ import numpy as np
 
 from onnxq.analysis.layers import has_numbers
 from onnxq.analysis.weights import Weight, all_weights
-from onnxq.ir.module import GraphModule, array_of, tensor_of
+from onnxq.ir.module import LINEAR, GraphModule, array_of, is_standard, tensor_of
 from onnxq.passmanager.base import Effect, Pass, PassContext
 from onnxq.quant.encodings import Encoding, symmetric_encoding
 
@@ -42,7 +42,7 @@ class StoreWeights(Pass):
     def run(self, module: GraphModule, ctx: PassContext) -> None:
         """Look at the bodies of the graph too; a constant of a body is one of the main graph by now."""
         for weight in list(all_weights(module.graph)):
-            if module.reads_encoded(weight.node, weight.value):
+            if module.reads_encoded(weight.node, weight.value) or _is_of_layer(weight, module):
                 continue
             reason = self._reason(weight, ctx)
             if reason is None:
@@ -59,6 +59,11 @@ class StoreWeights(Pass):
         if reason is None and not has_numbers(weight.value):
             reason = "its weight holds NaN or infinity"
         return reason
+
+
+def _is_of_layer(weight: Weight, module: GraphModule) -> bool:
+    """Tell whether the weight is one that ``encode-weights`` has looked at."""
+    return weight.node.graph is module.graph and is_standard(weight.node, *LINEAR) and weight.index == 1
 
 
 def _encoding(weight: Weight) -> Encoding:

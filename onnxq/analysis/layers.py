@@ -149,6 +149,26 @@ def linear_layers(module: GraphModule) -> Iterator[Layer]:
                 yield found
 
 
+SMALL = "its weight is small: integers would save little, and cost much"
+"""Why a layer is one of those that ``smallest_layers`` returns."""
+
+
+def smallest_layers(module: GraphModule, part: float) -> set[ir.Node]:
+    """Return the layers with the smallest weights, which are together no more than ``part`` of all weights.
+
+    Most of the error for their size is theirs, and hardly any of the bytes.
+    """
+    sizes = [(array_of(layer.weight).size, layer.node) for layer in linear_layers(module)] if part else []
+    left = part * sum(size for size, _ in sizes)
+    found = set()
+    for size, node in sorted(sizes, key=lambda one: one[0]):
+        left -= size
+        if left < 0:
+            break
+        found.add(node)
+    return found
+
+
 def layer_of(node: ir.Node) -> Layer | str:
     """Return the layer of a node of a ``LINEAR`` type, or the reason why it is none."""
     activation, weight = node.inputs[0], node.inputs[1]

@@ -162,6 +162,9 @@ def _unchanged(model: ir.Model) -> Iterator[None]:
 def proto_of(model: ir.Model) -> onnx.ModelProto:
     """Return the whole model, with what waits beside it; see ``aside``."""
     proto = ir.serde.serialize_model(model)
+    computed = [value for value in proto.graph.value_info if value.name not in model.graph.initializers]
+    del proto.graph.value_info[:]  # of a constant its tensor says all
+    proto.graph.value_info.extend(computed)
     if (aside := aside_of(model)) is not None:
         put_back(proto, aside)
     return proto

@@ -109,6 +109,10 @@ class PassContext:
         wanted = self.precision.of_layer(node)
         return None if wanted is None or wanted in given else f"the recipe assigns {wanted} to it"
 
+    def is_assigned(self, node: ir.Node) -> bool:
+        """Tell whether the recipe assigns a precision to a layer by name."""
+        return self.precision.of_layer(node) is not None
+
     def skip(self, node: ir.Node, reason: str) -> None:
         """Note that ``node`` was left alone; every omission gets its reason."""
         self.edit.skip(node, reason)

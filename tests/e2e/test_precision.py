@@ -99,7 +99,7 @@ def test_layers_stay_in_float_by_name_a_gemm_taken_apart_as_well(
 def test_weights_of_4_and_8_bits_and_of_float_stand_in_one_file(model: Path, tmp_path: Path) -> None:
     recipe = load_recipe("cpu-size")
     result = compiled(model, None, tmp_path / "o.onnx", recipe, gemm="w8", head="float")
-    assert weights(result.output) == ["float", "float", "uint8", "uint4", "float"]
+    assert weights(result.output) == ["int8", "int8", "uint8", "uint4", "float"]
 
 
 @pytest.mark.parametrize(("name", "convolutions"), [("cpu", "int8"), ("cpu-dynamic", "float")])

@@ -11,8 +11,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxq.errors import InputError, ModelError
 from onnxq.ir.digest import graph_digest
+from onnxq.ir.inference import infer_types
 from onnxq.ir.module import GraphModule
-from onnxq.ir.store import foreign_operators, load_model, model_digest, save_model
+from onnxq.ir.store import foreign_operators, load_model, model_digest, save_model, write_model
+from onnxq.ir.text import parse
 from onnxq.ir.verify import verify
 
 WEIGHT = np.arange(8, dtype=np.float32).reshape(2, 4)
@@ -487,3 +489,14 @@ def test_weights_are_not_copied_each_time_they_are_read(tmp_path: Path) -> None:
     stored = module.graph.node(0).attributes["value"].as_tensor()
     assert np.shares_memory(weight_of(module), weight_of(module))
     assert np.shares_memory(stored.numpy(), stored.numpy())
+
+
+def test_what_a_tensor_says_of_itself_is_not_said_again(tmp_path: Path) -> None:
+    module = parse(
+        '<ir_version: 10, opset_import: ["" : 21]> main (float[N,2] x) => (float[N,2] y) '
+        "<float[2,2] w = {1, 2, 3, 4}> { h = MatMul(x, w) y = Relu(h) }"
+    )
+    infer_types(module.model)
+    path = tmp_path / "model.onnx"
+    write_model(module, [path])
+    assert [value.name for value in onnx.load(path).graph.value_info] == ["h"]
