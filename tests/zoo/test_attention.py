@@ -23,7 +23,7 @@ from .attention import Attention, attention_of, fused
 pytestmark = pytest.mark.export
 pytest.importorskip("torch", reason="needs the export extra")
 pytest.importorskip("transformers", reason="needs the export extra")
-UNREADABLE = frozenset({"bloom", "deberta_v2", "detr", "torch_encoder"})
+UNREADABLE = frozenset({"bloom", "deberta_v2", "detr"})
 """Written by TorchScript, they hide what joins samples and heads in shapes that nobody knows before a run."""
 ROUNDING = 2e-5
 """Two layers with sums of at most 128 terms, each within 6e-8 of values up to 4, and what they pass on."""
@@ -75,6 +75,8 @@ def test_attention_of_common_exports_is_fused(name: str, exporter: Exporter, tmp
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_attention_of_each_export_is_fused(name: str, exporter: Exporter, tmp_path: Path) -> None:
+    if (name, exporter) == ("torch_encoder", "torchscript"):
+        pytest.skip("its export runs with the lengths that it was exported with alone")
     try:
         path = export(ARCHITECTURES[name](), tmp_path / "model.onnx", exporter)
     except RuntimeError as error:
