@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from onnxq.errors import PreconditionError, called
-from onnxq.runtime.run import Run
+from onnxq.runtime.run import QUIET, Run
 from onnxq.runtime.session import Session, open_session
 
 if TYPE_CHECKING:
@@ -37,7 +37,8 @@ def opened(model: ir.Model | Path, names: Iterable[str], run: Run) -> Iterator[S
         inner = _inner_values(model, names)
         path = model if isinstance(model, Path) else _saved(model, Path(folder))
         with called(Path(folder, SAVED), "the model as prepared for calibration"):
-            session = open_session(path, run, extra_outputs=inner, optimization="none", arena=False)
+            quiet = run.with_defaults(QUIET)
+            session = open_session(path, quiet, extra_outputs=inner, optimization="none", arena=False)
             types = {spec.name: spec.type for spec in (*session.inputs, *session.outputs)}
             for name in names:
                 if types[name] not in FLOATS:

@@ -17,6 +17,10 @@ PROVIDERS: Mapping[Provider, str] = {
 }
 
 
+QUIET: Mapping[str, str] = {"session.intra_op.allow_spinning": "0"}
+"""With these entries threads that wait for work sleep: no time is measured, and spinning takes others'."""
+
+
 @dataclass(frozen=True)
 class Run:
     """Where and how a model runs.

@@ -14,7 +14,7 @@ from pathlib import Path
 import onnx
 
 from onnxq.errors import ModelError
-from onnxq.runtime.run import Run
+from onnxq.runtime.run import QUIET, Run
 from onnxq.runtime.selecting import compare_before
 from onnxq.runtime.session import Session, open_session
 
@@ -43,7 +43,7 @@ def open_comparable(model: Path, run: Run = Run(), *, arena: bool = True) -> Ses
         OnnxqError: As ``open_session``.
 
     """
-    proto = _proto(model)
+    proto, run = _proto(model), run.with_defaults(QUIET)
     nodes, selected = list(random_nodes(proto)), compare_before(proto)
     if not nodes and not selected:
         return open_session(model, run, arena=arena)

@@ -6,6 +6,8 @@ import numpy as np
 import onnx
 import pytest
 
+from onnxq.calibration.opening import opened
+from onnxq.runtime.run import Run
 from onnxq.runtime.seeded import open_comparable, random_operators
 from onnxq.runtime.validate import validate
 from onnxq.testing.laws import FeedsBatch
@@ -57,3 +59,12 @@ def test_what_is_compared_by_one_seed_says_so(tmp_path: Path) -> None:
     assert found.notes == (
         "Bernoulli: the model draws random numbers; both models got the same, by one seed",
     )
+
+
+def test_threads_of_models_that_are_compared_or_measured_sleep_while_they_wait(tmp_path: Path) -> None:
+    path = written(tmp_path, "r = Identity(x)")
+    with opened(path, ["y"], Run()) as measured:
+        sessions = [open_comparable(path), measured]
+        options = [session.inference.get_session_options() for session in sessions]
+        waiting = [one.get_session_config_entry("session.intra_op.allow_spinning") for one in options]
+    assert waiting == ["0", "0"]
