@@ -77,6 +77,7 @@ class CompileOptions:
         validation_data: Other samples to compare and time on, instead.
         gates: What the result must reach; added to the recipe's own.
         metric: A task metric, computed for both models.
+        require_useful: Refuse a result that is mostly error, where no gate is set.
         force: Replace files that onnxq did not write, too; what is being read never is.
         also_read: Files that are being read, besides the source and the data.
 
@@ -95,6 +96,7 @@ class CompileOptions:
     validation_data: Dataset | None = None
     gates: Gates = field(default_factory=Gates)
     metric: Metric | None = None
+    require_useful: bool = True
     force: bool = False
     also_read: tuple[Path, ...] = ()
 

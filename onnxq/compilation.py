@@ -346,7 +346,8 @@ class Compilation:
                 ).about(output)
             of_rows = warn_of_rows(module, self.recipe.runs_on, self._shapes(samples))
             comparison = replace(comparison, warnings=(*comparison.warnings, *of_rows))
-            judged = comparison.accuracy if self._judges_itself and samples.meaningful else None
+            judges = self._judges_itself and samples.meaningful and self.options.require_useful
+            judged = comparison.accuracy if judges else None
             manifest = self._manifest(built, table, tried, digest.result(), comparison)
             content.write_text(manifest.to_json(), encoding="utf-8")
             report.write_text(describe(manifest), encoding="utf-8")

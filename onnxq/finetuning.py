@@ -145,7 +145,7 @@ def finetune_model(
         Esser et al., 2020, arXiv:1902.08153 (LSQ); Bhalgat et al., 2020, arXiv:2004.09576 (LSQ+).
 
     """
-    around = around or CompileOptions(bench=False)
+    around = replace(around or CompileOptions(bench=False), require_useful=False)
     recipe = finetune_recipe(options.recipe or load_recipe("cpu"), options.bits).settled()
     work = Compilation(Source.of(Path(source)), recipe, data, around, on_progress)
     outputs = Outputs(Path(output), tuple(read_by(work, options)), around.force)

@@ -92,6 +92,18 @@ def test_a_run_that_was_killed_goes_on_and_gives_the_same_bytes(source: Path) ->
     assert source.with_name("a.onnx").read_bytes() == source.with_name("b.onnx").read_bytes()
 
 
+def test_what_was_learned_from_labels_may_lie_far_from_the_source(source: Path) -> None:
+    """All samples are of the second class, whatever the source says."""
+    np.save(source.with_name("labels.npy"), np.ones((64, 5), np.int64))
+    learning = ("--labels", str(source.with_name("labels.npy")), "--loss", "cross-entropy", "--lr", "0.1")
+    run = subprocess.run(
+        _command(source, "a.onnx", *learning, "--steps", "100"), capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+    assert "100.00% of classes right" in run.stderr
+    assert "far from the source's" in run.stderr
+
+
 def test_it_needs_no_pytorch(source: Path) -> None:
     without = "import sys; sys.modules['torch'] = None; from onnxq.cli import main; main()"
     command = _command(source, "a.onnx", "--steps", "3")
