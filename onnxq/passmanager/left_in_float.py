@@ -67,7 +67,13 @@ def _float_weights(module: GraphModule) -> Iterator[tuple[ir.Value, ir.Node]]:
         for value in constants:
             if value is not None and value not in seen and value.dtype in FLOATS and _is_weight(value):
                 seen.add(value)
-                yield value, node
+                yield value, _behind_sum(node)
+
+
+def _behind_sum(node: ir.Node) -> ir.Node:
+    """Return who reads what a Sum of one value hands on: it shields a layer from ONNX Runtime's rewriting."""
+    alone = is_standard(node, "Sum") and len(node.inputs) == 1
+    return next(iter(node.outputs[0].consumers()), node) if alone else node
 
 
 def _is_weight(value: ir.Value) -> bool:

@@ -56,3 +56,11 @@ def test_scales_of_what_is_stored_are_no_weights() -> None:
     assert "MatMulNBits" in {node.op_type for node in module.graph}
     told = [one for one in left_in_float(module, records) if one.operator.endswith(("MatMulNBits", "Linear"))]
     assert told == []
+
+
+def test_the_reader_behind_a_sum_of_one_value_is_told() -> None:
+    module = parse(
+        '<ir_version: 10, opset_import: ["" : 21]> main (float[N,2] x) => (float[N,2] y) '
+        "<float[2,2] w = {1, 2, 3, 4}> { [shield] s = Sum(w) [linear] y = MatMul(x, s) }"
+    )
+    assert [one.operator for one in left_in_float(module, [])] == ["MatMul"]
