@@ -239,10 +239,12 @@ class Training:
             penalized: How much outliers of values count, by name: see ``network_of``.
 
         """
-        plan, goals = self.options.plan, goals_of(module, self.options.loss)
+        data = with_options(self.data, batch_size=self.options.plan.batch)
+        plan = replace(self.options.plan, batch=data.batch_size)  # a model may take one size alone
+        goals = goals_of(module, self.options.loss)
         network = network_of(module, goals, penalized)
         teacher = Teacher(module, goals, self.run)
-        parts = list(teacher.parts(with_options(self.data, batch_size=plan.batch), self.options.labels))
+        parts = list(teacher.parts(data, self.options.labels))
         judging = self.options.judging
         apart = parted(parts) if judging is None else (parts, list(teacher.parts(judging)))
         self.held_back = judging or judging_data(apart[1], goals, self.data)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from onnxq.ir.store import save_model
+from onnxq.ir.text import parse
 from tests.cli.conftest import CLASSES, SAMPLES, Onnxq
 
 PLAN = ("--steps", 4, "--check-every", 2, "--threads", 1, "--bits", "w4a8", "--batch-size", 4)
@@ -40,6 +42,16 @@ def test_labels_are_learned_from(onnxq: Onnxq, model: Path, data: Path, tmp_path
     result = onnxq("tune", model, "-o", tmp_path / "new.onnx", "--data", data, "--labels", labels, *PLAN)
     assert "labels for 4 samples" in result.stderr
     assert not (tmp_path / "new.onnx").exists()
+
+
+def test_a_model_may_take_batches_of_one_size_alone(
+    onnxq: Onnxq, models: Path, data: Path, tmp_path: Path
+) -> None:
+    fixed = tmp_path / "fixed.onnx"
+    save_model(parse((models / "mlp_3d.onnxtxt").read_text().replace("float[N,", "float[3,")), fixed)
+    plan = ("--steps", 4, "--check-every", 2, "--threads", 1, "--bits", "w4a8")
+    result = onnxq("tune", fixed, "-o", tmp_path / "out.onnx", "--data", data, *plan)
+    assert result.exit_code == 0, result.stderr
 
 
 def test_outliers_are_tamed_in_float(onnxq: Onnxq, model: Path, data: Path, tmp_path: Path) -> None:
