@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -79,9 +80,10 @@ class Score:
     source: Path
     batches: Callable[[], Iterable[Batch]]
     run: Run = Run()
+    _known: dict[bytes, Errors] = field(default_factory=dict, init=False, repr=False)
 
     def errors(self, module: GraphModule) -> Errors:
-        """Return the errors of a build, which is written to a temporary folder.
+        """Return the errors of a build, which is written to a temporary folder; of equal ones, one runs.
 
         Raises:
             OnnxqError: It does not open or run.
@@ -90,7 +92,10 @@ class Score:
         with TemporaryDirectory(prefix="onnxq-score-") as folder:
             *_, path = files = output_files(module, Path(folder, "tried.onnx"))
             write_model(module, files)
-            return self.errors_of(path)
+            content = b"".join(map(_digest, files))
+            if content not in self._known:
+                self._known[content] = self.errors_of(path)
+            return self._known[content]
 
     def errors_of(self, path: Path) -> Errors:
         """Return the errors of a model in a file."""
@@ -122,6 +127,11 @@ class Score:
         if random_operators(self.source):
             return self.source
         return Remembered(**vars(open_comparable(self.source, self.run)))
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _bytes(arrays: Mapping[str, Any]) -> int:

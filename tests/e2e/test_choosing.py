@@ -70,6 +70,28 @@ def test_a_value_is_taken_where_it_brings_the_error_down(model: Path, data: Data
     assert SETTINGS[1] in report
 
 
+@pytest.mark.parametrize("name", ["cpu", "portable"])
+def test_many_outliers_behind_a_gelu_are_scaled(name: str, tmp_path: Path) -> None:
+    """A quarter of the channels are 20 times as large as the rest: too many to cut off and correct."""
+    rng = np.random.default_rng(0)
+    size = np.where(np.arange(64) % 4, 1.0, 20.0).astype(np.float32)
+    weights = {
+        "w": rng.normal(size=(32, 64)).astype(np.float32) * size,
+        "v": rng.normal(size=(64, 8)).astype(np.float32) / size[:, np.newaxis],
+    }
+    body = "main (float[N,32] x) => (float[N,8] y) { a = MatMul(x, w) h = Gelu(a) y = MatMul(h, v) }"
+    graph = onnx.parser.parse_graph(body)
+    graph.initializer.extend(onnx.numpy_helper.from_array(one, key) for key, one in weights.items())
+    path, opset = tmp_path / "gelu.onnx", onnx.helper.make_opsetid("", 20)
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[opset], ir_version=10), path)
+    feeds = [{"x": rng.normal(size=(8, 32)).astype(np.float32)} for _ in range(8)]
+    data = open_feeds("x", lambda: feeds, specs(path))
+    result = compile_model(path, tmp_path / "out.onnx", recipe=load_recipe(name), data=data, options=QUIET)
+    taken = {one.setting for one in result.manifest.choices or () if one.taken}
+    assert "smooth=on" in taken
+    assert "smooth{kinds=activation}" in result.manifest.recipe.pipeline
+
+
 @pytest.mark.parametrize(
     ("keep_floor", "measured", "judging"),
     [(False, slice(0, None, 2), slice(1, None, 2)), (True, slice(0, 6), slice(6, None))],

@@ -13,6 +13,7 @@ import onnx
 import pytest
 
 from onnxq.engine.score import Errors, Remembered, Score
+from onnxq.ir.store import load_model
 from onnxq.recipe import Recipe
 from onnxq.runtime.run import Run
 from onnxq.search.choose import choose
@@ -112,3 +113,21 @@ def test_the_source_is_let_go_of_once_all_its_results_are_known(tmp_path: Path) 
     assert isinstance(score._reference, Remembered)
     assert score._reference.inference is None
     assert score.errors_of(off) == first
+
+
+def test_of_equal_builds_one_runs(tmp_path: Path) -> None:
+    source = _model(tmp_path, "y = Identity(x)")
+    bodies = [f"c = Constant<value_float = {off}>() y = Add(x, c)" for off in ("0.5", "0.5", "0.25")]
+    asked: list[None] = []
+
+    def batches() -> list[FeedsBatch]:
+        asked.append(None)
+        return [FeedsBatch({"x": np.ones((2, 4), np.float32)})]
+
+    score = Score(source, batches, Run(threads=1))
+    first, same, other = (score.errors(load_model(_model(tmp_path, body))) for body in bodies)
+    assert first == same
+    assert first.noise == pytest.approx(4 * other.noise, rel=1e-6)
+    before = len(asked)
+    assert score.errors(load_model(_model(tmp_path, bodies[2]))) == other
+    assert len(asked) == before
