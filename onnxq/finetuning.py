@@ -34,6 +34,7 @@ from onnxq.recipe import Recipe, load_recipe
 from onnxq.report.markdown import render_report
 from onnxq.rewrite.edit import Editor
 from onnxq.runtime.run import Run
+from onnxq.runtime.session import open_session
 from onnxq.training.checkpoint import resume, save
 from onnxq.training.fitting import Check, Fitting, Plan
 from onnxq.training.goals import Kind
@@ -153,6 +154,7 @@ def finetune_model(
     place = place_of_training(recipe)
     decided = work.build.of(recipe, (BisectLimit(place),))
     training = Training(data, options, Run(threads=around.threads), on_progress, on_check)
+    training.before = lambda held_back: _try_metric(work.source.path, held_back, around)
     fitting = training.of(decided.module, training_digest(work, options))
     work.remarks = (_told(fitting),)
     if around.validation_data is None:
@@ -195,6 +197,15 @@ def training_digest(work: Compilation, options: FinetuneOptions) -> str:
     return hashlib.sha256(repr(told).encode()).hexdigest()
 
 
+def _try_metric(source: Path, data: Dataset, around: CompileOptions) -> None:
+    """Compute the metric of one batch, so that what it lacks is told before hours of training, not behind."""
+    if around.metric is None:
+        return
+    batch = next(iter((around.validation_data or data).batches()))
+    outputs = open_session(source, Run(threads=around.threads)).run(batch.feeds)
+    around.metric.start().update(outputs, batch)
+
+
 def _told(fitting: Fitting) -> str:
     best = fitting.best_check
     step = 0 if best is None else best.step
@@ -218,6 +229,7 @@ class Training:
         on_progress: Called as the work goes on.
         on_check: Called with each check.
         held_back: Samples of the data that were not learned from, once there are such.
+        before: Called with them before anything is trained.
 
     """
 
@@ -227,6 +239,7 @@ class Training:
     on_progress: Progress
     on_check: OnCheck
     held_back: Dataset | None = None
+    before: Callable[[Dataset], None] = lambda data: None
 
     def of(
         self, module: GraphModule, digest: str, penalized: Mapping[str, float] = MappingProxyType({})
@@ -248,6 +261,7 @@ class Training:
         judging = self.options.judging
         apart = parted(parts) if judging is None else (parts, list(teacher.parts(judging)))
         self.held_back = judging or judging_data(apart[1], goals, self.data)
+        self.before(self.held_back)
         fixed = {STRENGTH: np.array(self.options.penalty, np.float32)}
         with fitting_of(network, goals, apart, plan, self.run, fixed if penalized else {}) as fitting:
             self._fit(fitting, digest)

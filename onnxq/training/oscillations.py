@@ -159,6 +159,7 @@ class Freezing:
             new = (self.oscillations.frequency > most) & ~self.frozen
             self._integers[new] = np.rint(self.oscillations.mean[new])
             self.frozen |= new
+            self.oscillations.frequency[self.frozen] = 0
         one.place(self._integers, self.frozen)
 
 

@@ -80,6 +80,7 @@ def test_outliers_are_tamed_in_float(onnxq: Onnxq, model: Path, data: Path, tmp_
         (("--recipe", "weight-only", "--pipeline", "tidy"), "both --recipe and --pipeline are given"),
         (("--pipeline", "encode-weights, encode-activations"), "no pass makes integers of what is decided"),
         (("--labels", "missing.npy"), "it cannot be read"),
+        (("--metric", "top1", "--steps", "1000000"), "the data has no labels"),
     ],
 )
 def test_what_is_wrong_is_told(

@@ -70,6 +70,7 @@ def test_frozen_weights_keep_their_integer_wherever_the_scale_goes() -> None:
     list(fitting.run())
     freezing = next(cure for cure in fitting.cures if isinstance(cure, Freezing))
     np.testing.assert_array_equal(freezing.frozen, [[False] * 4, [True] * 4])
+    assert freezing.oscillations.share == 0
     weight: Any = fitting.learned[0]
     before = weight.integers
     weight.variables["w_ratio"][...] = 1.37
