@@ -11,13 +11,14 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
-from onnxq.autodiff import losses, prepared
+from onnxq.autodiff import prepared
 from onnxq.autodiff.model import named_values, with_outputs
 from onnxq.calibration.data import Batch, Dataset, open_feeds
 from onnxq.errors import DataError, ModelError
-from onnxq.ir.module import GraphModule, name_of
+from onnxq.ir.module import GraphModule, attribute, is_standard, name_of
 from onnxq.ir.store import output_files, write_model
 from onnxq.rewrite.edit import Editor
 from onnxq.runtime.resident import Resident
@@ -46,11 +47,23 @@ def goals_of(module: GraphModule, kind: Kind) -> list[Goal]:
         ModelError: There is no such output.
 
     """
-    ends = [one.value for one in losses(prepared(module.undecided()))]
+    outputs = prepared(module.undecided()).graph.outputs
+    floats = [value for value in outputs if value.dtype is not None and value.dtype.is_floating_point()]
+    ends = list(dict.fromkeys(map(_looked_at, floats)))
     if not ends:
         raise ModelError("it has no output of floats, and nothing can be learned")
     chosen = ends[:1] if kind == "cross-entropy" else ends
     return [Goal(name_of(value), f"{TARGET}_{number}", kind) for number, value in enumerate(chosen)]
+
+
+def _looked_at(output: ir.Value) -> ir.Value:
+    """Return the logits that a Softmax of all classes reads; of every other output the output itself."""
+    maker = output.producer()
+    if maker is None or not is_standard(maker, "LogSoftmax", "Softmax") or maker.inputs[0] is None:
+        return output
+    lengths = tuple(output.shape or ())
+    behind = lengths[attribute(maker, "axis", -1) % max(len(lengths), 1) + 1 :]
+    return maker.inputs[0] if all(one == 1 for one in behind) else output
 
 
 @contextmanager
@@ -208,7 +221,12 @@ def _hits(found: Arrays, part: Part, goal: Goal) -> Array:
     """Return for each row whether its class is the right one."""
     if goal.kind == "mse":
         return np.empty(0)
-    end = found[next(name for name in found if name != LOSS)]
+    end = _rows(found[next(name for name in found if name != LOSS)])
     target = part.arrays[goal.target]
-    classes = target if goal.kind == "cross-entropy" else target.argmax(-1)
+    classes = target if goal.kind == "cross-entropy" else _rows(target).argmax(-1)
     return np.asarray(end.argmax(-1) == classes).reshape(-1)
+
+
+def _rows(values: Array) -> Array:
+    """Return an array with its classes along the last axis: see ``goals.has_no_classes_last``."""
+    return values.reshape(len(values), -1) if values.shape[-1] == 1 else values

@@ -37,7 +37,7 @@ class Goal:
         """Return type and shape of the target."""
         rank = len(end.shape or ())
         if self.kind == "cross-entropy":
-            return ir.DataType.INT64, (None,) * (rank - 1)
+            return ir.DataType.INT64, (None,) * (1 if has_no_classes_last(end) else rank - 1)
         return ir.DataType.FLOAT, (None,) * rank
 
 
@@ -68,4 +68,12 @@ LOSSES: Mapping[Kind, Callable[[Term, Term], Term]] = {
 
 def reached(goal: Goal, end: Term, target: Term) -> Term:
     """Return the loss of one goal, without axes."""
+    if goal.kind != "mse" and has_no_classes_last(end.value):
+        end = end.Flatten(axis=1)
+        target = target.Flatten(axis=1) if goal.kind == "kl" else target
     return LOSSES[goal.kind](end, target)
+
+
+def has_no_classes_last(end: ir.Value) -> bool:
+    """Tell whether the last axis has but one element, as in (N, 1000, 1, 1): classes lie along all others."""
+    return bool(end.shape) and end.shape[-1] == 1  # type: ignore[index]

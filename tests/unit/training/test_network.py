@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from onnxq.engine.teaching import learned_of
+from onnxq.engine.teaching import goals_of, learned_of
 from onnxq.errors import ModelError
 from onnxq.finetuning import put_back
 from onnxq.ir.module import GraphModule
@@ -207,6 +207,28 @@ def test_losses_are_their_formulas(kind: Any) -> None:
         "mse": np.square(y - WANTED).mean(),
     }
     np.testing.assert_allclose(found[LOSS], expected[kind], rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["cross-entropy", "kl"])
+def test_classes_may_lie_along_an_axis_before_the_last(kind: Any) -> None:
+    text = """<ir_version: 10, opset_import: ["" : 21]> main (float[N,3,1,1] x) => (float[N,3,1,1] y)
+    <float[3,1,1,1] w = {0.5, -0.25, 2}> { l = Conv<group=3>(x, w)
+    y = Softmax<axis=1>(l) }"""
+    module = parse(text)
+    goals = goals_of(module, kind)
+    assert [goal.value for goal in goals] == ["l"]
+    x = np.random.default_rng(0).normal(size=(5, 3, 1, 1)).astype(np.float32)
+    other = np.random.default_rng(1).normal(size=x.shape).astype(np.float32)
+    network = network_of(module, goals)
+    target = np.arange(5) % 3 if kind == "cross-entropy" else other
+    fed = {k: v for one in learned_of(network) for k, v in one.fed.items()}
+    feeds = {**fed, "x": x, goals[0].target: target}
+    found = open_session(ir.to_proto(network.evaluation.model), Run(threads=1)).run(feeds)[LOSS]
+    log_q = _log_softmax(x.reshape(5, 3) * np.float32([0.5, -0.25, 2]))
+    log_p = _log_softmax(other.reshape(5, 3))
+    expected = -log_q[np.arange(5), target].mean() if kind == "cross-entropy" else None
+    expected = (np.exp(log_p) * (log_p - log_q)).sum(-1).mean() if expected is None else expected
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def _log_softmax(logits: Any) -> Any:
