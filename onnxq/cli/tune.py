@@ -123,6 +123,13 @@ class PlanSettings:
         bool,
         typer.Option("--freeze", help="Freeze weights of up to 4 bits that oscillate.", rich_help_panel=_HOW),
     ] = False
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Mirror images at random, left to right.", rich_help_panel=_HOW)
+    ] = False
+    shift: Annotated[
+        int,
+        typer.Option(min=0, metavar="PIXELS", help="Move images at random.", rich_help_panel=_HOW),
+    ] = 0
     penalty: Annotated[
         float, typer.Option(help="How much outliers count, with quanttune.", rich_help_panel=_HOW)
     ] = 1.0
@@ -157,6 +164,8 @@ class PlanSettings:
             seed=reading.seed,
             dampen=self.dampen,
             freeze=self.freeze,
+            flip=self.flip,
+            shift=self.shift,
         )
 
 

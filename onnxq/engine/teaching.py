@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,8 @@ from onnxq.rewrite.edit import Editor
 from onnxq.runtime.resident import Resident
 from onnxq.runtime.run import Run
 from onnxq.runtime.session import Session, open_session
-from onnxq.training.fitting import Check, Fitting, Plan
+from onnxq.training.augmentation import Varied
+from onnxq.training.fitting import Check, Fitting, Plan, Samples
 from onnxq.training.goals import Goal, Kind
 from onnxq.training.learned import Gridded, Learned, Plain, Steps
 from onnxq.training.network import LOSS, Network
@@ -102,13 +103,34 @@ class Teacher:
                 classes = _classes(own, data.name)
                 yield Part({**batch.feeds, **{goal.target: classes for goal in self.goals}}, batch.rows, own)
             return
+        with self.targets() as targets:
+            for batch, own in _labelled(data, labels):
+                yield Part({**batch.feeds, **targets(batch.feeds)}, batch.rows, own)
+
+    @contextmanager
+    def targets(self) -> Iterator[Callable[[Arrays], Arrays]]:
+        """Open the graph as it was, which says what outputs shall be of other inputs."""
         copy = prepared(self.module.undecided())
         ends = named_values(copy, [goal.value for goal in self.goals])
         with opened(with_outputs(ends, Editor(copy)), self.run) as session:
-            for batch, own in _labelled(data, labels):
-                found = session.run(batch.feeds)
-                targets = {goal.target: found[goal.value] for goal in self.goals}
-                yield Part({**batch.feeds, **targets}, batch.rows, own)
+
+            def targets(feeds: Arrays) -> Arrays:
+                found = session.run(feeds)
+                return {goal.target: found[goal.value] for goal in self.goals}
+
+            yield targets
+
+    @contextmanager
+    def samples(self, pool: Pool, plan: Plan) -> Iterator[Samples]:
+        """Return what is learned from: a pool, whose images change where a plan says so."""
+        names = [goal.target for goal in self.goals]
+        if not plan.varies:
+            yield pool
+        elif self.goals[0].kind == "cross-entropy":
+            yield Varied(pool, plan.flip, plan.shift, names, None)
+        else:
+            with self.targets() as again:
+                yield Varied(pool, plan.flip, plan.shift, names, again)
 
 
 def _labelled(data: Dataset, labels: Array | None) -> Iterator[tuple[Batch, Array | None]]:
@@ -165,7 +187,7 @@ def learned_of(network: Network) -> list[Learned]:
 @contextmanager
 def fitting_of(
     network: Network,
-    goals: Sequence[Goal],
+    teacher: Teacher,
     parts: tuple[Sequence[Part], Sequence[Part]],
     plan: Plan,
     run: Run,
@@ -175,7 +197,7 @@ def fitting_of(
 
     Args:
         network: What is trained.
-        goals: What for.
+        teacher: What says what for.
         parts: What is learned from, and what judges.
         plan: How it goes.
         run: Where and how it runs.
@@ -187,11 +209,12 @@ def fitting_of(
     with (
         opened(network.training, run) as training,
         opened(network.evaluation, run) as evaluation,
+        teacher.samples(Pool(parts[0], plan.batch, plan.seed), plan) as samples,
     ):
-        judge = _Judge(Resident(evaluation, _of(kept, evaluation)), goals, parts[1])
+        judge = _Judge(Resident(evaluation, _of(kept, evaluation)), teacher.goals, parts[1])
         model = Resident(training, _of(kept, training))
         cures = cures_of(learned, plan.dampen, plan.freeze)
-        yield Fitting(plan, learned, Pool(parts[0], plan.batch, plan.seed), model.run, judge, cures)
+        yield Fitting(plan, learned, samples, model.run, judge, cures)
 
 
 def _of(kept: Arrays, session: Session) -> dict[str, Array]:

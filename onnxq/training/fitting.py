@@ -18,7 +18,7 @@ from onnxq.quant.adam import Adam
 from onnxq.training.learned import Array, Arrays, Learned
 from onnxq.training.momentum import Momentum
 from onnxq.training.network import LOSS
-from onnxq.training.pool import Part, Pool
+from onnxq.training.pool import Part
 from onnxq.training.schedule import Shape, part_of_rate
 
 OPTIMIZERS = {"adam": Adam, "sgd": Momentum}
@@ -57,6 +57,8 @@ class Plan:
         seed: Of the order of the samples.
         dampen: How strongly weights of few bits are drawn to grid points in the end: ``oscillations.py``.
         freeze: Whether those that flip between integers are frozen.
+        flip: Whether images are mirrored at random.
+        shift: By up to how many pixels they are moved at random.
 
     """
 
@@ -74,6 +76,13 @@ class Plan:
     seed: int = 0
     dampen: float = 0.0
     freeze: bool = False
+    flip: bool = False
+    shift: int = 0
+
+    @property
+    def varies(self) -> bool:
+        """Whether images change each time they are drawn."""
+        return self.flip or self.shift > 0
 
 
 @dataclass(frozen=True)
@@ -91,6 +100,14 @@ class Check:
     step: int
     loss: float
     metric: float | None
+
+
+class Samples(Protocol):
+    """What is learned from."""
+
+    def drawn(self, step: int) -> Part:
+        """Return the batch of a step, the same whenever it is asked for."""
+        ...
 
 
 class Cure(Protocol):
@@ -128,7 +145,7 @@ class Fitting:
 
     plan: Plan
     learned: Sequence[Learned]
-    pool: Pool
+    pool: Samples
     model: Callable[[Arrays], Arrays]
     check: Callable[[int], Check]
     cures: Sequence[Cure] = ()
