@@ -82,8 +82,9 @@ class WorkSettings:
     prefer: Annotated[
         Literal["speed", "balanced", "size"],
         typer.Option(
+            metavar="GOAL",
             help="What counts where forms are timed: int8 gives way to float where that is so much faster "
-            "that it is worth its bytes (balanced), wherever it is faster (speed), or never (size)."
+            "that it is worth its bytes (balanced), wherever it is faster (speed), or never (size).",
         ),
     ] = "balanced"
     no_bench: Annotated[bool, typer.Option("--no-bench", help="Do not time the models.")] = False
