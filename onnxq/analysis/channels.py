@@ -173,8 +173,8 @@ def _reshaped(node: ir.Node, index: int, channels: Channels) -> Step | None:
     source, shape = node.inputs[0], _shape_of(node)
     if index != 0 or source is None or source.shape is None or shape is None:
         return None
-    first = channels.axes[0] % len(source.shape)
-    if prod(d if isinstance(d, int) else 0 for d in source.shape[first:]) != channels.count:
+    others = [source.shape[axis] for axis in range(channels.axes[0], 0) if axis not in channels.axes]
+    if any(length != 1 for length in others):
         return None
     for depth in range(1, len(shape) + 1):
         dims = shape[-depth:]
@@ -194,11 +194,23 @@ def _without_ones(dims: list[Any]) -> Channels:
 def _shape_of(node: ir.Node) -> list[Any] | None:
     """Return the shape of the output, with what the wanted shape of a Reshape tells besides."""
     output = node.outputs[0].shape
-    wanted = constant_of(input_of(node, 1)) if node.op_type == "Reshape" else None
+    wanted = _wanted(node.inputs[1]) if node.op_type == "Reshape" else None
     if wanted is None:
         return None if output is None else list(output)
-    known = [None] * wanted.size if output is None else list(output)
-    return [int(own) if own > 0 else length for own, length in zip(wanted.tolist(), known, strict=True)]
+    known = [None] * len(wanted) if output is None else list(output)
+    return [own if own > 0 else length for own, length in zip(wanted, known, strict=True)]
+
+
+def _wanted(shape: ir.Value | None) -> list[int] | None:
+    """Return the elements of a shape, -1 for what is computed; None if it is not known how many there are."""
+    constant = constant_of(shape)
+    if constant is not None:
+        return [int(length) for length in constant]
+    producer = None if shape is None else shape.producer()
+    if producer is None or not is_standard(producer, "Concat"):
+        return None if shape is None or shape.shape != (1,) else [-1]
+    parts = [_wanted(part) for part in producer.inputs]
+    return None if None in parts else [length for part in parts for length in part or ()]
 
 
 def _reduced(node: ir.Node, index: int, channels: Channels) -> Step | None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from onnxq.analysis.sites import find_sites
 from onnxq.errors import PreconditionError
-from onnxq.ir.module import GraphModule, array_of, name_of
+from onnxq.ir.module import GraphModule, array_of, name_of, rank_of
 from onnxq.quant.encodings import symmetric_encoding
 from onnxq.quant.facts import Need
 from onnxq.quant.statistics import ChannelRange, Histogram, Rows
@@ -173,6 +173,35 @@ HEADS = (
 }""",
     {"wq": "DD", "wk": "DD", "wv": "DD", "bv": "D", "wo": "DD", "bo": "D"},
 )
+COMPUTED_HEADS = (
+    """main (float[N,T,D] x) => (float[N,T,D] y)
+    <int64[1] two = {2}, int64[1] size = {H}, int64[1] wide = {D}>
+{
+    n = Shape<start = 0, end = 1>(x)
+    t = Shape<start = 1, end = 2>(x)
+    split = Concat<axis = 0>(n, t, two, size)
+    merge = Concat<axis = 0>(n, t, wide)
+    q = MatMul(x, wq)
+    k = MatMul(x, wk)
+    v0 = MatMul(x, wv)
+    v = Add(v0, bv)
+    q4 = Reshape(q, split)
+    k4 = Reshape(k, split)
+    v4 = Reshape(v, split)
+    qt = Transpose<perm = [0, 2, 1, 3]>(q4)
+    kt = Transpose<perm = [0, 2, 3, 1]>(k4)
+    vt = Transpose<perm = [0, 2, 1, 3]>(v4)
+    s = MatMul(qt, kt)
+    p = Softmax(s)
+    c = MatMul(p, vt)
+    ct = Transpose<perm = [0, 2, 1, 3]>(c)
+    m = Reshape(ct, merge)
+    o = MatMul(m, wo)
+    y = Add(o, bo)
+}""",
+    {"wq": "DD", "wk": "DD", "wv": "DD", "bv": "D", "wo": "DD", "bo": "D"},
+)
+"""As exporters write it where the batch and the number of tokens are open."""
 SHARED = (
     """main (float[2,3,D] x) => (float[2,3,E] y, float[2,3,D] z) {
     n = LayerNormalization<axis = -1>(x, gamma, beta)
@@ -193,6 +222,7 @@ GRAPHS = {
     "grouped": GROUPED,
     "attention": ATTENTION,
     "heads": HEADS,
+    "computed heads": COMPUTED_HEADS,
     "shared": SHARED,
 }
 KINDS = {
@@ -204,6 +234,7 @@ KINDS = {
     "grouped": ["activation", "relu"],
     "attention": ["activation", "query-key", "value"],
     "heads": ["activation", "query-key", "value"],
+    "computed heads": ["activation", "query-key", "value"],
     "shared": ["norm", "norm"],
 }
 
@@ -213,7 +244,7 @@ def sized(name: str, wide: int, inner: int, seed: int = 0) -> GraphModule:
     body, shapes = GRAPHS[name]
     lengths = {"D": wide, "E": inner, "H": inner // 2}
     body = body.replace("D]", f"{wide}]").replace(",D,", f",{wide},").replace("E]", f"{inner}]")
-    body = body.replace("= E", f"= {inner}")
+    body = body.replace("= E", f"= {inner}").replace("{H}", f"{{{wide // 2}}}").replace("{D}", f"{{{wide}}}")
     full = {
         weight: tuple(lengths[c] if c in lengths else int(c) for c in axes) for weight, axes in shapes.items()
     }
@@ -223,6 +254,14 @@ def sized(name: str, wide: int, inner: int, seed: int = 0) -> GraphModule:
 @pytest.mark.parametrize("name", GRAPHS)
 def test_sites_are_found(name: str) -> None:
     assert kinds(sized(name, 4, 6)) == KINDS[name]
+
+
+def test_heads_are_followed_where_only_the_wanted_shapes_tell_their_sizes() -> None:
+    module = sized("computed heads", 4, 6)
+    for value in (value for node in module.graph for value in node.outputs):
+        if rank_of(value) == 4:
+            value.shape = ir.Shape([None] * 4)
+    assert kinds(module) == KINDS["computed heads"]
 
 
 @pytest.mark.parametrize("name", GRAPHS)
