@@ -347,7 +347,7 @@ def _rounded(output: Path, run: Run) -> Session | str:
     """Open a model on the CPU so that it rounds as on a GPU; where it does not open, return the reason."""
     model = proto_of(spell_out_rounding(load_model(output).model))
     try:
-        return replace(open_session(model, run.with_defaults(KEEP_INT8)), source=str(output))
+        return replace(open_comparable(model, run.with_defaults(KEEP_INT8)), source=str(output))
     except ModelError as error:
         return error.message
 

@@ -33,7 +33,7 @@ RANDOM = frozenset(
 SEED = 1
 
 
-def open_comparable(model: Path, run: Run = Run(), *, arena: bool = True) -> Session:
+def open_comparable(model: Path | onnx.ModelProto, run: Run = Run(), *, arena: bool = True) -> Session:
     """Open ``model`` as ``open_session`` does, with one seed for all of its random operators.
 
     Two sessions give the same numbers in the same run, counted from the first. Where boxes are selected, what
@@ -43,14 +43,16 @@ def open_comparable(model: Path, run: Run = Run(), *, arena: bool = True) -> Ses
         OnnxqError: As ``open_session``.
 
     """
-    proto, run = _proto(model), run.with_defaults(QUIET)
+    folder = model.parent if isinstance(model, Path) else None
+    proto, run = _proto(model) if isinstance(model, Path) else model, run.with_defaults(QUIET)
     nodes, selected = list(random_nodes(proto)), compare_before(proto)
     if not nodes and not selected:
         return open_session(model, run, arena=arena)
     for node in nodes:
         _seed(node)
-    session = open_session(proto, run, external_data_folder=model.parent, arena=arena)
-    return replace(session, source=str(model), drawing=_kinds(nodes), selected=selected)
+    session = open_session(proto, run, external_data_folder=folder, arena=arena)
+    source = str(model) if isinstance(model, Path) else session.source
+    return replace(session, source=source, drawing=_kinds(nodes), selected=selected)
 
 
 def random_operators(model: Path) -> tuple[str, ...]:

@@ -4,8 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
+from onnxq.runtime.seeded import open_comparable
 from onnxq.runtime.validate import validate
 from onnxq.testing.laws import FeedsBatch
 
@@ -40,6 +42,12 @@ def test_other_boxes_are_taken_and_the_same_is_compared(save: Save, batch: Feeds
     assert (
         note == "'taken': depends on which boxes NonMaxSuppression takes; compared is what it takes them from"
     )
+
+
+def test_a_model_in_memory_returns_the_same(save: Save, batch: FeedsBatch) -> None:
+    path = detector(save, "a.onnx")
+    report = validate(path, open_comparable(onnx.load(path)), [batch])
+    assert [one.max_abs for one in report.outputs] == [0, 0, 0]
 
 
 def test_boxes_that_moved_are_an_error(save: Save, batch: FeedsBatch) -> None:
