@@ -16,6 +16,8 @@ from onnx import TensorProto, helper
 
 from .architectures import IMAGES, Builder, Example, floats, of_config, seeing, words, wrapped
 
+SETTLING = 32
+"""So many images tell the moments of a channel, where each gives a few pixels."""
 _STAGES = {"hidden_sizes": [16, 32], "depths": [1, 1]}
 _RESNET = {**_STAGES, "embedding_size": 16}
 _EFFICIENTNET = {"width_coefficient": 0.25, "depth_coefficient": 0.1, "hidden_dim": 320}
@@ -24,7 +26,7 @@ _EFFICIENTNET = {"width_coefficient": 0.25, "depth_coefficient": 0.1, "hidden_di
 def settled(build: Builder) -> Builder:
     """Return a builder whose batch normalizations give unit variance of what they get, as trained ones do.
 
-    Else what twenty layers give is so small that half precision knows no numbers for it.
+    Else what twenty layers give is so small that half precision knows no numbers for it, and so are biases.
     """
 
     def built() -> Example:
@@ -32,10 +34,11 @@ def settled(build: Builder) -> Builder:
         normalizing = [one for one in example.model.modules() if isinstance(one, torch.nn.BatchNorm2d)]
         for one in normalizing:
             torch.nn.init.ones_(one.weight)
+            torch.nn.init.normal_(one.bias, std=0.1)
             one.momentum = None
             one.train()
         with torch.no_grad():
-            example.model(*example.inputs.values())
+            example.model(*(floats(SETTLING, *value.shape[1:]) for value in example.inputs.values()))
         example.model.eval()
         return example
 

@@ -16,10 +16,10 @@ import onnx_ir as ir
 
 from onnxq import CompileOptions, compile_model, load_model, load_recipe, open_feeds
 from onnxq.calibration.data import Dataset, input_specs
-from onnxq.errors import OnnxqError
+from onnxq.errors import OnnxqError, ToleranceError
 from onnxq.ir.module import GraphModule
 from onnxq.ir.store import model_size
-from onnxq.manifest import Manifest
+from onnxq.manifest import Manifest, manifest_path, read_manifest
 
 from .architectures import ARCHITECTURES, EXPORTERS, Example, Exporter, export
 from .networks import FINISHED, NETWORKS, PIPELINES, fitted
@@ -113,16 +113,18 @@ def compiled(name: str, exporter: str, recipe: str, source: Path, samples: list[
     output = source.with_suffix(f".{recipe}.onnx")
     try:
         data = dataset(source, samples)
-        found = compile_model(
+        compile_model(
             source,
             output,
             recipe=load_recipe(recipe),
             data=data if RECIPES[recipe] else None,
             options=CompileOptions(**{**vars(OPTIONS), "validation_data": data}),
         )
+    except ToleranceError:
+        pass  # it is written, and its cosine tells
     except OnnxqError as error:
         return Row(name, exporter, recipe, refused=f"{type(error).__name__}: {error}")
-    manifest = found.manifest
+    manifest = read_manifest(manifest_path(output))
     module = load_model(output)
     share, exceptions = weights(module, manifest, narrow=recipe == "cuda")
     cosines = [one.cosine for one in (manifest.accuracy.outputs if manifest.accuracy else ())]
