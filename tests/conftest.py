@@ -1,12 +1,16 @@
 """Fixtures shared by all tests."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
 os.environ["PYTHONSAFEPATH"] = "1"  # processes that tests start import what is installed, not the checkout
+
+# Shells let what runs behind them ignore Ctrl-C, and its processes with it; tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A loaded machine is no reason to fail: time is not what these tests are about.
 settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])

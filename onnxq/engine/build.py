@@ -226,11 +226,14 @@ class Build:
         Args:
             recipe: What to build.
             foreseen: Passes of trials to come: what they want of a graph is measured along with the rest.
-            instruments: What watches the passes that run, from the first on that trials differ in.
+            instruments: What watches the passes, from the first on that gives precision.
 
         """
         answers, keeping = self._answers(recipe), _Keeping(self, recipe, self._varied)
-        module = self._tried(recipe, answers, (_Assigning.of(recipe), keeping, *instruments), foreseen)
+        begun = self._begun(_undecided(recipe)) if instruments else None
+        module = self._tried(
+            recipe, answers, (_Assigning.of(recipe), keeping, *instruments), foreseen, begun=begun
+        )
         self._told = joined(self._told, answers.given)
         return module
 
@@ -264,10 +267,11 @@ class Build:
         instruments: Sequence[Instrument],
         foreseen: Sequence[Pass] = (),
         count: int | None = None,
+        begun: tuple[int, GraphModule] | None = None,
     ) -> GraphModule:
         texts = _texts(recipe)
         last = len(texts) - 1 if count is None else count
-        start, module = self._begun(texts[: last + 1])
+        start, module = begun or self._begun(texts[: last + 1])
         manager = self._manager(recipe, (BisectLimit(last), *instruments), answers)
         manager.foreseen = foreseen
         with only_valid(self.source.path):
@@ -381,6 +385,13 @@ def _texts(recipe: Recipe) -> Beginning:
     first = next(filter(gives_precision, passes), passes[0] if passes else None)
     told = (f"{pass_} {precision}" if pass_ is first else str(pass_) for pass_ in passes)
     return f"{recipe.runs_on} {integers}", *told
+
+
+def _undecided(recipe: Recipe) -> Beginning:
+    """Return what the graph before the first pass that gives precision depends on."""
+    passes = parse_pipeline(recipe.pipeline)
+    first = next((place for place, pass_ in enumerate(passes) if gives_precision(pass_)), len(passes))
+    return _texts(recipe)[: first + 1]
 
 
 def gives_precision(pass_: Pass) -> bool:

@@ -191,11 +191,8 @@ def output_files(
 def _must_stream(model: ir.Model) -> bool:
     """Tell whether the weights are too large for the model's own file."""
     weights = list(tensors(model))
-    size = sum(tensor.nbytes for tensor in weights)
-    if size <= STREAMED_LIMIT:
-        return False
     in_files = any(isinstance(tensor, MappedTensor | StoredTensor) for tensor in weights)
-    return in_files or size > EMBEDDED_LIMIT
+    return sum(tensor.nbytes for tensor in weights) > (STREAMED_LIMIT if in_files else EMBEDDED_LIMIT)
 
 
 def model_files(path: Path) -> list[Path]:
