@@ -259,9 +259,10 @@ class Compilation:
     def hold_back(self) -> None:
         """Measure ranges on fewer samples, where else none would be left to judge the result by.
 
-        To be called before anything is measured.
+        So do recipes without a floor: what one has measured serves the others. To be called before anything
+        is measured.
         """
-        if self.data is None or self.options.validation_data is not None or not self.holds_floor:
+        if self.data is None or self.options.validation_data is not None or not self.options.keep_floor:
             return
         used = used_samples(self.data, self.recipe.calibration.samples)
         calibration = self.recipe.calibration.model_copy(update={"samples": used})

@@ -214,3 +214,21 @@ def test_whole_batches_are_judged_where_a_model_takes_no_others(
     result = compile_model(fixed, tmp_path / "out.onnx", recipe=load_recipe("cpu"), data=data, options=QUIET)
     assert result.accuracy is not None
     assert all(output.sqnr_db >= FLOOR_DB for output in result.accuracy.outputs if output.sqnr_db is not None)
+
+
+def test_another_recipe_measures_nothing_anew(ruined: Path) -> None:
+    """The samples that are held back are the same whether there is a floor or not."""
+    used = []
+    for recipe in ("cpu", "portable"):
+        output = ruined.with_name(f"{recipe}.onnx")
+        data, options = data_for(ruined), replace(QUIET, gates=Gates(min_sqnr_db=0))
+        used.append(
+            compile_model(
+                ruined, output, recipe=load_recipe(recipe), data=data, options=options
+            ).manifest.data
+        )
+    first, second = used
+    assert first is not None
+    assert second is not None
+    assert (first.measured > 0, first.recalled) == (True, 0)
+    assert (second.measured, second.recalled > 0) == (0, True)

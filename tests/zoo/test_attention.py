@@ -17,6 +17,7 @@ from onnxq.runtime.run import Run
 from onnxq.runtime.session import open_session
 from onnxq.target import find_target
 
+from . import tedious
 from .architectures import ARCHITECTURES, EXPORTERS, LAYERS, WORDS, Exporter, export
 from .attention import Attention, attention_of, fused
 
@@ -71,7 +72,7 @@ def test_attention_of_common_exports_is_fused(name: str, exporter: Exporter, tmp
     assert check(export(ARCHITECTURES[name](), tmp_path / "model.onnx", exporter)).whole
 
 
-@pytest.mark.slow
+@tedious
 @pytest.mark.parametrize("exporter", EXPORTERS)
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_attention_of_each_export_is_fused(name: str, exporter: Exporter, tmp_path: Path) -> None:
@@ -85,7 +86,7 @@ def test_attention_of_each_export_is_fused(name: str, exporter: Exporter, tmp_pa
     assert whole or (exporter == "torchscript" and name in UNREADABLE)
 
 
-@pytest.mark.slow
+@tedious
 def test_a_step_of_llama_keeps_its_cache_in_place(tmp_path: Path) -> None:
     path = export(ARCHITECTURES["llama_past"](), tmp_path / "model.onnx", "dynamo")
     source, module = load_model(path), load_model(path)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from . import tedious
 from .rows import Row
 
 REACHED = [
@@ -58,7 +59,7 @@ def test_a_table_is_compiled_as_well_as_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.export
-@pytest.mark.slow
+@tedious
 @pytest.mark.parametrize("name", NAMES)
 def test_each_is_compiled_as_well_as_it_was(name: str, tmp_path: Path) -> None:
     pytest.importorskip("torch", reason="needs the export extra")
