@@ -139,6 +139,12 @@ class Samples:
                 yield batch
             seen += batch.rows
 
+    @property
+    def fed_shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of one sample as users feed it; nothing of samples that are made up."""
+        batches = [] if self.made_up else self.timed(1)[:1]
+        return {name: array.shape for batch in batches for name, array in batch.feeds.items()}
+
     def timed(self, batch_size: int) -> list[Batch]:
         """Return a few batches of ``batch_size``."""
         chosen = with_options(self.data, limit=TIMED_BATCHES * batch_size, batch_size=batch_size)

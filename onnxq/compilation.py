@@ -345,7 +345,8 @@ class Compilation:
                 comparison = compare(
                     self.source.path, tried, samples, self.options, self.progress, self._run(module)
                 ).about(output)
-            of_rows = warn_of_rows(module, self.recipe.runs_on, self._shapes(samples))
+            fed = samples.fed_shapes if self.recipe.runs_on.block_rows else {}
+            of_rows = warn_of_rows(module, self.recipe.runs_on, fed)
             comparison = replace(comparison, warnings=(*comparison.warnings, *of_rows))
             judges = self._judges_itself and samples.meaningful and self.options.require_useful
             judged = comparison.accuracy if judges else None
@@ -372,12 +373,6 @@ class Compilation:
         target = self.recipe.runs_on
         provider = usable_provider(target.provider)
         return None if provider is None else Run(provider, self.options.threads, target.options_for(module))
-
-    def _shapes(self, samples: Samples) -> dict[str, tuple[int, ...]]:
-        """Return what a user feeds, as far as somebody asks and samples tell."""
-        if samples.made_up or not self.recipe.runs_on.block_rows:
-            return {}
-        return {name: array.shape for batch in samples.timed(1)[:1] for name, array in batch.feeds.items()}
 
     def _enforce(self, accuracy: AccuracyReport | None, output: Path) -> None:
         """Hold the result to the gates of the recipe and to those that were asked for."""

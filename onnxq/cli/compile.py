@@ -227,7 +227,6 @@ def run(
     gates.require_measurable(compared=options.validate, has_metric=options.metric is not None)
     recipe = gates.into(wanted.choose(has_data=bool(ranges.data or measured)))
     work.require_tunable(recipe)
-    instruments = [_reproducer(output, recipe), *watch.instruments(recipe)]
     dataset = ranges.open(model, source=source, tell=False)
     _remark_all([WITHOUT_DATA] if wanted.none_chosen and "quantize-dynamically" in recipe.pipeline else [])
     try:
@@ -238,7 +237,7 @@ def run(
                 recipe=recipe,
                 data=dataset,
                 table=measured,
-                instruments=instruments,
+                instruments=[_reproducer(output, recipe), *watch.instruments(recipe)],
                 options=options,
                 on_progress=on_progress,
             ).manifest

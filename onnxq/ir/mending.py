@@ -13,6 +13,8 @@ from typing import Any
 
 import onnx
 
+from onnxq.ir.protos import all_graphs, inner_graphs
+
 WEIGHTS_ALONE = 4
 """The first IR version in which a weight need not be an input."""
 GROUPS_SCALED = range(18, 21)
@@ -21,7 +23,7 @@ GROUPS_SCALED = range(18, 21)
 
 def mend(model: onnx.ModelProto) -> bool:
     """Say in place as ONNX wants it what ONNX Runtime takes otherwise, and tell whether there was any."""
-    graphs = list(_graphs(model.graph))
+    graphs = list(all_graphs(model.graph))
     bodies = [graph.node for graph in graphs] + [function.node for function in model.functions]
     return any(
         [
@@ -103,18 +105,6 @@ def _opset(model: onnx.ModelProto) -> int:
     return next((one.version for one in model.opset_import if _domain(one.domain) == ""), 0)
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for inner in _inner(node):
-            yield from _graphs(inner)
-
-
-def _inner(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for attribute in node.attribute:
-        yield from (attribute.g, *attribute.graphs) if attribute.HasField("g") else attribute.graphs
-
-
 def sort_nodes(nodes: MutableSequence[onnx.NodeProto]) -> bool:
     """Put nodes behind those that they read, and else leave them in their order; circles stay as they are."""
     made = {name: place for place, node in enumerate(nodes) for name in node.output if name}
@@ -150,7 +140,7 @@ def _order(read: Sequence[set[int]]) -> list[int]:
 def _reads(node: onnx.NodeProto) -> Iterator[str]:
     """Yield what a node reads, and what graphs inside it read."""
     yield from filter(None, node.input)
-    for graph in _inner(node):
+    for graph in inner_graphs(node):
         yield from (value.name for value in graph.output)
         for inner in graph.node:
             yield from _reads(inner)

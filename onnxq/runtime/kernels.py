@@ -13,12 +13,13 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from onnxq.heap import trim
+from onnxq.ir.protos import walk
 from onnxq.runtime.batch import Feeds
 from onnxq.runtime.profile import KernelNode, Kind, executed_nodes, kind_of, timed_events
 from onnxq.runtime.provenance import LayerKernel, LayerState, Models, Provenance, trace
 from onnxq.runtime.run import PROVIDERS, Provider, Run
 from onnxq.runtime.session import Optimization, Session, open_session, read_proto
-from onnxq.runtime.wiring import Wiring, walk, without_weights
+from onnxq.runtime.wiring import Wiring, without_weights
 from onnxq.shown import Shown
 
 if TYPE_CHECKING:

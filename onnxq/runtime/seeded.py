@@ -14,6 +14,7 @@ from pathlib import Path
 import onnx
 
 from onnxq.errors import ModelError
+from onnxq.ir.protos import inner_graphs
 from onnxq.runtime.run import QUIET, Run
 from onnxq.runtime.selecting import compare_before
 from onnxq.runtime.session import Session, open_session
@@ -96,9 +97,8 @@ def _off(initializers: Iterable[onnx.TensorProto], nodes: Iterable[onnx.NodeProt
 def _all(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
     for node in nodes:
         yield node
-        for attribute in node.attribute:
-            for graph in (attribute.g, *attribute.graphs):
-                yield from _all(graph.node)
+        for graph in inner_graphs(node):
+            yield from _all(graph.node)
 
 
 def _seed(node: onnx.NodeProto) -> None:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import onnx
 
+from onnxq.ir.protos import inner_graphs
+
 SELECTS = "NonMaxSuppression"
 _READ = ("boxes", "scores")
 
@@ -46,8 +48,7 @@ def _behind(graph: onnx.GraphProto, found: set[str]) -> set[str]:
 
 def _reads(node: onnx.NodeProto) -> Iterator[str]:
     yield from node.input
-    for attribute in node.attribute:
-        for graph in (attribute.g, *attribute.graphs):
-            yield from (value.name for value in graph.output)
-            for inner in graph.node:
-                yield from _reads(inner)
+    for graph in inner_graphs(node):
+        yield from (value.name for value in graph.output)
+        for inner in graph.node:
+            yield from _reads(inner)

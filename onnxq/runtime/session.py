@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -192,19 +192,32 @@ def open_session(
     options.enable_cpu_mem_arena = arena
     for key, value in {**_folder_entry(external_data_folder), **run.entries}.items():
         options.add_session_config_entry(key, value)
-    loadable = _loadable(model, extra_outputs, source)
-    try:
-        session = _create(ort, loadable, options, run, source)
-    except ModelError as error:
-        from onnxq.runtime.widened import in_float32  # it rewrites graphs, which few sessions need
 
-        wide = in_float32(model) if run.provider == "cpu" and LACKING in str(error) else None
-        if wide is None:
-            raise
-        session = _create(ort, _loadable(wide, extra_outputs, source), options, run, source)
+    def create(loaded: Path | bytes | onnx.ModelProto) -> Session:
+        return _create(ort, _loadable(loaded, extra_outputs, source), options, run, source)
+
+    session = _in_some_type(model, create, run)
     _refuse_another_provider(session)
     trim()
     return session
+
+
+def _in_some_type(
+    model: Path | bytes | onnx.ModelProto,
+    create: Callable[[Path | bytes | onnx.ModelProto], Session],
+    run: Run,
+) -> Session:
+    """Create a session, of a model of bfloat16 in float32 where the CPU lacks kernels for it."""
+    try:
+        return create(model)
+    except ModelError as error:
+        if run.provider != "cpu" or LACKING not in str(error):
+            raise
+        from onnxq.runtime.widened import in_float32  # it rewrites graphs, which few sessions need
+
+        if (wide := in_float32(model)) is None:
+            raise
+        return create(wide)
 
 
 def usable_provider(name: str) -> Provider | None:

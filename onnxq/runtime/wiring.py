@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from onnxq.ir.protos import all_graphs, walk
 
 if TYPE_CHECKING:
     import onnx
@@ -51,7 +53,7 @@ class Wiring:
     @classmethod
     def of(cls, graph: onnx.GraphProto) -> Wiring:
         """Return the wiring of a graph."""
-        graphs = list(_graphs(graph))
+        graphs = list(all_graphs(graph))
         nodes = tuple(walk(graph))
         readers: dict[str, list[onnx.NodeProto]] = defaultdict(list)
         for node in nodes:
@@ -86,31 +88,9 @@ class Wiring:
         return node
 
 
-def walk(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Yield every node, each followed by those of its subgraphs."""
-    for node in graph.node:
-        yield node
-        for inner in _inner(node):
-            yield from walk(inner)
-
-
 def without_weights(graph: onnx.GraphProto) -> onnx.GraphProto:
     """Return a copy of all that ``Wiring`` looks at: protobuf holds a message as long as any part of it."""
     import onnx
 
     weights = (onnx.TensorProto(name=w.name, data_type=w.data_type, dims=w.dims) for w in graph.initializer)
     return onnx.GraphProto(node=graph.node, initializer=weights, output=graph.output)
-
-
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
-    yield graph
-    for node in graph.node:
-        for inner in _inner(node):
-            yield from _graphs(inner)
-
-
-def _inner(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs

@@ -403,8 +403,9 @@ def _never_slower(
     if (slower and timing.prefer != "size") or best.worth(timing.price):
         instead = _instead(name, tuned)
         return Tuning(instead, tuple(verdicts), (_kept(name, best, standings), *hint), slower=slower)
-    told = (_smaller(name, best, standings),) if best.faster else (_doubt(name, best),) * best.doubtful
-    return Tuning(tuned, tuple(verdicts), told + hint)
+    told = (_smaller(name, best, standings),) if best.faster else ()
+    doubt = (_doubt(name, best),) if best.doubtful else ()
+    return Tuning(tuned, tuple(verdicts), (*told, *doubt, *hint))
 
 
 def _everything(tuned: Recipe, timing: _Timing) -> Mapping[str, Path]:
