@@ -263,8 +263,8 @@ class Training:
         self.held_back = judging or judging_data(apart[1], goals, self.data)
         self.before(self.held_back)
         fixed = {STRENGTH: np.array(self.options.penalty, np.float32)}
-        with fitting_of(network, teacher, apart, plan, self.run, fixed if penalized else {}) as fitting:
-            self._fit(fitting, digest)
+        fitting = fitting_of(network, teacher, apart, plan, self.run, fixed if penalized else {})
+        self._fit(fitting, digest)
         fitting.take_best()
         put_back(module, network, fitting)
         return fitting

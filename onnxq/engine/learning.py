@@ -15,7 +15,20 @@ from onnxq.engine.measurements import Measurements
 from onnxq.ir.module import GraphModule
 from onnxq.ir.store import output_files, write_model
 from onnxq.runtime.run import Run
-from onnxq.runtime.session import open_session
+from onnxq.runtime.session import Session, open_session
+
+
+def open_graph(module: GraphModule, run: Run) -> Session:
+    """Open a graph in ONNX Runtime, which maps the weights of a large one; its files go once it is open.
+
+    Raises:
+        ModelError: It cannot be loaded.
+
+    """
+    with TemporaryDirectory(prefix="onnxq-learn-", ignore_cleanup_errors=True) as folder:
+        files = output_files(module, Path(folder, "learned.onnx"))
+        write_model(module, files)
+        return open_session(files[-1], run)
 
 
 @dataclass(frozen=True)
@@ -45,10 +58,7 @@ class Learning:
             ModelError: It cannot be loaded.
 
         """
-        with TemporaryDirectory(prefix="onnxq-learn-", ignore_cleanup_errors=True) as folder:
-            files = output_files(module, Path(folder, "learned.onnx"))
-            write_model(module, files)
-            return open_session(files[-1], Run(threads=self.measurements.threads)).run
+        return open_graph(module, Run(threads=self.measurements.threads)).run
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import MappingProxyType
 from typing import Any
 
@@ -17,13 +14,13 @@ from numpy.typing import NDArray
 from onnxq.autodiff import prepared
 from onnxq.autodiff.model import named_values, with_outputs
 from onnxq.calibration.data import Batch, Dataset, open_feeds
+from onnxq.engine.learning import open_graph
 from onnxq.errors import DataError, ModelError
 from onnxq.ir.module import GraphModule, attribute, is_standard, name_of
-from onnxq.ir.store import output_files, write_model
 from onnxq.rewrite.edit import Editor
 from onnxq.runtime.resident import Resident
 from onnxq.runtime.run import Run
-from onnxq.runtime.session import Session, open_session
+from onnxq.runtime.session import Session
 from onnxq.training.augmentation import Varied
 from onnxq.training.fitting import Check, Fitting, Plan, Samples
 from onnxq.training.goals import Goal, Kind
@@ -67,15 +64,6 @@ def _looked_at(output: ir.Value) -> ir.Value:
     return maker.inputs[0] if all(one == 1 for one in behind) else output
 
 
-@contextmanager
-def opened(module: GraphModule, run: Run) -> Iterator[Session]:
-    """Open a graph in ONNX Runtime, for as long as its files are there."""
-    with TemporaryDirectory(prefix="onnxq-tune-", ignore_cleanup_errors=True) as folder:
-        files = output_files(module, Path(folder, "tuned.onnx"))
-        write_model(module, files)
-        yield open_session(files[-1], run)
-
-
 @dataclass(frozen=True)
 class Teacher:
     """What says what outputs shall be: labels, or the graph as it was.
@@ -103,34 +91,29 @@ class Teacher:
                 classes = _classes(own, data.name)
                 yield Part({**batch.feeds, **{goal.target: classes for goal in self.goals}}, batch.rows, own)
             return
-        with self.targets() as targets:
-            for batch, own in _labelled(data, labels):
-                yield Part({**batch.feeds, **targets(batch.feeds)}, batch.rows, own)
+        targets = self.targets()
+        for batch, own in _labelled(data, labels):
+            yield Part({**batch.feeds, **targets(batch.feeds)}, batch.rows, own)
 
-    @contextmanager
-    def targets(self) -> Iterator[Callable[[Arrays], Arrays]]:
+    def targets(self) -> Callable[[Arrays], Arrays]:
         """Open the graph as it was, which says what outputs shall be of other inputs."""
         copy = prepared(self.module.undecided())
         ends = named_values(copy, [goal.value for goal in self.goals])
-        with opened(with_outputs(ends, Editor(copy)), self.run) as session:
+        session = open_graph(with_outputs(ends, Editor(copy)), self.run)
 
-            def targets(feeds: Arrays) -> Arrays:
-                found = session.run(feeds)
-                return {goal.target: found[goal.value] for goal in self.goals}
+        def targets(feeds: Arrays) -> Arrays:
+            found = session.run(feeds)
+            return {goal.target: found[goal.value] for goal in self.goals}
 
-            yield targets
+        return targets
 
-    @contextmanager
-    def samples(self, pool: Pool, plan: Plan) -> Iterator[Samples]:
+    def samples(self, pool: Pool, plan: Plan) -> Samples:
         """Return what is learned from: a pool, whose images change where a plan says so."""
         names = [goal.target for goal in self.goals]
         if not plan.varies:
-            yield pool
-        elif self.goals[0].kind == "cross-entropy":
-            yield Varied(pool, plan.flip, plan.shift, names, None)
-        else:
-            with self.targets() as again:
-                yield Varied(pool, plan.flip, plan.shift, names, again)
+            return pool
+        again = None if self.goals[0].kind == "cross-entropy" else self.targets()
+        return Varied(pool, plan.flip, plan.shift, names, again)
 
 
 def _labelled(data: Dataset, labels: Array | None) -> Iterator[tuple[Batch, Array | None]]:
@@ -184,7 +167,6 @@ def learned_of(network: Network) -> list[Learned]:
     return weights + [Steps(name, one.offset, one.encoding) for name, one in network.grids.items()]
 
 
-@contextmanager
 def fitting_of(
     network: Network,
     teacher: Teacher,
@@ -192,8 +174,8 @@ def fitting_of(
     plan: Plan,
     run: Run,
     fixed: Arrays = MappingProxyType({}),
-) -> Iterator[Fitting]:
-    """Open the sessions of a network, for as long as it is trained.
+) -> Fitting:
+    """Open the sessions of a network that is to be trained.
 
     Args:
         network: What is trained.
@@ -206,15 +188,11 @@ def fitting_of(
     """
     learned = learned_of(network)
     kept = {**fixed, **{name: array for one in learned for name, array in one.fed.items()}}
-    with (
-        opened(network.training, run) as training,
-        opened(network.evaluation, run) as evaluation,
-        teacher.samples(Pool(parts[0], plan.batch, plan.seed), plan) as samples,
-    ):
-        judge = _Judge(Resident(evaluation, _of(kept, evaluation)), teacher.goals, parts[1])
-        model = Resident(training, _of(kept, training))
-        cures = cures_of(learned, plan.dampen, plan.freeze)
-        yield Fitting(plan, learned, samples, model.run, judge, cures)
+    training, evaluation = (open_graph(one, run) for one in (network.training, network.evaluation))
+    samples = teacher.samples(Pool(parts[0], plan.batch, plan.seed), plan)
+    judge = _Judge(Resident(evaluation, _of(kept, evaluation)), teacher.goals, parts[1])
+    model = Resident(training, _of(kept, training))
+    return Fitting(plan, learned, samples, model.run, judge, cures_of(learned, plan.dampen, plan.freeze))
 
 
 def _of(kept: Arrays, session: Session) -> dict[str, Array]:

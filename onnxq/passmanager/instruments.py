@@ -59,7 +59,10 @@ class VerifyEach(Instrument):
         if record.edits:
             verify(module)
             changed = changed_nodes(module, old, self._state)
-            check_operators(module) if changed is None else check_nodes(module, changed)
+            if changed is None:
+                check_operators(module)
+            else:
+                check_nodes(module, changed)
         elif old != self._state:
             raise VerifyError("the pass changed the graph behind the Editor's back")
 
