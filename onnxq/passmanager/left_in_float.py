@@ -8,10 +8,13 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from onnxq.analysis.weights import MULTIPLIED
 from onnxq.ir.knowledge import origin_of
 from onnxq.ir.module import GraphModule, constant_tensor, is_standard
 from onnxq.passmanager.base import PassRecord
 
+OTHERS = ("Einsum", "Gather")
+"""What reads weights besides the products that ``analysis/weights.py`` lists."""
 FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE})
 STORED = frozenset(
     {
@@ -99,4 +102,6 @@ def _reason(node: ir.Node, module: GraphModule, reasons: Mapping[str, str]) -> s
         return "it stands in the body of another operator, where no pass of the recipe quantizes"
     if not is_standard(node):
         return "it is no standard operator"
+    if not is_standard(node, *MULTIPLIED, *OTHERS):
+        return f"{node.op_type} is no product of matrices, and computes in floats"
     return f"no pass of the recipe quantizes weights of {node.op_type}"

@@ -64,3 +64,13 @@ def test_the_reader_behind_a_sum_of_one_value_is_told() -> None:
         "<float[2,2] w = {1, 2, 3, 4}> { [shield] s = Sum(w) [linear] y = MatMul(x, s) }"
     )
     assert [one.operator for one in left_in_float(module, [])] == ["MatMul"]
+
+
+def test_what_is_added_is_no_weight_of_a_product() -> None:
+    module = parse(
+        """<ir_version: 10, opset_import: ["" : 21]>
+        main (float[2,2] x) => (float[2,2] y) <float[2,2] places = {1, 2, 3, 4}> { y = Add(x, places) }
+        """
+    )
+    (found,) = left_in_float(module, [])
+    assert found.reason == "Add is no product of matrices, and computes in floats"
